@@ -1,0 +1,1 @@
+"""AutoGPT: an autonomous agent that owns its model."""

@@ -1,0 +1,242 @@
+"""The journal's words: one typed record for everything that can happen in a run.
+
+A run is an append-only list of these events. The loop decides from nothing else, so whatever it
+needs (facts for narrowing, time, limits) is in here. Unknown types read from a newer journal are
+kept as :class:`Unknown`, never dropped. Storing is ``journal``'s work; this module does no I/O.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from ..labels import Label
+
+
+class Event(BaseModel):
+    """Base of all events. ``at`` is seconds since the epoch, set by whoever appends."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    at: float = 0.0
+
+
+class ToolSpec(BaseModel):
+    """A tool as the run knew it when it started."""
+
+    model_config = ConfigDict(frozen=True)
+    name: str
+    description: str
+    parameters: dict[str, Any]
+    effect: str
+    replay: str
+    source: str = "built-in"
+    """``built-in``, ``stub``, ``plugin:<package>``, ``caller`` or ``langchain``."""
+
+
+class RunStarted(Event):
+    """First event of a run; everything that must not change while it lasts."""
+
+    type: Literal["run.started"] = "run.started"
+    run: str
+    goal: dict[str, Any]
+    """The goal as ``Goal.model_dump(mode="json")``."""
+    mode: Literal["goal", "chat", "eval"] = "goal"
+    unattended: bool = True
+    model: str = ""
+    model_hash: str = ""
+    tokenizer_hash: str = ""
+    prompt_hash: str = ""
+    tools: list[ToolSpec] = []
+    grants: dict[str, Any] = {}
+    grants_hash: str = ""
+    limits: dict[str, Any] = {}
+    seed: int = 0
+    plan: bool = True
+    """False only for measuring what planning gains: the run then starts without a plan."""
+
+
+class PersonSaid(Event):
+    """A message of the user in a chat session."""
+
+    type: Literal["person.said"] = "person.said"
+    text: str
+    inputs: list[str] = []
+
+
+class ModelTurn(Event):
+    """One answer of the model, with the exact tokens: the training sample of tomorrow."""
+
+    type: Literal["model.turn"] = "model.turn"
+    text: str
+    call: dict[str, Any] | None
+    """``{"name": ..., "arguments": {...}}``, or None when the text was no valid call."""
+    invalid: str | None = None
+    ids: list[int] = []
+    forced: list[bool] = []
+    logprobs: list[float] = []
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    seconds: float = 0.0
+    allowed: list[str] = []
+    """Names of the calls that the mask allowed."""
+
+
+class ToolIntent(Event):
+    """Committed before a call is carried out; a crash after it is found by its missing outcome."""
+
+    type: Literal["tool.intent"] = "tool.intent"
+    call_id: str
+    tool: str
+    arguments: dict[str, Any]
+    """As the model said them, handles not yet replaced."""
+    arguments_hash: str = ""
+    """Hash of the arguments with handles resolved: what will really be done."""
+    effect: str = "read"
+    replay: str = "pure"
+    by: Literal["model", "driver"] = "model"
+
+
+class ToolOutcome(Event):
+    """What a call gave. ``value`` holds small results, ``blob`` the hash of a large one."""
+
+    type: Literal["tool.outcome"] = "tool.outcome"
+    call_id: str
+    tool: str
+    state: Literal["done", "failed", "refused", "uncertain"]
+    handle: str | None = None
+    """``$1``, ``$2``, ... for calls that gave a value."""
+    preview: str = ""
+    """What the model sees: the bounded result, or the error."""
+    value: Any = None
+    blob: str | None = None
+    facts: dict[str, dict[str, Any]] = {}
+    label: Label = Label.UNTRUSTED
+    seconds: float = 0.0
+    by: Literal["model", "driver"] = "model"
+
+
+class MemoryRecalled(Event):
+    """Entries of memory shown to the model."""
+
+    type: Literal["memory.recalled"] = "memory.recalled"
+    query: str
+    entries: list[dict[str, Any]]
+
+
+class MemoryWritten(Event):
+    """An entry written to memory, or the reason it was refused."""
+
+    type: Literal["memory.written"] = "memory.written"
+    entry: str
+    text: str
+    refused: str | None = None
+
+
+class PersonAsked(Event):
+    """The run needs a person: a question of the model or an approval of a call."""
+
+    type: Literal["person.asked"] = "person.asked"
+    kind: Literal["question", "approval"]
+    text: str
+    call_id: str | None = None
+
+
+class PersonAnswered(Event):
+    """The person's answer. For approvals ``decision`` is once, run, always or no."""
+
+    type: Literal["person.answered"] = "person.answered"
+    text: str
+    decision: str | None = None
+    call_id: str | None = None
+
+
+class CheckResult(Event):
+    """The verdict of one check of the goal."""
+
+    type: Literal["check.result"] = "check.result"
+    index: int
+    kind: str
+    passed: bool
+    detail: str
+    score: float | None = None
+
+
+class Rating(Event):
+    """A person's rating of a run, 0 to 1."""
+
+    type: Literal["rating"] = "rating"
+    value: float
+    text: str = ""
+    source: str = "user"
+
+
+class RunInterrupted(Event):
+    """The process was asked to stop (Ctrl-C); the run can be resumed."""
+
+    type: Literal["run.interrupted"] = "run.interrupted"
+    cause: str
+
+
+class RunEnded(Event):
+    """Last event of a run."""
+
+    type: Literal["run.ended"] = "run.ended"
+    status: Literal["achieved", "error", "not_met", "limit", "needs_person"]
+    cause: str
+    answer: Any = None
+    reward: float | None = None
+    delivered: list[str] = []
+
+
+class Unknown(Event):
+    """An event of a type this version does not know; carried along untouched."""
+
+    type: Literal["unknown"] = "unknown"
+    original: dict[str, Any]
+
+
+KnownEvent = Annotated[
+    RunStarted
+    | PersonSaid
+    | ModelTurn
+    | ToolIntent
+    | ToolOutcome
+    | MemoryRecalled
+    | MemoryWritten
+    | PersonAsked
+    | PersonAnswered
+    | CheckResult
+    | Rating
+    | RunInterrupted
+    | RunEnded,
+    Field(discriminator="type"),
+]
+_ADAPTER: TypeAdapter[Any] = TypeAdapter(KnownEvent)
+_KNOWN = frozenset(
+    cls.model_fields["type"].default for cls in Event.__subclasses__() if cls is not Unknown
+)
+
+EXIT_CODES = {"achieved": 0, "error": 1, "not_met": 3, "limit": 4, "needs_person": 5}
+"""Exit code of a run by its status; usage errors are 2 and an interruption is 130."""
+
+
+def parse_event(data: dict[str, Any]) -> Event:
+    """Return the event that ``data`` (as written by :func:`dump_event`) describes.
+
+    Raises ``ValueError`` for a known type with wrong fields.
+    """
+    if data.get("type") not in _KNOWN:
+        return Unknown(at=float(data.get("at", 0.0)), original=data)
+    try:
+        event: Event = _ADAPTER.validate_python(data)
+    except ValidationError as error:
+        raise ValueError(f"journal event {data.get('type')}: {error.errors()[0]['msg']}") from error
+    return event
+
+
+def dump_event(event: Event) -> dict[str, Any]:
+    """Return the event as a JSON object; the inverse of :func:`parse_event`."""
+    if isinstance(event, Unknown):
+        return event.original
+    return event.model_dump(mode="json")

@@ -1,0 +1,118 @@
+"""The words that pass between the loop and a model: messages, calls, prompts and turns.
+
+The seam is narrow on purpose. The loop builds a :class:`Prompt` (a conversation, the calls that
+are allowed now, how to sample) and a :class:`Brain` answers with a :class:`Turn` (one call, with
+the exact token ids, which of them were forced, and log-probabilities). A local model, a LangChain
+chat model and the shipped fake are all brains. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+Role = Literal["system", "user", "assistant", "tool"]
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """One call as the model said it; ``arguments`` is a JSON object."""
+
+    name: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def text(self) -> str:
+        """Return the Hermes frame with compact JSON, exactly as models are trained to write it."""
+        body = {"name": self.name, "arguments": dict(self.arguments)}
+        compact = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+        return f"<tool_call>{compact}</tool_call>"
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message of a conversation.
+
+    An assistant message of ours keeps ``ids``, the sampled token ids of its body (without the
+    role header, with the end-of-message token), so that text is never tokenised again.
+    """
+
+    role: Role
+    content: str
+    ids: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class CallSpec:
+    """A call that is allowed now: its name and its JSON schema, narrowed to the run's state."""
+
+    name: str
+    parameters: Mapping[str, Any]
+    description: str = ""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to choose tokens. Greedy by default; ``seed`` makes sampling repeatable."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int = 0
+    max_tokens: int = 400
+    """Upper bound of generated tokens, forced ones included; a call cut by it is invalid."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A request to a brain: answer this conversation with one of ``calls``."""
+
+    session: str
+    """Names the run; a brain may keep state (a KV cache) under it between turns."""
+    messages: tuple[Message, ...]
+    calls: tuple[CallSpec, ...]
+    sampling: Sampling = Sampling()
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A brain's answer. Token fields are empty for brains that do not own their tokens."""
+
+    call: ToolCall | None
+    """The parsed call, or None when the text was not a valid call (then ``invalid`` says why)."""
+    text: str
+    ids: tuple[int, ...] = ()
+    """Generated token ids, the end-of-message token included."""
+    forced: tuple[bool, ...] = ()
+    """Per id: True where the grammar left no choice (such tokens carry no loss)."""
+    logprobs: tuple[float, ...] = ()
+    """Per id: natural-log probability under the masked distribution; 0.0 for forced tokens."""
+    invalid: str | None = None
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    """How many of ``prompt_tokens`` were already in the KV cache."""
+    seconds: float = 0.0
+
+
+class Brain(Protocol):
+    """Anything that can answer prompts. ``respond`` takes several at once and may batch them."""
+
+    name: str
+    """For reports and the journal, e.g. ``small`` or ``langchain:openai/gpt-4o``."""
+    fingerprint: str
+    """Hash of the weights (or a name for remote models); kept in ``run.started``."""
+    tokenizer_hash: str
+    """Hash of the tokenizer, empty for brains that do not own their tokens."""
+
+    def respond(
+        self,
+        prompts: Sequence[Prompt],
+        on_text: Callable[[int, str], None] | None = None,
+    ) -> list[Turn]:
+        """Answer each prompt, in order. ``on_text(i, piece)`` streams text as it appears."""
+        ...
+
+    def close_session(self, session: str) -> None:
+        """Forget what is kept for ``session``."""
+        ...
