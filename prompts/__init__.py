@@ -1,1 +1,91 @@
+"""Every text that a model reads from us, as short Jinja templates with typed parameters.
 
+Templates are strict: a missing or unknown variable is an error. ``prompt_hash`` covers all of
+them; it is kept in model cards and in ``run.started``, because a changed prompt asks for a new
+evaluation. The system text and the core calls stay under 300 tokens (tested); what a run adds
+comes after them, so that the first part is computed once for all goals.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+_FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class ToolLine:
+    """A tool as the prompt shows it."""
+
+    name: str
+    parameters: Mapping[str, Any]
+    description: str
+
+    @property
+    def signature(self) -> str:
+        """``name(a, b?)``; a question mark says that an argument may be left out."""
+        required = set(self.parameters.get("required", ()))
+        names = [key if key in required else f"{key}?" for key in self.parameters.get("properties", {})]
+        return f"{self.name}({', '.join(names)})"
+
+
+@dataclass(frozen=True)
+class Observation:
+    """A result shown to the model: its handle (if it has one), what was called, the preview."""
+
+    handle: str | None
+    call: str
+    text: str
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Any:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    return Environment(
+        loader=FileSystemLoader(_FOLDER),
+        undefined=StrictUndefined,
+        autoescape=False,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=False,
+    )
+
+
+def _render(name: str, **values: Any) -> str:
+    text: str = _environment().get_template(name).render(**values)
+    return text.strip()
+
+
+def system(tools: Sequence[ToolLine]) -> str:
+    """Return the system message: who the agent is, the core calls, the built-in tools."""
+    return _render("system.jinja", tools=tools)
+
+
+def goal(text: str, tools: Sequence[ToolLine], observations: Sequence[Observation]) -> str:
+    """Return the first user message: the goal, its own tools, what was inspected beforehand."""
+    return _render("goal.jinja", goal=text, tools=tools, observations=observations)
+
+
+def said(text: str, observations: Sequence[Observation]) -> str:
+    """Return a later user message of a conversation, with newly added inputs inspected."""
+    return _render("said.jinja", text=text, observations=observations)
+
+
+def observation(result: Observation) -> str:
+    """Return a tool result as the model sees it."""
+    return _render("observation.jinja", result=result)
+
+
+@lru_cache(maxsize=1)
+def prompt_hash() -> str:
+    """Return one hash over all templates."""
+    digest = hashlib.sha256()
+    for path in sorted(_FOLDER.glob("*.jinja")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]

@@ -1,0 +1,128 @@
+"""The loop: a pure function from what happened to what comes next.
+
+``decide(events, tools)`` returns one of four requests: :class:`Think` (ask the model, with the calls
+that are allowed now), :class:`Act` (run this call), :class:`Ask` (a person must answer) or
+:class:`Stop`. Drivers (``runner`` on disk, ``rollout`` in memory, ``replay`` over a record) carry
+requests out and append what happened. Planning, limits and loop detection are read from the events;
+nothing is remembered elsewhere, so resuming is deciding again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ..llm.message import CallSpec, Message, Prompt, Sampling
+from ..tools.base import Tool
+from .calls import allowed_calls
+from .events import Event
+from .state import State
+from .transcript import messages
+
+MAX_INVALID = 3
+MAX_REPEATS = 3
+TABLES = (".csv", ".tsv", ".json", ".xlsx", ".sqlite", ".db")
+
+
+@dataclass(frozen=True)
+class Think:
+    """Ask the model."""
+
+    conversation: tuple[Message, ...]
+    calls: tuple[CallSpec, ...]
+
+    def prompt(self, session: str, sampling: Sampling) -> Prompt:
+        """Return the request to a brain."""
+        return Prompt(session, self.conversation, self.calls, sampling)
+
+
+@dataclass(frozen=True)
+class Act:
+    """Run a call: the model's, or an inspection that needs no decision (``by="driver"``)."""
+
+    call_id: str
+    tool: str
+    arguments: dict[str, Any]
+    by: Literal["model", "driver"] = "model"
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A person must answer a question, or approve a call."""
+
+    kind: Literal["question", "approval"]
+    text: str
+    call_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Nothing more to do. ``finished`` still has its checks before it; others end at once.
+
+    ``idle`` is a conversation waiting for the next message.
+    """
+
+    status: Literal["finished", "idle", "limit", "failed", "ended"]
+    cause: str
+    answer: Any = None
+
+
+Request = Think | Act | Ask | Stop
+
+
+def decide(events: Sequence[Event], tools: Mapping[str, Tool]) -> Request:
+    """Return what to do next. ``tools`` are the run's tools by name, in registry order."""
+    state = State.of(events)
+    if state.ended:
+        return Stop("ended", state.ended.cause, state.ended.answer)
+    if state.finished:
+        status: Literal["finished", "idle"] = "idle" if state.started.mode == "chat" else "finished"
+        return Stop(status, "the model finished", state.answer)
+    inspection = _inspection(state, tools)
+    if inspection:
+        return inspection
+    if state.started.mode == "chat" and _waits_for_message(events):
+        return Stop("idle", "waiting for a message")
+    if state.waiting:
+        return Ask(state.waiting.kind, state.waiting.text, state.waiting.call_id)
+    if state.question is not None:
+        return Ask("question", state.question)
+    if state.pending:
+        return Act(*state.pending)
+    exhausted = _exhausted(state)
+    if exhausted:
+        return exhausted
+    return Think(messages(events), allowed_calls(state, tools))
+
+
+def _waits_for_message(events: Sequence[Event]) -> bool:
+    return not any(event.__class__.__name__ == "PersonSaid" for event in events)
+
+
+def _inspection(state: State, tools: Mapping[str, Tool]) -> Act | None:
+    """Look at the inputs before the model does: describe tables, list other files."""
+    others = False
+    for path in state.inputs:
+        if "tables.describe" in tools and path.lower().endswith(TABLES):
+            if f"d:{path}" not in state.inspected:
+                return Act(f"d:{path}", "tables.describe", {"path": path}, "driver")
+        else:
+            others = True
+    key = f"d:list{len(state.inputs)}"
+    if others and "files.list" in tools and key not in state.inspected:
+        return Act(key, "files.list", {}, "driver")
+    return None
+
+
+def _exhausted(state: State) -> Stop | None:
+    limits = state.started.limits
+    for name, used in (("steps", state.turns), ("tokens", state.tokens), ("seconds", state.seconds)):
+        limit = limits.get(name)
+        if limit is not None and used >= limit:
+            return Stop("limit", f"the limit of {limit:g} {name} was reached")
+    if state.invalid_row >= MAX_INVALID:
+        return Stop("failed", f"the model made {MAX_INVALID} invalid calls in a row")
+    if state.repeats >= MAX_REPEATS:
+        return Stop("failed", "the run repeats the same call with the same result")
+    return None

@@ -1,0 +1,163 @@
+"""What a list of events means: the state of a run, folded from its journal.
+
+``State.of(events)`` is the only place that interprets events for the loop. It is pure and cheap (one
+pass), so the loop may call it anew for each decision; nothing is kept between calls.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..tools.base import Facts, merge_facts
+from .events import (
+    Event,
+    ModelTurn,
+    PersonAnswered,
+    PersonAsked,
+    PersonSaid,
+    RunEnded,
+    RunStarted,
+    ToolIntent,
+    ToolOutcome,
+)
+
+CORE_CALLS = ("plan", "finish", "ask")
+
+
+@dataclass(frozen=True)
+class PlanStep:
+    """One step of a plan: the tool it will use and what for."""
+
+    tool: str
+    purpose: str
+
+
+@dataclass
+class State:
+    """A run as its events leave it. ``turn_*`` fields count since the last message of the user."""
+
+    started: RunStarted
+    facts: Facts = field(default_factory=dict)
+    handles: list[str] = field(default_factory=list)
+    plan: tuple[PlanStep, ...] = ()
+    """The plan in force; empty before the first plan of a goal or message."""
+    planned_tools: tuple[str, ...] = ()
+    """Every tool that a plan of this goal or message has named, in order of first mention."""
+    plans: int = 0
+    inspected: set[str] = field(default_factory=set)
+    """Keys of the driver's inspections that have an outcome."""
+    pending: tuple[str, str, dict[str, Any]] | None = None
+    """A call of the model without outcome: (call id, tool, arguments)."""
+    question: str | None = None
+    """A question or approval waiting for a person."""
+    waiting: PersonAsked | None = None
+    answer: Any = None
+    finished: bool = False
+    outcomes: list[ToolOutcome] = field(default_factory=list)
+    """Outcomes of the model's calls since the last message of the user."""
+    failures: int = 0
+    """Calls in a row that failed or were refused, since the last plan."""
+    repeated: bool = False
+    """The last call was made before with the same arguments and the same result."""
+    repeats: int = 0
+    invalid_row: int = 0
+    refused: set[str] = field(default_factory=set)
+    turns: int = 0
+    """Model turns since the last message of the user."""
+    turns_total: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    ended: RunEnded | None = None
+    inputs: list[str] = field(default_factory=list)
+    _seen: dict[str, str] = field(default_factory=dict)
+    _calls: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, events: Sequence[Event]) -> State:
+        """Fold ``events`` (the first must be ``run.started``) into a state."""
+        if not events or not isinstance(events[0], RunStarted):
+            raise ValueError("a run begins with run.started")
+        state = cls(started=events[0])
+        goal = events[0].goal
+        state.inputs = [*input_names(goal)]
+        for event in events[1:]:
+            state._apply(event)
+        return state
+
+    def _apply(self, event: Event) -> None:
+        match event:
+            case ModelTurn():
+                self._model_turn(event)
+            case ToolIntent(by="model"):
+                self.pending = (event.call_id, event.tool, event.arguments)
+            case ToolOutcome():
+                self._outcome(event)
+            case PersonSaid():
+                self._new_message(event)
+            case PersonAsked():
+                self.waiting = event
+            case PersonAnswered():
+                self.waiting = None
+                self.question = None
+            case RunEnded():
+                self.ended = event
+
+    def _model_turn(self, turn: ModelTurn) -> None:
+        self.turns += 1
+        self.turns_total += 1
+        self.tokens += len(turn.ids) + max(0, turn.prompt_tokens - turn.cached_tokens)
+        self.seconds += turn.seconds
+        self.repeated = False
+        if turn.call is None:
+            self.invalid_row += 1
+            return
+        self.invalid_row = 0
+        name, arguments = turn.call["name"], turn.call["arguments"]
+        if name == "plan":
+            self.plan = tuple(PlanStep(s["tool"], s["for"]) for s in arguments["steps"])
+            named = [*self.planned_tools, *(step.tool for step in self.plan)]
+            self.planned_tools = tuple(dict.fromkeys(named))
+            self.plans += 1
+            self.failures = 0
+        elif name == "finish":
+            self.finished, self.answer = True, arguments["answer"]
+        elif name == "ask":
+            self.question = arguments["question"]
+        else:
+            self.pending = (f"c{self.turns_total}", name, arguments)
+        if name not in CORE_CALLS:
+            self._calls[f"c{self.turns_total}"] = name + json.dumps(arguments, sort_keys=True)
+
+    def _outcome(self, outcome: ToolOutcome) -> None:
+        self.seconds += outcome.seconds
+        self.facts = merge_facts(self.facts, outcome.facts)
+        if outcome.handle:
+            self.handles.append(outcome.handle)
+        if outcome.by == "driver":
+            self.inspected.add(outcome.call_id)
+            return
+        self.pending = None
+        self.outcomes.append(outcome)
+        if outcome.state == "refused":
+            self.refused.add(outcome.tool)
+        self.failures = 0 if outcome.state == "done" else self.failures + 1
+        key = self._calls.get(outcome.call_id, "")
+        self.repeated = bool(key) and self._seen.get(key) == outcome.preview
+        self.repeats += self.repeated
+        self._seen[key] = outcome.preview
+
+    def _new_message(self, message: PersonSaid) -> None:
+        self.plan, self.planned_tools, self.plans = (), (), 0
+        self.finished, self.answer, self.outcomes = False, None, []
+        self.failures = self.repeats = self.turns = self.invalid_row = 0
+        self.repeated = False
+        self.inputs.extend(path for path in message.inputs if path not in self.inputs)
+
+
+def input_names(goal: dict[str, Any]) -> list[str]:
+    """Return the workspace paths of a goal's inputs: copied files by name, inline files by path."""
+    copied = [str(path).replace("\\", "/").rsplit("/", 1)[-1] for path in goal.get("inputs") or []]
+    return [*copied, *(goal.get("files") or {})]

@@ -1,0 +1,64 @@
+"""From events to the conversation that the model reads.
+
+The first user message holds the goal and what was inspected beforehand; then turns and results
+alternate. Append-only: the messages of n events are a prefix of those of n+1 (once the first turn
+has been taken), so a kept KV cache always fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .. import prompts
+from ..llm.message import Message
+from .events import Event, ModelTurn, PersonAnswered, PersonSaid, RunStarted, ToolIntent, ToolOutcome, ToolSpec
+
+
+def messages(events: Sequence[Event]) -> tuple[Message, ...]:
+    """Return the conversation of a run so far."""
+    started = events[0]
+    assert isinstance(started, RunStarted)
+    own = [_line(spec) for spec in started.tools if spec.source != "built-in"]
+    shared = [_line(spec) for spec in started.tools if spec.source == "built-in"]
+    conversation = [Message("system", prompts.system(shared))]
+    opening: str | None = None if started.mode == "chat" else str(started.goal.get("goal", ""))
+    first = True
+    seen: list[prompts.Observation] = []
+    calls: dict[str, str] = {}
+
+    def flush() -> None:
+        nonlocal opening, first
+        if opening is None:
+            return
+        text = prompts.goal(opening, own, seen) if first else prompts.said(opening, seen)
+        conversation.append(Message("user", text))
+        opening, first = None, False
+        seen.clear()
+
+    for event in events[1:]:
+        match event:
+            case PersonSaid():
+                flush()
+                opening = event.text
+            case ToolIntent():
+                short = " ".join(str(value) for value in event.arguments.values())
+                calls[event.call_id] = f"{event.tool} {short}".strip()
+            case ToolOutcome(by="driver"):
+                call = calls.get(event.call_id, event.tool)
+                seen.append(prompts.Observation(event.handle, call, event.preview))
+            case ModelTurn():
+                flush()
+                conversation.append(Message("assistant", event.text, tuple(event.ids) or None))
+                if event.call is None:
+                    conversation.append(Message("tool", f"invalid call: {event.invalid}"))
+            case ToolOutcome():
+                text = prompts.observation(prompts.Observation(event.handle, event.tool, event.preview))
+                conversation.append(Message("tool", text))
+            case PersonAnswered(decision=None):
+                conversation.append(Message("tool", event.text))
+    flush()
+    return tuple(conversation)
+
+
+def _line(spec: ToolSpec) -> prompts.ToolLine:
+    return prompts.ToolLine(spec.name, spec.parameters, spec.description)
