@@ -1,0 +1,167 @@
+"""What a user asks for, as typed records: a goal with its inputs, grants, limits and checks.
+
+The models refuse what cannot be meant (an unknown field, an empty goal, a grant that leaves the
+folder). Reading them from files, with line numbers for every mistake, is the work of ``goal``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, JsonValue, PrivateAttr, field_validator, model_validator
+
+from ..errors import UsageError
+from .check_spec import Check, Strict, inside
+
+
+class Grants(Strict):
+    """What a run may touch; with any grants given, nothing else is possible."""
+
+    read: list[str] = []
+    write: list[str] = []
+    """Files or globs, relative to the goal's folder; delivered there when the run ends."""
+    net: list[str] = []
+    """Hosts that may be asked."""
+    run: list[str] = []
+    """Programs that may be started."""
+
+    @field_validator("read", "write")
+    @classmethod
+    def _inside(cls, paths: list[str]) -> list[str]:
+        return [inside(path) for path in paths]
+
+
+class Limits(Strict):
+    """Where a run stops; it then ends with exit code 4."""
+
+    steps: int = Field(default=20, ge=1)
+    tokens: int = Field(default=20_000, ge=1)
+    """Generated tokens."""
+    seconds: float = Field(default=300, gt=0)
+
+
+class Stub(Strict):
+    """A tool that exists only for this goal and always gives the same value."""
+
+    name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,63}$")
+    description: str = ""
+    parameters: dict[str, JsonValue] = {"type": "object", "properties": {}}
+    """JSON schema of its arguments."""
+    returns: JsonValue = None
+
+
+class Goal(Strict):
+    """One goal. ``text`` is what the model reads: ``goal`` with its parameters filled in."""
+
+    goal: str
+    id: str = ""
+    """Name in reports; made from the text when not given."""
+    category: str = ""
+    inputs: list[str] = []
+    """Paths, relative to the goal file's folder; copied into the run's own workspace."""
+    files: dict[str, str] = {}
+    """Small inputs given inline: name to text."""
+    workspace: str | None = None
+    """A folder to work in, in place; without it the run gets its own."""
+    tools: list[str] | None = None
+    """Tools or families (``tables``, ``files.read``); default: all that the grants allow."""
+    params: dict[str, JsonValue] = {}
+    """Values for ``{{ name }}`` in ``goal``."""
+    grants: Grants | None = None
+    limits: Limits = Limits()
+    stubs: list[Stub] = []
+    check: list[Check] = []
+    on_approval: Literal["refuse", "park"] = "refuse"
+
+    _base: Path | None = PrivateAttr(default=None)
+    _origin: str = PrivateAttr(default="")
+
+    @property
+    def base(self) -> Path:
+        """The folder that paths are relative to: the goal file's, else the current one."""
+        return self._base or Path.cwd()
+
+    @property
+    def origin(self) -> str:
+        """Where the goal was read, ``file:line``; empty when it was made in code."""
+        return self._origin
+
+    @property
+    def text(self) -> str:
+        """The goal with its parameters filled in. A name that is not given is a UsageError."""
+        try:
+            return render(self.goal, self.params)
+        except ValueError as error:
+            raise UsageError(f"{self._origin or self.id}: goal: {error}") from error
+
+    def input_paths(self) -> list[Path]:
+        """Return the inputs as absolute paths. A missing one is a UsageError."""
+        paths = [(self.base / name).resolve() for name in self.inputs]
+        for name, path in zip(self.inputs, paths, strict=True):
+            if not path.exists():
+                origin = self._origin or self.id
+                raise UsageError(f"{origin}: inputs: no such file: {name} (looked in {self.base})")
+        return paths
+
+    @field_validator("goal")
+    @classmethod
+    def _not_empty(cls, goal: str) -> str:
+        if not goal.strip():
+            raise ValueError("the goal is empty; say what should be done")
+        return goal
+
+    @field_validator("files")
+    @classmethod
+    def _names(cls, files: dict[str, str]) -> dict[str, str]:
+        for name in files:
+            inside(name)
+        return files
+
+    @field_validator("workspace")
+    @classmethod
+    def _folder(cls, workspace: str | None) -> str | None:
+        return None if workspace is None else inside(workspace)
+
+    @model_validator(mode="after")
+    def _named(self) -> Goal:
+        if not self.id:
+            body = json.dumps(self.model_dump(mode="json", exclude={"id"}), sort_keys=True)
+            slug = "-".join(re.findall(r"[a-z0-9]+", self.goal.lower())[:6])[:40].strip("-")
+            self.id = f"{slug or 'goal'}-{hashlib.sha256(body.encode()).hexdigest()[:6]}"
+        return self
+
+
+def render(text: str, params: dict[str, JsonValue]) -> str:
+    """Fill ``{{ name }}`` in ``text``. Without params the text stands as it is. Raises ValueError."""
+    if not params:
+        return text
+    from jinja2 import StrictUndefined, TemplateError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    try:
+        return ImmutableSandboxedEnvironment(undefined=StrictUndefined).from_string(text).render(params)
+    except TemplateError as error:
+        raise ValueError(f"{error.message}; `params` has {', '.join(params)}") from error
+
+
+class Say(Strict):
+    """One turn of a scripted session: what the user says and what must hold afterwards."""
+
+    say: str
+    check: list[Check] = []
+
+
+class Conversation(Strict):
+    """A scripted session of several turns over the same workspace."""
+
+    id: str
+    category: str = ""
+    inputs: list[str] = []
+    files: dict[str, str] = {}
+    tools: list[str] | None = None
+    limits: Limits = Limits()
+    turns: list[Say] = Field(min_length=1)
