@@ -32,7 +32,7 @@ from .check_spec import (
     TextSpec,
     kind_of,
 )
-from .goal_model import Conversation, Goal, Grants, Limits, Say, Stub, render
+from .goal_model import Conversation, Goal, Grants, Limits, Say, Stub
 from .goal_source import (
     GOAL_SUFFIXES,
     SUITE_SUFFIXES,
@@ -235,12 +235,8 @@ def _check_record(
 
 def _look(goal: Goal, tools: Collection[str] | None) -> Iterator[tuple[Where, str, str]]:
     """Yield (where, message, suggestion) for mistakes that need the disk or the tools to see."""
-    if not goal.params and (used := re.search(r"{{\s*(\w+)\s*}}", goal.goal)):
+    if used := re.search(r"{{\s*\w+\s*}}", goal.goal):
         yield ("goal",), f"uses {used.group(0)} but `params` is empty", ""
-    try:
-        render(goal.goal, goal.params)
-    except ValueError as error:
-        yield ("goal",), str(error), ""
     for index, item in enumerate(goal.inputs):
         path = goal.base / item
         if not path.exists():

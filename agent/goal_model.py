@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Literal
 
@@ -55,7 +56,7 @@ class Stub(Strict):
 
 
 class Goal(Strict):
-    """One goal. ``text`` is what the model reads: ``goal`` with its parameters filled in."""
+    """One goal, ready to run."""
 
     goal: str
     id: str = ""
@@ -70,7 +71,7 @@ class Goal(Strict):
     tools: list[str] | None = None
     """Tools or families (``tables``, ``files.read``); default: all that the grants allow."""
     params: dict[str, JsonValue] = {}
-    """Values for ``{{ name }}`` in ``goal``."""
+    """Values for ``{{ name }}`` in ``goal``; filled in, and emptied, when the goal is made."""
     grants: Grants | None = None
     limits: Limits = Limits()
     stubs: list[Stub] = []
@@ -90,13 +91,9 @@ class Goal(Strict):
         """Where the goal was read, ``file:line``; empty when it was made in code."""
         return self._origin
 
-    @property
     def text(self) -> str:
-        """The goal with its parameters filled in. A name that is not given is a UsageError."""
-        try:
-            return render(self.goal, self.params)
-        except ValueError as error:
-            raise UsageError(f"{self._origin or self.id}: goal: {error}") from error
+        """Return what the model reads; parameters were filled in when the goal was made."""
+        return self.goal
 
     def input_paths(self) -> list[Path]:
         """Return the inputs as absolute paths. A missing one is a UsageError."""
@@ -106,6 +103,26 @@ class Goal(Strict):
                 origin = self._origin or self.id
                 raise UsageError(f"{origin}: inputs: no such file: {name} (looked in {self.base})")
         return paths
+
+    def fill_workspace(self, workspace: Path) -> None:
+        """Copy the inputs into ``workspace`` and write the inline files there.
+
+        Raises UsageError for a missing input and for two with one name.
+        """
+        paths = self.input_paths()
+        names = [*(path.name for path in paths), *self.files]
+        if twice := {name for name in names if names.count(name) > 1}:
+            origin = self._origin or self.id
+            raise UsageError(f"{origin}: inputs: two inputs are named {', '.join(sorted(twice))}; rename one")
+        for path in paths:
+            if path.is_dir():
+                shutil.copytree(path, workspace / path.name)
+            else:
+                shutil.copyfile(path, workspace / path.name)
+        for name, content in self.files.items():
+            target = workspace / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content.encode())
 
     @field_validator("goal")
     @classmethod
@@ -127,6 +144,12 @@ class Goal(Strict):
         return None if workspace is None else inside(workspace)
 
     @model_validator(mode="after")
+    def _filled(self) -> Goal:
+        """Fill in the parameters, so that every record of the goal holds what the model read."""
+        self.goal, self.params = render(self.goal, self.params), {}
+        return self
+
+    @model_validator(mode="after")
     def _named(self) -> Goal:
         if not self.id:
             body = json.dumps(self.model_dump(mode="json", exclude={"id"}), sort_keys=True)
@@ -145,7 +168,7 @@ def render(text: str, params: dict[str, JsonValue]) -> str:
     try:
         return ImmutableSandboxedEnvironment(undefined=StrictUndefined).from_string(text).render(params)
     except TemplateError as error:
-        raise ValueError(f"{error.message}; `params` has {', '.join(params)}") from error
+        raise ValueError(f"the goal's text: {error.message}; `params` has {', '.join(params)}") from error
 
 
 class Say(Strict):
