@@ -1,1 +1,1 @@
-
+"""The one SQL database and what is kept in it."""

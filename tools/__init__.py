@@ -1,1 +1,1 @@
-
+"""The tools and their contract. Knows nothing of models or journals."""

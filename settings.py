@@ -1,0 +1,115 @@
+"""The one place that reads the environment and configuration files.
+
+A value comes from the first of: a flag, a variable ``AUTOGPT_*``, ``autogpt.toml`` in the current
+folder, ``~/.config/autogpt/config.toml``, the default here. Nothing is read at import: whoever
+needs settings calls :func:`load`, and folders are made by whoever first writes into them.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from .errors import UsageError
+
+PROJECT_FILE = "autogpt.toml"
+
+
+class Settings(BaseSettings):
+    """All that can be configured. Field names are the keys of the files, and ``AUTOGPT_<NAME>``."""
+
+    model_config = SettingsConfigDict(env_prefix="AUTOGPT_", extra="forbid", frozen=True)
+
+    home: Path = Field(default_factory=lambda: Path.home() / ".local/share/autogpt")
+    """Where runs, models and memory live; moving it moves all of them."""
+    data: Path | None = None
+    """Folder of the public data sets, for building suites and training; nothing else needs it."""
+    model: str = "small"
+    """A registered name, a folder, a hub name, ``langchain:provider/name`` or ``scripted:FILE``."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    parallel: int = Field(default=1, ge=1, le=64)
+    """How many goals run at once."""
+
+    @field_validator("home", "data")
+    @classmethod
+    def _expand(cls, value: Path | None) -> Path | None:
+        return None if value is None else value.expanduser().absolute()
+
+    @property
+    def database(self) -> Path:
+        """The one SQL database: runs, events, memory, experience."""
+        return self.home / "autogpt.db"
+
+    @property
+    def runs(self) -> Path:
+        """Parent of the runs' folders (workspace, blobs, lock)."""
+        return self.home / "runs"
+
+    @property
+    def models(self) -> Path:
+        """Fetched, trained and registered models."""
+        return self.home / "models"
+
+    @property
+    def cache(self) -> Path:
+        """What can be made again at any time."""
+        return self.home / "cache"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Order the sources; .env files and secret folders are not read."""
+        files = [TomlConfigSettingsSource(settings_cls, toml_file=file) for file in config_files()]
+        return (init_settings, env_settings, *files)
+
+
+def config_files() -> list[Path]:
+    """Return the configuration files that are looked for, strongest first."""
+    return [Path.cwd() / PROJECT_FILE, Path.home() / ".config" / "autogpt" / "config.toml"]
+
+
+def load(**flags: Any) -> Settings:
+    """Return the settings in force; a flag of None counts as not given.
+
+    Raises :class:`UsageError` naming the file, variable or flag that is wrong.
+    """
+    for file in config_files():
+        try:
+            with file.open("rb") as stream:
+                tomllib.load(stream)
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{file}: not readable as TOML: {error}") from error
+    try:
+        return Settings(**{name: value for name, value in flags.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(Settings.model_fields)
+            raise UsageError(f"setting {name!r} is unknown; known settings: {known}") from error
+        where = f"--{name}, AUTOGPT_{name.upper()} or {PROJECT_FILE}"
+        raise UsageError(f"setting {name!r} ({where}): {first['msg']}, got {first['input']!r}") from error
+
+
+def debugging() -> bool:
+    """Whether ``AUTOGPT_DEBUG`` asks for tracebacks; works also when the settings are broken."""
+    return os.environ.get("AUTOGPT_DEBUG", "0") not in ("", "0")

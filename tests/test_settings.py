@@ -1,0 +1,73 @@
+"""Settings: the order of sources, and one clear line for every mistake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from autogpt import settings
+from autogpt.errors import UsageError
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write_user(text: str) -> None:
+    file = Path.home() / ".config" / "autogpt" / "config.toml"
+    file.parent.mkdir(parents=True)
+    file.write_text(text)
+
+
+def test_flag_beats_env_beats_project_beats_user_beats_default(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert settings.load().model == "small"
+    write_user('model = "user"\nparallel = 2\n')
+    assert settings.load().model == "user"
+    (here / "autogpt.toml").write_text('model = "project"\n')
+    assert settings.load().model == "project"
+    assert settings.load().parallel == 2, (
+        "a value that the project file leaves out still comes from the user's"
+    )
+    monkeypatch.setenv("AUTOGPT_MODEL", "env")
+    assert settings.load().model == "env"
+    assert settings.load(model="flag").model == "flag"
+    assert settings.load(model=None).model == "env"
+
+
+def test_home_moves_everything(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTOGPT_HOME", str(here / "elsewhere"))
+    loaded = settings.load()
+    for path in (loaded.database, loaded.runs, loaded.models, loaded.cache):
+        assert path.is_relative_to(here / "elsewhere")
+    monkeypatch.delenv("AUTOGPT_HOME")
+    assert settings.load().home == Path.home() / ".local/share/autogpt"
+
+
+def test_loading_makes_no_folder(here: Path) -> None:
+    assert not settings.load().home.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("parallel = 0\n", "parallel"),
+        ('modle = "x"\n', "modle"),
+        ("model = \n", "autogpt.toml"),
+    ],
+)
+def test_mistakes_in_files_are_one_line(here: Path, text: str, says: str) -> None:
+    (here / "autogpt.toml").write_text(text)
+    with pytest.raises(UsageError, match=says) as caught:
+        settings.load()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_wrong_variable_is_named(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTOGPT_DEVICE", "gpu")
+    with pytest.raises(UsageError, match="AUTOGPT_DEVICE"):
+        settings.load()
