@@ -82,6 +82,8 @@ class Tool(ABC):
     """JSON schema of the arguments. Every string, array and number is bounded."""
     effect: ClassVar[Effect] | Effect = Effect.READ
     replay: ClassVar[Replay] | Replay = Replay.PURE
+    expands: ClassVar[tuple[str, ...]] = ()
+    """Arguments in which a bare ``$2`` inside a longer string is written out as a number."""
 
     @abstractmethod
     def run(self, args: Mapping[str, Any], ctx: ToolContext) -> ToolResult:
