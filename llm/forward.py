@@ -1,0 +1,364 @@
+"""The forward pass: our own for Llama, Mistral, Qwen2 and Qwen3 shapes, the module's for the rest.
+
+Decoding small models is bound by reading weights and by the cost of each operation, so
+:class:`FusedForward` does what the architecture needs and nothing else: one projection for queries,
+keys and values, one for gate and up, norms in fp32, keys and values written in place into a
+:class:`~.cache.Slot`, grouped-query attention without repeating heads, and the output head only for
+the rows (and, under a grammar, only the tokens) that can be chosen. Several sequences of different
+lengths share every linear layer: their rows lie one after another in ``[rows, hidden]``; only
+attention goes sequence by sequence. The fused weights replace the module's own storage (its
+parameters become views), so memory is not doubled and weight updates in place are seen here.
+
+:class:`ModuleForward` drives any other transformers architecture through its own ``forward`` with
+one ``DynamicCache`` a sequence, one sequence after another: slower, and correct.
+
+Shapes: R rows in all, H query heads, G key-value heads, D head width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import ModelUnavailable
+from .cache import Cache, Slot
+
+FUSED_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
+_STATIC_ROPE = frozenset({"default", "linear", "llama3", "yarn"})
+
+
+class Forward(Protocol):
+    """A model as the engine sees it."""
+
+    def new_cache(self) -> Cache:
+        """Return an empty cache."""
+        ...
+
+    def hidden(self, batch: Sequence[tuple[Cache, Sequence[int]]], every: bool = False) -> Tensor:
+        """Run new ids through the model, extending each sequence's cache.
+
+        Returns what :meth:`head` takes, ``[sequences, width]`` for the last id of each sequence, or
+        ``[R, width]`` for every id when ``every`` is set.
+        """
+        ...
+
+    def head(self, hidden: Tensor, allowed: Tensor | None = None) -> Tensor:
+        """Return fp32 logits ``[rows, V]``, or ``[rows, len(allowed)]`` for those ids alone."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """Fused weights of one decoder layer; ``window`` is 0 for full attention."""
+
+    norm: Tensor
+    qkv: Tensor
+    qkv_bias: Tensor | None
+    q_norm: Tensor | None
+    k_norm: Tensor | None
+    out: Tensor
+    out_bias: Tensor | None
+    mlp_norm: Tensor
+    gate_up: Tensor
+    gate_up_bias: Tensor | None
+    down: Tensor
+    down_bias: Tensor | None
+    window: int
+
+
+def _fuse(linears: Sequence[nn.Linear]) -> tuple[Tensor, Tensor | None]:
+    """Join linears row-wise and point their parameters at the joined storage."""
+    weight = torch.cat([linear.weight.data for linear in linears])
+    biased = linears[0].bias is not None
+    bias = torch.cat([linear.bias.data for linear in linears]) if biased else None
+    start = 0
+    for linear in linears:
+        end = start + linear.out_features
+        linear.weight.data = weight[start:end]
+        if bias is not None:
+            linear.bias.data = bias[start:end]
+        start = end
+    return weight, bias
+
+
+def can_fuse(config: Any) -> bool:
+    """Say whether :class:`FusedForward` computes exactly what this configuration means."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    plain = rope.get("rope_type", "default") in _STATIC_ROPE
+    return config.model_type in FUSED_TYPES and config.hidden_act == "silu" and plain
+
+
+def make_forward(model: nn.Module, config: Any) -> Forward:
+    """Return the fastest forward that is correct for ``model``."""
+    return FusedForward(model, config) if can_fuse(config) else ModuleForward(model, config)
+
+
+class FusedForward:
+    """Our own forward; see the module's text."""
+
+    def __init__(self, model: nn.Module, config: Any) -> None:
+        self._heads = int(config.num_attention_heads)
+        self._groups = int(config.num_key_value_heads)
+        dim = getattr(config, "head_dim", None)
+        self._dim = int(dim or config.hidden_size // self._heads)
+        self._eps = float(config.rms_norm_eps)
+        body = cast(Any, model).model
+        self._embedding: Tensor = body.embed_tokens.weight.data
+        self._norm: Tensor = body.norm.weight.data
+        self._head: Tensor = cast(Any, model).lm_head.weight.data
+        self._layers = [_read_layer(layer, config, i) for i, layer in enumerate(body.layers)]
+        self._inv_freq: Tensor = body.rotary_emb.inv_freq.float()
+        self._rope_scale = float(getattr(body.rotary_emb, "attention_scaling", 1.0))
+        self._cos = self._sin = self._embedding.new_empty(0, 1, self._dim)
+
+    def new_cache(self) -> Slot:
+        """Return an empty slot of this model's shape."""
+        return Slot(len(self._layers), self._groups, self._dim, self._embedding)
+
+    def head(self, hidden: Tensor, allowed: Tensor | None = None) -> Tensor:
+        """Return fp32 logits of ``hidden [rows, width]``; ``allowed`` picks rows of the head."""
+        weight = self._head if allowed is None else self._head[allowed]
+        return F.linear(hidden, weight).float()
+
+    def hidden(self, batch: Sequence[tuple[Cache, Sequence[int]]], every: bool = False) -> Tensor:
+        """See :class:`Forward`. A cache's length moves only when all layers are done."""
+        slots = [cast(Slot, cache) for cache, _ in batch]
+        counts = [len(ids) for _, ids in batch]
+        for slot, count in zip(slots, counts, strict=True):
+            slot.reserve(slot.length + count)
+        device = self._embedding.device
+        flat = torch.tensor([i for _, ids in batch for i in ids], device=device)
+        cos, sin = self._rotation(slots, counts)
+        spans = _spans(slots, counts, {layer.window for layer in self._layers}, self._embedding)
+        x = F.embedding(flat, self._embedding)
+        for index, layer in enumerate(self._layers):
+            x = self._layer(x, index, layer, cos, sin, spans)
+        for slot, count in zip(slots, counts, strict=True):
+            slot.length += count
+        if not every:
+            x = x[torch.tensor(counts, device=device).cumsum(0) - 1]
+        return self._rms(x, self._norm)
+
+    def _rms(self, x: Tensor, weight: Tensor) -> Tensor:
+        """RMS norm computed in fp32, rounded before the weight is applied, as transformers does."""
+        if x.dtype == torch.float32:
+            return F.rms_norm(x, (x.shape[-1],), weight, self._eps)
+        wide = x.float()
+        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self._eps)
+        return weight * wide.to(x.dtype)
+
+    def _rotation(self, slots: Sequence[Slot], counts: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return cosines and signed sines ``[R, 1, D]`` of the new rows' positions."""
+        last = max(s.length + n for s, n in zip(slots, counts, strict=True))
+        if last > self._cos.shape[0]:
+            size = -(-last // 1024) * 1024
+            angles = torch.arange(size, device=self._inv_freq.device).float()[:, None] * self._inv_freq
+            cos, sin = angles.cos() * self._rope_scale, angles.sin() * self._rope_scale
+            # sin carries the sign of rotate_half, so that a plain roll of the halves is enough
+            self._cos = torch.cat([cos, cos], -1)[:, None].to(self._embedding)
+            self._sin = torch.cat([-sin, sin], -1)[:, None].to(self._embedding)
+        parts = [slice(s.length, s.length + n) for s, n in zip(slots, counts, strict=True)]
+        if len(parts) == 1:
+            return self._cos[parts[0]], self._sin[parts[0]]
+        return torch.cat([self._cos[p] for p in parts]), torch.cat([self._sin[p] for p in parts])
+
+    def _layer(
+        self, x: Tensor, index: int, w: _Layer, cos: Tensor, sin: Tensor, spans: Sequence[_Span]
+    ) -> Tensor:
+        """One decoder layer over all rows; ``x [R, width]`` is updated in place and returned."""
+        heads, groups, dim = self._heads, self._groups, self._dim
+        qkv = F.linear(self._rms(x, w.norm), w.qkv, w.qkv_bias).view(-1, heads + 2 * groups, dim)
+        qk, v = qkv[:, : heads + groups], qkv[:, heads + groups :]
+        if w.q_norm is not None and w.k_norm is not None:
+            qk = torch.cat([self._rms(qk[:, :heads], w.q_norm), self._rms(qk[:, heads:], w.k_norm)], 1)
+        qk = (qk * cos).addcmul_(qk.roll(dim // 2, -1), sin)
+        out = x.new_empty(x.shape[0], heads * dim) if len(spans) > 1 else None
+        for span in spans:
+            rows = span.rows
+            part = _attend(qk[rows, :heads], qk[rows, heads:], v[rows], span, index, w.window)
+            if out is None:
+                out = part
+            else:
+                out[rows] = part
+        assert out is not None
+        x += F.linear(out, w.out, w.out_bias)
+        gate, up = F.linear(self._rms(x, w.mlp_norm), w.gate_up, w.gate_up_bias).chunk(2, -1)
+        x += F.linear(F.silu(gate).mul_(up), w.down, w.down_bias)
+        return x
+
+
+@dataclass(frozen=True)
+class _Span:
+    """The rows of one sequence in a forward, with its masks by window (None: no mask is needed)."""
+
+    slot: Slot
+    rows: slice
+    start: int
+    end: int
+    masks: dict[int, Tensor | None]
+
+
+def _spans(
+    slots: Sequence[Slot], counts: Sequence[int], windows: set[int], like: Tensor
+) -> list[_Span]:
+    """Lay out a batch: which rows, positions and masks belong to each sequence."""
+    spans, row = [], 0
+    for slot, count in zip(slots, counts, strict=True):
+        start, end = slot.length, slot.length + count
+        masks = {window: _mask(start, end, window, like) for window in windows}
+        spans.append(_Span(slot, slice(row, row + count), start, end, masks))
+        row += count
+    return spans
+
+
+def _mask(start: int, end: int, window: int, like: Tensor) -> Tensor | None:
+    """Return an additive mask ``[end - start, end]``, or None where causality alone is enough."""
+    windowed = 0 < window < end
+    if end - start == 1 or (start == 0 and not windowed):
+        return None
+    query = torch.arange(start, end, device=like.device)[:, None]
+    key = torch.arange(end, device=like.device)[None]
+    hidden = key > query
+    if windowed:
+        hidden |= key <= query - window
+    return like.new_zeros(end - start, end).masked_fill_(hidden, float("-inf"))
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, span: _Span, index: int, window: int) -> Tensor:
+    """Write keys and values ``[n, G, D]``, attend with ``q [n, H, D]``; returns ``[n, H * D]``."""
+    n, heads, dim = q.shape
+    buffer = span.slot.buffer[index]
+    buffer[0, :, span.start : span.end] = k.transpose(0, 1)
+    buffer[1, :, span.start : span.end] = v.transpose(0, 1)
+    first = max(0, span.end - window) if window and n == 1 else 0
+    keys, values = buffer[0, None, :, first : span.end], buffer[1, None, :, first : span.end]
+    if n == 1:  # the heads of a group become the rows of one query: nothing is repeated or masked
+        grouped = q.reshape(1, keys.shape[1], -1, dim)
+        return F.scaled_dot_product_attention(grouped, keys, values).reshape(1, heads * dim)
+    mask = span.masks[window]
+    out = F.scaled_dot_product_attention(
+        q.transpose(0, 1)[None],
+        keys,
+        values,
+        attn_mask=mask,
+        is_causal=mask is None,
+        enable_gqa=heads != keys.shape[1],
+    )
+    return out[0].transpose(0, 1).reshape(n, heads * dim)
+
+
+def _read_layer(layer: Any, config: Any, index: int) -> _Layer:
+    """Fuse one transformers decoder layer; its parameters become views of the fused tensors."""
+    attention, mlp = layer.self_attn, layer.mlp
+    qkv, qkv_bias = _fuse([attention.q_proj, attention.k_proj, attention.v_proj])
+    gate_up, gate_up_bias = _fuse([mlp.gate_proj, mlp.up_proj])
+    out, down = attention.o_proj, mlp.down_proj
+    normed = hasattr(attention, "q_norm")
+    return _Layer(
+        norm=layer.input_layernorm.weight.data,
+        qkv=qkv,
+        qkv_bias=qkv_bias,
+        q_norm=attention.q_norm.weight.data if normed else None,
+        k_norm=attention.k_norm.weight.data if normed else None,
+        out=out.weight.data,
+        out_bias=None if out.bias is None else out.bias.data,
+        mlp_norm=layer.post_attention_layernorm.weight.data,
+        gate_up=gate_up,
+        gate_up_bias=gate_up_bias,
+        down=down.weight.data,
+        down_bias=None if down.bias is None else down.bias.data,
+        window=_window(config, index),
+    )
+
+
+def _window(config: Any, index: int) -> int:
+    """Return the layer's sliding window, 0 for full attention."""
+    window = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None)
+    if not window or (kinds is not None and kinds[index] != "sliding_attention"):
+        return 0
+    return int(window)
+
+
+class ModuleCache:
+    """A transformers ``DynamicCache`` behind :class:`~.cache.Cache`."""
+
+    def __init__(self) -> None:
+        from transformers import DynamicCache
+
+        self.inner: Any = DynamicCache()
+        self.length = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all keys and values."""
+        layers = [layer for layer in self.inner.layers if layer.is_initialized]
+        return sum(t.numel() * t.element_size() for layer in layers for t in (layer.keys, layer.values))
+
+    def reserve(self, positions: int) -> None:
+        """Nothing to do: the inner cache grows by itself."""
+
+    def crop(self, length: int) -> None:
+        """Cut every layer to ``length``, also layers that an interrupted forward left longer."""
+        for layer in self.inner.layers:
+            if layer.is_initialized:
+                layer.keys = layer.keys[:, :, :length]
+                layer.values = layer.values[:, :, :length]
+        self.length = min(self.length, length)
+
+    def copy(self, length: int) -> ModuleCache:
+        """Return a new cache with the first ``length`` positions."""
+        other = ModuleCache()
+        for index, layer in enumerate(self.inner.layers):
+            if layer.is_initialized:
+                other.inner.update(
+                    layer.keys[:, :, :length].clone(), layer.values[:, :, :length].clone(), index
+                )
+        other.length = length
+        return other
+
+
+class ModuleForward:
+    """Any transformers causal model with attention caches, one sequence at a time."""
+
+    def __init__(self, model: nn.Module, config: Any) -> None:
+        from transformers import DynamicCache
+        from transformers.cache_utils import DynamicLayer
+
+        layers = DynamicCache(config=config).layers
+        if not all(isinstance(layer, DynamicLayer) for layer in layers):
+            raise ModelUnavailable(
+                f"model type {config.model_type!r} keeps a recurrent state that cannot be cropped; "
+                "choose a model with plain attention"
+            )
+        self._model = model
+        self._device = next(model.parameters()).device
+
+    def new_cache(self) -> ModuleCache:
+        """Return an empty cache."""
+        return ModuleCache()
+
+    def head(self, hidden: Tensor, allowed: Tensor | None = None) -> Tensor:
+        """Return fp32 logits; ``hidden`` holds them already, the module has computed its head."""
+        return (hidden if allowed is None else hidden[:, allowed]).float()
+
+    def hidden(self, batch: Sequence[tuple[Cache, Sequence[int]]], every: bool = False) -> Tensor:
+        """See :class:`Forward`; here the result is the module's logits."""
+        rows = []
+        for item, ids in batch:
+            cache = cast(ModuleCache, item)
+            cache.crop(cache.length)
+            output = self._model(
+                input_ids=torch.tensor([list(ids)], device=self._device),
+                past_key_values=cache.inner,
+                use_cache=True,
+                logits_to_keep=0 if every else 1,
+            )
+            cache.length += len(ids)
+            rows.append(output.logits[0])
+        return torch.cat(rows)
