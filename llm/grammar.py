@@ -3,7 +3,7 @@
 A grammar accepts an optional thought, then one tool call in compact JSON whose arguments fit the
 named call's schema, then the end of the message. llguidance does the work; this module writes its
 input (framing tokens by id, schemas as ``%json``), bounds every schema, caches what is compiled,
-and walks a known text the way the engine would produce it (:meth:`Grammar.teach`), which is what
+and walks a known text the way the engine would produce it (:func:`teacher_ids`), which is what
 training data are made of. So an unparsable or schema-invalid call cannot be generated; one cut by
 the token limit can, and counts as invalid.
 
@@ -37,7 +37,9 @@ __all__ = [
     "Matcher",
     "bound_schema",
     "check_bounded",
+    "mark_forced",
     "parse_call",
+    "teacher_ids",
 ]
 
 _CACHED = 512
@@ -133,7 +135,8 @@ class GrammarCompiler:
             source = LLMatcher.grammar_from_lark(f"start: %json {json.dumps(schema)}")
             failed, messages = LLMatcher.validate_grammar_with_warnings(source, self.ll)
             if failed:
-                reason = " ".join(messages[0].split())[:300].partition("failed to compile JSON schema: ")
+                line = " ".join(messages[0].split()).partition(" 1 | ")[0]
+                reason = line.partition("failed to compile JSON schema: ")
                 return f"the schema of the call {call.name!r}: {reason[2] or reason[0]}"
         return f"the grammar does not compile: {error.splitlines()[0]}"
 
@@ -162,50 +165,12 @@ class Grammar:
     """A compiled grammar; :meth:`matcher` starts a new output."""
 
     def __init__(self, compiler: GrammarCompiler, prototype: LLMatcher) -> None:
-        self._compiler = compiler
+        self.compiler = compiler
         self._prototype = prototype
 
     def matcher(self) -> Matcher:
         """Return a matcher at the start of an output."""
-        return Matcher(self._prototype.deep_copy(), self._compiler.n_vocab)
-
-    def mark_forced(self, ids: Sequence[int]) -> list[bool] | None:
-        """Say which of ``ids`` the engine would have appended without sampling.
-
-        None when the ids are no complete output of this grammar, or differ from what it forces.
-        """
-        matcher = self.matcher()
-        marks: list[bool] = []
-        while len(marks) < len(ids):
-            run = matcher.must()
-            step = run or [ids[len(marks)]]
-            if list(ids[len(marks) : len(marks) + len(step)]) != step:
-                return None
-            if not all(matcher.consume(token) for token in step):
-                return None
-            marks.extend([bool(run)] * len(step))
-        return marks if matcher.done() else None
-
-    def teach(self, call_text: str) -> tuple[list[int], list[bool]]:
-        """Return ``(ids, forced)`` of ``call_text`` as the engine would produce it.
-
-        Where the grammar forces tokens these are taken; elsewhere the next token of the remaining
-        text's own tokenisation. Raises GrammarError when the text is not in the language.
-        """
-        text = _Text(self._compiler, call_text)
-        matcher = self.matcher()
-        ids: list[int] = []
-        forced: list[bool] = []
-        while not text.finished():
-            run = matcher.must()
-            for token in run or [text.peek()]:
-                if not text.take(token) or not matcher.consume(token):
-                    raise GrammarError(f"not a call the grammar allows: {call_text!r}, from {text.rest()!r}")
-                ids.append(token)
-                forced.append(bool(run))
-        if not matcher.done():
-            raise GrammarError(f"an incomplete call: {call_text!r}")
-        return ids, forced
+        return Matcher(self._prototype.deep_copy(), self.compiler.n_vocab)
 
 
 class Matcher:
@@ -260,6 +225,46 @@ class Matcher:
     def copy(self) -> Matcher:
         """Return an independent matcher in the same state."""
         return Matcher(self._ll.deep_copy(), self._n_vocab)
+
+
+def mark_forced(grammar: Grammar, ids: Sequence[int]) -> list[bool] | None:
+    """Say which of ``ids`` the engine would have appended without sampling.
+
+    None when the ids are no complete output of this grammar, or differ from what it forces.
+    """
+    matcher = grammar.matcher()
+    marks: list[bool] = []
+    while len(marks) < len(ids):
+        run = matcher.must()
+        step = run or [ids[len(marks)]]
+        if list(ids[len(marks) : len(marks) + len(step)]) != step:
+            return None
+        if not all(matcher.consume(token) for token in step):
+            return None
+        marks.extend([bool(run)] * len(step))
+    return marks if matcher.done() else None
+
+
+def teacher_ids(grammar: Grammar, call_text: str) -> tuple[list[int], list[bool]]:
+    """Return ``(ids, forced)`` of ``call_text`` as the engine would produce it, end included.
+
+    Where the grammar forces tokens these are taken; elsewhere the next token of the remaining
+    text's own tokenisation. Raises GrammarError when the text is not in the language.
+    """
+    text = _Text(grammar.compiler, call_text)
+    matcher = grammar.matcher()
+    ids: list[int] = []
+    forced: list[bool] = []
+    while not text.finished():
+        run = matcher.must()
+        for token in run or [text.peek()]:
+            if not text.take(token) or not matcher.consume(token):
+                raise GrammarError(f"not a call the grammar allows: {call_text!r}, from {text.rest()!r}")
+            ids.append(token)
+            forced.append(bool(run))
+    if not matcher.done():
+        raise GrammarError(f"an incomplete call: {call_text!r}")
+    return ids, forced
 
 
 class _Text:
