@@ -10,6 +10,7 @@ under one byte budget. Copies are real copies: sharing one stored prefix between
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -211,6 +212,4 @@ def default_budget(device: torch.device) -> int:
     """Return a quarter of the device's memory, in bytes."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory) // 4
-    import psutil
-
-    return int(psutil.virtual_memory().total) // 4
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4

@@ -80,7 +80,7 @@ class Request:
     session: str
     ids: Sequence[int]
     grammar: Grammar | None = None
-    sampling: Sampling = Sampling()
+    sampling: Sampling = Sampling()  # noqa: RUF009 (frozen)
     stop_ids: frozenset[int] = frozenset()
 
 

@@ -10,6 +10,7 @@ file. A GPU is not timed: bf16 where it has it, else fp16 (CUDA) or fp32 (MPS).
 from __future__ import annotations
 
 import json
+import os
 import platform
 import time
 from dataclasses import dataclass
@@ -72,13 +73,15 @@ def _device(name: str) -> str:
 
 def physical_cores() -> int:
     """Return the cores this process may use, hyper-threads counted once."""
-    import psutil
-
-    logical = psutil.cpu_count(logical=True) or 1
-    physical = psutil.cpu_count(logical=False) or logical
-    process = psutil.Process()
-    usable = len(process.cpu_affinity()) if hasattr(process, "cpu_affinity") else logical
-    return max(1, min(physical, usable))
+    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    cores = set()
+    for number in usable:
+        siblings = Path(f"/sys/devices/system/cpu/cpu{number}/topology/thread_siblings_list")
+        try:
+            cores.add(siblings.read_text().strip())
+        except OSError:
+            cores.add(str(number))
+    return max(1, len(cores))
 
 
 def chip() -> str:
