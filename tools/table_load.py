@@ -160,7 +160,7 @@ class _Profile:
         return tuple(self.values.values()) if self.values is not None and few else None
 
 
-def _kind(cells: list[Cell]) -> str:
+def _kind(cells: Sequence[Cell]) -> str:
     """Return the narrowest type that holds every cell."""
     texts = [c for c in cells if isinstance(c, str)]
     real = any(isinstance(c, float) for c in cells)

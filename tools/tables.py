@@ -14,7 +14,7 @@ import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from ..errors import ToolError
 from ..labels import Label
@@ -90,7 +90,7 @@ class TablesDescribe(Tool):
 
     name = "tables.describe"
     description = "load a table file; shows its columns and cells named in the goal"
-    parameters: ClassVar[Mapping[str, Any]] = {
+    parameters = {
         "type": "object",
         "properties": {"path": {"type": "string", "maxLength": 200}},
         "required": ["path"],
@@ -167,7 +167,7 @@ class TablesQuery(Tool):
 
     name = "tables.query"
     description = "select from a loaded table"
-    parameters: ClassVar[Mapping[str, Any]] = general_schema()
+    parameters = general_schema()
     effect = Effect.READ
     replay = Replay.PURE
 
@@ -184,7 +184,7 @@ class TablesQuery(Tool):
 _READING = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
 
 
-def _only_reads(action: int, _first: str | None, second: str | None, _base: str | None, _by: str | None) -> int:
+def _only_reads(action: int, _first: str | None, second: str | None, *_where: str | None) -> int:
     if action == sqlite3.SQLITE_FUNCTION and second in ("load_extension", "fts3_tokenizer"):
         return sqlite3.SQLITE_DENY
     return sqlite3.SQLITE_OK if action in _READING else sqlite3.SQLITE_DENY
@@ -195,7 +195,7 @@ class TablesSql(Tool):
 
     name = "tables.sql"
     description = "run one SQLite SELECT over the loaded tables"
-    parameters: ClassVar[Mapping[str, Any]] = {
+    parameters = {
         "type": "object",
         "properties": {"sql": {"type": "string", "maxLength": 600}},
         "required": ["sql"],
