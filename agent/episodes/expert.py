@@ -1,0 +1,205 @@
+"""The expert: plays a task's calls through the real loop and turns the episode into a sample.
+
+Ids come from the serving grammar (:func:`autogpt.llm.grammar.teacher_ids`), so that what the model is
+trained on is what it will see: forced tokens carry no loss. In one episode of ``STATIC_SHARE`` the
+whole call carries loss, written as plain text, so that the framing is known without our grammar.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...llm.grammar import GrammarCompiler, teacher_ids
+from ...llm.message import Prompt, ToolCall, Turn
+from ...llm.tokenizer import ChatTokenizer
+from ...tools.registry import Registry
+from ..events import Event, ModelTurn, PersonSaid
+from ..goal import Goal
+from ..loop import Think
+from ..rollout import Episode, Rollout
+from ..state import input_names
+from ..steps import model_turn
+from ..transcript import messages
+
+STATIC_SHARE = 6
+TABLE_SUFFIXES = (".csv", ".tsv", ".json", ".xlsx", ".sqlite", ".db")
+
+
+@dataclass
+class Task:
+    """A goal with the expert's calls; for a conversation, one list of calls per message."""
+
+    kind: str
+    goal: Goal
+    calls: list[ToolCall] = field(default_factory=list)
+    turns: list[tuple[str, list[ToolCall]]] = field(default_factory=list)
+    """``(what the user says, the expert's calls)``; used instead of ``calls`` when not empty."""
+    unlearned: tuple[int, ...] = ()
+    """Indices of calls that are mistakes on purpose (recovered from later); they carry no loss."""
+    may_miss: bool = False
+    """The task has no check that could fail (chat); keep it when it ended as intended."""
+
+
+def plan(*steps: tuple[str, str]) -> ToolCall:
+    """Return a ``plan`` call with ``(tool, purpose)`` steps."""
+    return ToolCall("plan", {"steps": [{"tool": tool, "for": purpose} for tool, purpose in steps]})
+
+
+def finish(answer: str) -> ToolCall:
+    """Return a ``finish`` call."""
+    return ToolCall("finish", {"answer": answer})
+
+
+def call(name: str, **arguments: Any) -> ToolCall:
+    """Return a tool call."""
+    return ToolCall(name, arguments)
+
+
+def handles_before(goal: Goal) -> int:
+    """Return how many handles the driver's inspections take before the model's first call."""
+    names = input_names(goal.model_dump(mode="json"))
+    tables = sum(name.lower().endswith(TABLE_SUFFIXES) for name in names)
+    return tables + (tables < len(names))
+
+
+class Expert:
+    """A brain that plays each session's calls and writes them as the grammar would."""
+
+    name = "expert"
+    fingerprint = ""
+
+    def __init__(self, tokenizer: ChatTokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.tokenizer_hash = tokenizer.fingerprint
+        self.compiler = GrammarCompiler(tokenizer, tokenizer.vocab_size)
+        self._calls: dict[str, list[ToolCall]] = {}
+
+    def assign(self, session: str, calls: Sequence[ToolCall]) -> None:
+        """Set what the expert will say in ``session``."""
+        self._calls[session] = list(calls)
+
+    def respond(
+        self, prompts: Sequence[Prompt], on_text: Callable[[int, str], None] | None = None
+    ) -> list[Turn]:
+        """Play the next call of each session."""
+        return [self._play(prompt) for prompt in prompts]
+
+    def _play(self, prompt: Prompt) -> Turn:
+        script = self._calls.get(prompt.session) or []
+        if not script:
+            return Turn(None, "", invalid="the expert has nothing more to say")
+        said = script.pop(0)
+        if said.name not in {spec.name for spec in prompt.calls}:
+            script.clear()
+            return Turn(None, said.text(), invalid=f"{said.name} is not allowed now")
+        grammar = self.compiler.compile(prompt.calls)
+        try:
+            ids, forced = teacher_ids(grammar, said.text())
+        except ValueError as error:
+            script.clear()
+            return Turn(None, said.text(), invalid=f"the grammar refuses {said.name}: {error}")
+        return Turn(said, said.text(), tuple(ids), tuple(forced), (0.0,) * len(ids))
+
+    def close_session(self, session: str) -> None:
+        """Forget the session's script."""
+        self._calls.pop(session, None)
+
+
+class Recorder:
+    """Plays tasks and yields samples; ``refused`` counts why others were dropped."""
+
+    def __init__(self, tokenizer: ChatTokenizer, registry: Registry, seed: int = 0) -> None:
+        self.expert = Expert(tokenizer)
+        self.tokenizer = tokenizer
+        self.registry = registry
+        self.rng = random.Random(seed)
+        self.refused: Counter[str] = Counter()
+
+    def samples(self, tasks: Iterable[Task], max_tokens: int = 1400) -> Iterator[dict[str, Any]]:
+        """Yield one training sample per task that succeeded and fits ``max_tokens``."""
+        for task in tasks:
+            episode = self._play(task)
+            why = _why_not(task, episode)
+            if why:
+                self.refused[f"{task.kind}: {why}"] += 1
+                continue
+            sample = self._encode(task, episode)
+            if len(sample["ids"]) > max_tokens:
+                self.refused[f"{task.kind}: too long"] += 1
+                continue
+            yield sample
+
+    def _play(self, task: Task) -> Episode:
+        rollout = Rollout(self.expert, self.registry, parallel=1)
+        if not task.turns:
+            self.expert.assign("rollout-0-1", task.calls)
+            return rollout.run([task.goal])[0]
+        return self._converse(rollout, task)
+
+    def _converse(self, rollout: Rollout, task: Task) -> Episode:
+        episode = rollout.open(task.goal, mode="chat")
+        inputs = input_names(task.goal.model_dump(mode="json"))
+        for number, (text, calls) in enumerate(task.turns):
+            episode.events.append(PersonSaid(text=text, inputs=inputs if number == 0 else []))
+            self.expert.assign(episode.name, calls)
+            while isinstance(think := rollout.advance(episode), Think):
+                turn = self.expert.respond([think.prompt(episode.name, episode.sampling)])[0]
+                episode.events.append(model_turn(think, turn))
+                if turn.call is None:
+                    break
+        rollout.close(episode)
+        return episode
+
+    def _encode(self, task: Task, episode: Episode) -> dict[str, Any]:
+        conversation = messages(episode.events)
+        static = self.rng.randrange(STATIC_SHARE) == 0
+        if static:
+            conversation = tuple(type(m)(m.role, m.content) for m in conversation)
+        encoded = self.tokenizer.encode_messages(conversation, continue_assistant=False)
+        mask = [int(value) for value in encoded.mask]
+        if not static:
+            self._mask_forced(mask, episode.events, task.unlearned)
+        elif task.unlearned:
+            mask = self._mask_unlearned(mask, task.unlearned)
+        prefix = len(self.tokenizer.encode_messages(conversation[:1], continue_assistant=False).ids)
+        return {"ids": list(encoded.ids), "mask": mask, "prefix": prefix, "kind": task.kind}
+
+    @staticmethod
+    def _mask_forced(mask: list[int], events: Sequence[Event], unlearned: tuple[int, ...]) -> None:
+        turns = [event for event in events if isinstance(event, ModelTurn)]
+        learn = [
+            0 if forced or number in unlearned else 1
+            for number, turn in enumerate(turns)
+            for forced in turn.forced
+        ]
+        places = [index for index, value in enumerate(mask) if value]
+        if len(places) != len(learn):
+            raise ValueError(f"{len(places)} assistant tokens but {len(learn)} marks")
+        for index, value in zip(places, learn, strict=True):
+            mask[index] = value
+
+    @staticmethod
+    def _mask_unlearned(mask: list[int], unlearned: tuple[int, ...]) -> list[int]:
+        result, run, inside = [], -1, False
+        for value in mask:
+            run += value and not inside
+            inside = bool(value)
+            result.append(0 if run in unlearned else value)
+        return result
+
+
+def _why_not(task: Task, episode: Episode) -> str | None:
+    """Return why an episode is no training data, or None when it is."""
+    for event in episode.events:
+        if isinstance(event, ModelTurn) and event.call is None:
+            return event.invalid or "invalid"
+    result = episode.result
+    if task.turns or task.may_miss:
+        return None
+    if result is None or result.status != "achieved":
+        return "not achieved" if result is None else f"{result.status}: {result.cause}"[:60]
+    return None

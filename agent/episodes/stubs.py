@@ -1,0 +1,106 @@
+"""Calls to tools the model has never seen: Seal-Tools queries with their APIs as stubs.
+
+The goal brings its own tools, described after the built-ins; a distractor or two stand beside the
+right one. A third of the tool and argument names are replaced by made-up ones (function masking, as
+Hammer does), so that the model reads descriptions instead of remembering names.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ..goal import Goal
+from ..splits import is_train
+from .data import read_records
+from .expert import Task, call, finish, plan
+
+_TYPES = {"str": "string", "int": "integer", "float": "number", "bool": "boolean"}
+_MASKS = ("alpha", "beta", "gamma", "delta", "kappa", "omega", "sigma", "theta", "zeta", "lambda")
+
+
+def seal_tools(rng: random.Random, limit: int) -> Iterator[Task]:
+    """Yield tasks of one to three calls with literal arguments."""
+    apis = {record["api_name"]: record for record in read_records("sealtools_apis")}
+    records = [record for record in read_records("sealtools_train") if _usable(record, apis)]
+    rng.shuffle(records)
+    for record in records[:limit]:
+        task = _task(record, apis, rng)
+        if task is not None:
+            yield task
+
+
+def _usable(record: Mapping[str, Any], apis: Mapping[str, Any]) -> bool:
+    calls = record["calls"]
+    return (
+        1 <= len(calls) <= 3
+        and all(item["api"] in apis and is_train("sealtools", item["api"]) for item in calls)
+        and len({item["api"] for item in calls}) == len(calls)
+        and len(record["query"]) < 400
+        and "API_call" not in str([item["parameters"] for item in calls])
+    )
+
+
+def _schema(api: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    properties: dict[str, Any] = {}
+    for name, info in api["parameters"].items():
+        kind = _TYPES.get(info["type"], "string")
+        properties[names.get(name, name)] = {"type": kind, **({"maxLength": 120} if kind == "string" else {})}
+    required = [names.get(name, name) for name in api["required"] if name in api["parameters"]]
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+
+
+def _typed(value: Any, kind: str) -> Any:
+    try:
+        if kind == "int":
+            return int(float(value))
+        if kind == "float":
+            number = float(value)
+            return int(number) if number.is_integer() else number
+    except (TypeError, ValueError):
+        return None
+    if kind == "bool":
+        return value if isinstance(value, bool) else str(value).lower() == "true"
+    return str(value)
+
+
+def _task(record: Mapping[str, Any], apis: Mapping[str, Any], rng: random.Random) -> Task | None:
+    wanted = [item["api"] for item in record["calls"]]
+    others = [name for name in record["candidates"] if name in apis and name not in wanted]
+    shown = wanted + rng.sample(others, min(len(others), rng.randint(1, 2)))
+    rng.shuffle(shown)
+    masked = rng.random() < 0.33
+    tool_names = {name: f"{rng.choice(_MASKS)}_{n}" if masked else name for n, name in enumerate(shown)}
+    stubs, argument_names = [], {}
+    for name in shown:
+        api = apis[name]
+        keys = {key: f"arg_{n}" if masked and rng.random() < 0.3 else key for n, key in enumerate(api["parameters"])}
+        argument_names[name] = keys
+        stubs.append(
+            {
+                "name": tool_names[name],
+                "description": str(api["api_description"])[:90],
+                "parameters": _schema(api, keys),
+                "returns": "ok",
+            }
+        )
+    calls, checks = [], []
+    for item in record["calls"]:
+        api, keys = apis[item["api"]], argument_names[item["api"]]
+        arguments = {
+            keys[name]: _typed(item["parameters"][name], info["type"])
+            for name, info in api["parameters"].items()
+            if name in item["parameters"]
+        }
+        if None in arguments.values() or any(len(str(value)) > 110 for value in arguments.values()):
+            return None
+        calls.append(call(tool_names[item["api"]], **arguments))
+        checks.append({"name": tool_names[item["api"]], "arguments": {k: [v] for k, v in arguments.items()}})
+    goal = Goal.model_validate({"goal": record["query"], "stubs": stubs, "check": [{"calls": checks}]})
+    steps = [plan(*[(item.name, _purpose(item.name)) for item in calls]), *calls]
+    return Task("stubs", goal, [*steps, finish(f"${len(calls)}")])
+
+
+def _purpose(name: str) -> str:
+    return "do it" if "_" in name else "".join(f" {c.lower()}" if c.isupper() else c for c in name).strip()[:60]

@@ -1,0 +1,202 @@
+"""The in-memory driver: many goals at once, their model calls batched; for evaluation and RL.
+
+Each goal gets a scratch workspace; journals are lists. Every round asks the model once for all goals
+that wait for it. Nothing survives the process, nothing is delivered: use ``runner`` for real work.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ..llm.message import Brain, Sampling
+from ..tools.base import Tool
+from ..tools.policy import Grants, decide_call
+from ..tools.registry import Registry
+from .checks import reward, run_checks
+from .events import CheckResult, Event, PersonAsked, RunEnded
+from .goal import Goal
+from .loop import Act, Ask, Stop, Think, decide
+from .result import RunResult, resolved_answer, stub_calls, summarise
+from .steps import Workbench, model_turn, opening
+from .toolset import goal_tools
+
+
+@dataclass
+class Episode:
+    """One goal under way: its events and its workbench."""
+
+    goal: Goal
+    events: list[Event]
+    bench: Workbench
+    workspace: Path
+    result: RunResult | None = None
+    sampling: Sampling = field(default_factory=Sampling)
+
+    @property
+    def name(self) -> str:
+        """The run's identifier, also the brain's session."""
+        return self.result.run if self.result else getattr(self.events[0], "run", "")
+
+
+class Rollout:
+    """Runs goals with one brain. ``parallel`` bounds how many are under way together."""
+
+    def __init__(
+        self,
+        brain: Brain,
+        registry: Registry,
+        *,
+        parallel: int = 16,
+        seed: int = 0,
+        temperature: float = 0.0,
+        plan: bool = True,
+    ) -> None:
+        self.brain = brain
+        self.registry = registry
+        self.parallel = parallel
+        self.seed = seed
+        self.temperature = temperature
+        self.plan = plan
+        self._scratch: Path | None = None
+        self._count = 0
+
+    def run(self, goals: Iterable[Goal], on_done: Callable[[Episode], None] | None = None) -> list[Episode]:
+        """Run all goals and return their episodes in the order of the goals."""
+        finished: dict[int, Episode] = {}
+        for number, episode in self.stream(goals):
+            finished[number] = episode
+            if on_done:
+                on_done(episode)
+        return [finished[number] for number in sorted(finished)]
+
+    def stream(self, goals: Iterable[Goal]) -> Iterator[tuple[int, Episode]]:
+        """Yield (index of the goal, episode) as goals end."""
+        waiting = iter(enumerate(goals))
+        active: dict[int, Episode] = {}
+        try:
+            while True:
+                while len(active) < self.parallel:
+                    item = next(waiting, None)
+                    if item is None:
+                        break
+                    active[item[0]] = self.open(item[1])
+                if not active:
+                    return
+                for number in self._round(active):
+                    episode = active.pop(number)
+                    self.close(episode)
+                    yield number, episode
+        finally:
+            for episode in active.values():
+                self.close(episode)
+            if self._scratch is not None:
+                shutil.rmtree(self._scratch, ignore_errors=True)
+                self._scratch = None
+
+    def close(self, episode: Episode) -> None:
+        """Forget an episode's session and remove its workspace; its events stay."""
+        self.brain.close_session(episode.name)
+        shutil.rmtree(episode.workspace, ignore_errors=True)
+
+    def open(self, goal: Goal, mode: Literal["eval", "chat"] = "eval") -> Episode:
+        """Start an episode: its workspace with the inputs, its first event."""
+        self._count += 1
+        run = f"rollout-{self.seed}-{self._count}"
+        if self._scratch is None:
+            self._scratch = Path(tempfile.mkdtemp(prefix="autogpt-rollout-"))
+        workspace = self._scratch / run
+        workspace.mkdir(parents=True)
+        goal.fill_workspace(workspace)
+        tools, sources = goal_tools(goal, self.registry)
+        started = opening(
+            run,
+            goal.model_dump(mode="json"),
+            self.brain,
+            tools,
+            sources,
+            mode=mode,
+            seed=self.seed,
+            plan=self.plan,
+        )
+        sampling = Sampling(temperature=self.temperature, seed=self.seed)
+        return Episode(goal, [started], Workbench(tools, workspace, goal.text()), workspace, sampling=sampling)
+
+    def _round(self, active: Mapping[int, Episode]) -> list[int]:
+        """Advance every episode to its next model call, then ask the model for all; return the ended."""
+        thinks: list[tuple[Episode, Think]] = []
+        ended: list[int] = []
+        for number, episode in active.items():
+            think = self.advance(episode)
+            if think is None:
+                ended.append(number)
+            else:
+                thinks.append((episode, think))
+        if thinks:
+            prompts = [think.prompt(episode.name, episode.sampling) for episode, think in thinks]
+            turns = self.brain.respond(prompts)
+            for (episode, think), turn in zip(thinks, turns, strict=True):
+                episode.events.append(model_turn(think, turn))
+        return ended
+
+    def advance(self, episode: Episode) -> Think | None:
+        """Carry out what needs no model; return the next Think, or None when the episode has ended."""
+        while True:
+            match decide(episode.events, episode.bench.tools):
+                case Think() as think:
+                    return think
+                case Act() as act:
+                    self._act(episode, act)
+                case Ask(kind=kind, text=text):
+                    episode.events.append(PersonAsked(kind=kind, text=text))
+                    _end(episode, "needs_person", f"the model asked: {text}", None)
+                    return None
+                case Stop(status="idle"):
+                    return None
+                case Stop(status="finished", answer=answer):
+                    _finish(episode, answer)
+                    return None
+                case Stop() as stop:
+                    status = "limit" if stop.status == "limit" else "not_met"
+                    _end(episode, status, stop.cause, None)
+                    return None
+
+    def _act(self, episode: Episode, act: Act) -> None:
+        tool: Tool = episode.bench.tools[act.tool]
+        grants = Grants() if episode.goal.grants is None else episode.goal.grants
+        decision = decide_call(tool, tool.targets(act.arguments), grants)
+        episode.events.append(episode.bench.intent(act, episode.events))
+        if decision.allowed:
+            episode.events.append(episode.bench.perform(act, episode.events))
+        else:
+            episode.events.append(episode.bench.outcome(act, "refused", f"refused: {decision.reason}"))
+
+
+def _finish(episode: Episode, answer: Any) -> None:
+    values = episode.bench.values(episode.events)
+    value = resolved_answer(answer, values)
+    verdicts = run_checks(episode.goal, value, episode.workspace, stub_calls(episode.events))
+    for verdict in verdicts:
+        episode.events.append(
+            CheckResult(
+                index=verdict.index,
+                kind=verdict.kind,
+                passed=verdict.passed,
+                detail=verdict.detail,
+                score=verdict.score,
+            )
+        )
+    met = all(verdict.passed for verdict in verdicts)
+    status = "achieved" if met else "not_met"
+    _end(episode, status, "finished" if met else "a check failed", value, reward(verdicts))
+
+
+def _end(episode: Episode, status: Any, cause: str, answer: Any, points: float | None = None) -> None:
+    if points is None and episode.goal.check and status != "achieved":
+        points = 0.0
+    episode.events.append(RunEnded(status=status, cause=cause, answer=answer, reward=points))
+    episode.result = summarise(episode.events)
