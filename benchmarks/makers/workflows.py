@@ -67,7 +67,7 @@ def most_and_write(rng: random.Random) -> Task:
     text = rng.choice(
         (
             f"Which town has the most stores in stores.csv? Write its name to {target} and tell me.",
-            f"Find the town with the most stores in stores.csv, save the name in {target} and tell me which it is.",
+            f"Find the town with the most stores in stores.csv, save its name in {target} and tell me.",
         )
     )
     folder = {"stores.csv": csv_text(["store", "town", "area"], rows)}
@@ -106,7 +106,7 @@ def join_and_write(rng: random.Random) -> Task:
     text = rng.choice(
         (
             f"What is the total amount of all orders by clients from {town}? Write it to {target}.",
-            f"Add up the amounts in orders.csv for the clients who live in {town} and write the sum to {target}.",
+            f"Add up the order amounts of the clients who live in {town} and write the sum to {target}.",
         )
     )
     folder = {
@@ -127,7 +127,7 @@ def note_then_table(rng: random.Random) -> Task:
     text = rng.choice(
         (
             f"note.txt names an item. Look up its price in prices.csv and write it to {target}.",
-            f"Read note.txt, find the price of the item it mentions in prices.csv and save the price in {target}.",
+            f"Read note.txt, find the item it mentions in prices.csv and save its price in {target}.",
         )
     )
     folder = {"note.txt": note.format(item) + "\n", "prices.csv": csv_text(["item", "price", "stock"], rows)}
@@ -141,7 +141,7 @@ def rate_from_note(rng: random.Random) -> Task:
     rate = rng.choice((1.1, 1.25, 1.5, 0.8, 2, 4))
     text = rng.choice(
         (
-            f"The exchange rate is in rate.txt. What does the {item} in prices.csv cost after multiplying by it?",
+            f"rate.txt holds a rate. What is the price of the {item} in prices.csv times that rate?",
             f"Multiply the price of the {item} in prices.csv by the rate in rate.txt.",
         )
     )
@@ -231,8 +231,8 @@ def country_task(rng: random.Random, facts: list[list[Any]]) -> Task:
         target = rng.choice(("both.txt", "people.txt"))
         text = rng.choice(
             (
-                f"Add the populations of {one[0]} and {two[0]} from countries.csv and write the sum to {target}.",
-                f"How many people live in {one[0]} and {two[0]} together? Use countries.csv and write it to {target}.",
+                f"Add the populations of {one[0]} and {two[0]} (countries.csv) and write the sum to {target}.",
+                f"How many people live in {one[0]} and {two[0]} together? Write it to {target}.",
             )
         )
         return text, folder, [file(target, equals=str(one[3] + two[3]))]
@@ -242,7 +242,7 @@ def country_task(rng: random.Random, facts: list[list[Any]]) -> Task:
     text = rng.choice(
         (
             f"Which country in countries.csv has the {word} {column}? Write its capital to {target}.",
-            f"Find the country with the {word} {column} in countries.csv and write the name of its capital to {target}.",
+            f"Find the country with the {word} {column} in countries.csv and save its capital in {target}.",
         )
     )
     return text, folder, [file(target, equals=top[1])]
