@@ -1,0 +1,124 @@
+"""What a training run leaves on disk, written so that a kill at any instant loses no file.
+
+A checkpoint is one file (weights in training, optimiser, position, random state), written beside
+and renamed. It carries the identity of its run (hashes of base, tokenizer and data, seed, batch),
+and a run with another identity refuses it. The adapter is a PEFT folder in 16 bit, with our facts
+in ``autogpt.json``; it is refreshed with every checkpoint, so that it can be tried while training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass
+class Checkpoint:
+    """Where a run stands. ``loss`` is a running mean; ``seconds`` is training time, pauses left out."""
+
+    identity: dict[str, str | int] = field(default_factory=dict)
+    step: int = 0
+    samples: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    loss: float = 0.0
+    eval_loss: float | None = None
+
+
+_PLACE = ("step", "samples", "tokens", "seconds", "loss", "eval_loss")
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, empty where there is none."""
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def replace_bytes(path: Path, data: bytes) -> None:
+    """Write ``data`` to ``path`` by fsync and rename."""
+    beside = path.with_name(path.name + ".tmp")
+    with beside.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def save_checkpoint(
+    path: Path, state: Checkpoint, weights: Sequence[torch.Tensor], optimiser: torch.optim.Optimizer
+) -> None:
+    """Write the run's state to ``path``, atomically."""
+    import io
+
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save(
+        {
+            "identity": state.identity,
+            "place": {name: getattr(state, name) for name in _PLACE},
+            "weights": [weight.detach() for weight in weights],
+            "optimiser": optimiser.state_dict(),
+            "random": torch.get_rng_state(),
+        },
+        buffer,
+    )
+    replace_bytes(path, buffer.getvalue())
+
+
+def load_checkpoint(
+    path: Path, state: Checkpoint, weights: Sequence[torch.Tensor], optimiser: torch.optim.Optimizer
+) -> bool:
+    """Put the run's state back from ``path``. Returns False where there is no checkpoint.
+
+    Raises:
+        UsageError: the checkpoint belongs to a run with other data, base, seed or shape.
+    """
+    import torch
+
+    if not path.is_file():
+        return False
+    kept = torch.load(path, weights_only=True)
+    other = [name for name, value in state.identity.items() if kept["identity"].get(name) != value]
+    if other:
+        raise UsageError(
+            f"{path}: checkpoint of another run (other {', '.join(other)}): choose another `out` or remove it"
+        )
+    for name in _PLACE:
+        setattr(state, name, kept["place"][name])
+    with torch.no_grad():
+        for weight, value in zip(weights, kept["weights"], strict=True):
+            weight.copy_(value)
+    optimiser.load_state_dict(kept["optimiser"])
+    torch.set_rng_state(kept["random"])
+    return True
+
+
+def write_adapter(model: Any, folder: Path, facts: Mapping[str, object]) -> None:
+    """Write the adapter of a PEFT model: ``adapter_config.json``, fp16 weights, ``autogpt.json``."""
+    import peft
+    import torch
+    from safetensors.torch import save
+
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = peft.get_peft_model_state_dict(model, save_embedding_layers=False)
+    halves = {name: tensor.detach().cpu().to(torch.float16).contiguous() for name, tensor in tensors.items()}
+    settings = model.peft_config["default"].to_dict()
+    settings["inference_mode"] = True
+    plain = {k: sorted(v) if isinstance(v, set) else v for k, v in settings.items()}
+    text = json.dumps(plain, indent=2, sort_keys=True, default=str)
+    replace_bytes(folder / "adapter_config.json", text.encode())
+    replace_bytes(folder / "adapter_model.safetensors", save(halves, metadata={"format": "pt"}))
+    replace_bytes(folder / "autogpt.json", json.dumps(dict(facts), indent=2).encode())
