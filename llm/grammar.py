@@ -35,12 +35,18 @@ __all__ = [
     "GrammarCompiler",
     "GrammarError",
     "Matcher",
+    "NotAllowed",
     "bound_schema",
     "check_bounded",
     "mark_forced",
     "parse_call",
     "teacher_ids",
 ]
+
+
+class NotAllowed(GrammarError, ValueError):
+    """A known text that the grammar would not have let the model say."""
+
 
 _CACHED = 512
 """Compiled grammars kept; each is some hundred kilobytes."""
@@ -249,7 +255,7 @@ def teacher_ids(grammar: Grammar, call_text: str) -> tuple[list[int], list[bool]
     """Return ``(ids, forced)`` of ``call_text`` as the engine would produce it, end included.
 
     Where the grammar forces tokens these are taken; elsewhere the next token of the remaining
-    text's own tokenisation. Raises GrammarError when the text is not in the language.
+    text's own tokenisation. Raises NotAllowed when the text is not in the language.
     """
     text = _Text(grammar.compiler, call_text)
     matcher = grammar.matcher()
@@ -259,11 +265,11 @@ def teacher_ids(grammar: Grammar, call_text: str) -> tuple[list[int], list[bool]
         run = matcher.must()
         for token in run or [text.peek()]:
             if not text.take(token) or not matcher.consume(token):
-                raise GrammarError(f"not a call the grammar allows: {call_text!r}, from {text.rest()!r}")
+                raise NotAllowed(f"not a call the grammar allows: {call_text!r}, from {text.rest()!r}")
             ids.append(token)
             forced.append(bool(run))
     if not matcher.done():
-        raise GrammarError(f"an incomplete call: {call_text!r}")
+        raise NotAllowed(f"an incomplete call: {call_text!r}")
     return ids, forced
 
 

@@ -63,7 +63,7 @@ def load_model(
     choice = probe_device(device, dtype, cache_dir)
     if choice.device == "cpu":
         torch.set_num_threads(choice.threads)
-    folder = _locate(str(name))
+    folder = locate_model(str(name))
     adapter_folder = None if adapter is None else Path(adapter).expanduser()
     if adapter_folder is not None and not (adapter_folder / "adapter_config.json").exists():
         raise ModelUnavailable(f"no adapter_config.json in {adapter_folder}: is it a PEFT folder?")
@@ -143,7 +143,7 @@ def _header(path: Path) -> tuple[int, dict[str, Any]]:
     return 8 + length, header
 
 
-def _locate(name: str) -> Path:
+def locate_model(name: str) -> Path:
     """Return the folder of a model: itself, its copy in the hub's cache, or a fresh download."""
     folder = Path(name).expanduser()
     if folder.is_dir():

@@ -1,0 +1,192 @@
+"""The local model as a brain: prompts in, one grammatical call each out, with its exact tokens.
+
+This is where the pieces of the folder meet: the tokenizer renders the conversation, the grammar
+compiler turns the allowed calls into masks, the engine decodes all prompts in one batch, and the
+text is parsed back into a call. A call cut by the token limit is the only one that can be invalid.
+
+Limits: one engine, so calls from several threads take turns; a prompt longer than the model's
+context is refused, not shortened (shortening is the transcript's work).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from ..errors import UserError
+from .grammar import GrammarCompiler, parse_call
+from .message import Message, Prompt, Sampling, Turn
+from .tokenizer import ChatTokenizer
+
+if TYPE_CHECKING:
+    from .engine import Engine, Generated, Request
+    from .model import LoadedModel
+
+OnText = Callable[[int, str], None]
+
+
+class ContextOverflow(UserError):
+    """A prompt has more tokens than the model can take."""
+
+
+class LocalModel:
+    """A Hugging Face model on this machine, decoded by our engine under grammars."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        tokenizer: ChatTokenizer,
+        name: str | None = None,
+        thought_chars: int = 0,
+        cache_bytes: int | None = None,
+    ) -> None:
+        """Put a brain around a loaded model; ``thought_chars`` > 0 lets it think before a call."""
+        from .engine import Engine
+
+        self.loaded = loaded
+        self.tokenizer = tokenizer
+        self.thought_chars = thought_chars
+        self.name = name or Path(loaded.name).name
+        self.fingerprint = loaded.fingerprint
+        self.tokenizer_hash = tokenizer.fingerprint
+        self.context = int(getattr(loaded.config, "max_position_embeddings", 0)) or 1 << 30
+        self.compiler = GrammarCompiler(tokenizer, loaded.vocabulary)
+        self.engine: Engine = Engine(loaded, cache_bytes)
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        adapter: str | Path | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        cache_dir: Path | None = None,
+        thought_chars: int = 0,
+        name: str | None = None,
+    ) -> LocalModel:
+        """Load a model folder or hub name, with ``adapter`` (a PEFT folder) merged into it.
+
+        ``cache_dir`` keeps the device probe's verdict. Raises
+        :class:`~autogpt.errors.ModelUnavailable` or :class:`~autogpt.errors.UsageError`.
+        """
+        from .model import load_model, locate_model
+
+        place = locate_model(str(folder))
+        tokenizer = ChatTokenizer(place)
+        loaded = load_model(place, device=device, dtype=dtype, adapter=adapter, cache_dir=cache_dir)
+        return cls(loaded, tokenizer, name=name or Path(folder).name, thought_chars=thought_chars)
+
+    def respond(self, prompts: Sequence[Prompt], on_text: OnText | None = None) -> list[Turn]:
+        """Answer each prompt with one of its calls, all in one batch.
+
+        A single prompt that cannot be served raises :class:`ContextOverflow` or
+        :class:`~autogpt.llm.schema.GrammarError`; in a batch it becomes an invalid turn, so that
+        the others are answered.
+        """
+        turns: list[Turn | None] = [None] * len(prompts)
+        requests: list[Request] = []
+        places: list[int] = []
+        for i, prompt in enumerate(prompts):
+            try:
+                requests.append(self._request(prompt))
+                places.append(i)
+            except UserError as error:
+                if len(prompts) == 1:
+                    raise
+                turns[i] = Turn(None, "", invalid=str(error))
+        stream = None if on_text is None else _Stream(self.tokenizer, places, on_text)
+        answers = self.engine.generate(requests, stream)
+        for i, answer in zip(places, answers, strict=True):
+            turns[i] = self._turn(answer)
+        return [turn for turn in turns if turn is not None]
+
+    def generate(
+        self,
+        text: str,
+        max_tokens: int = 256,
+        sampling: Sampling | None = None,
+        system: str | None = None,
+        on_text: Callable[[str], None] | None = None,
+    ) -> str:
+        """Answer ``text`` freely, without grammar or tools; greedy unless ``sampling`` says otherwise.
+
+        ``max_tokens`` applies when no ``sampling`` is given. Raises :class:`ContextOverflow`.
+        """
+        from .engine import Request
+
+        messages = [Message("user", text)]
+        if system is not None:
+            messages.insert(0, Message("system", system))
+        ids = self._encode(messages)
+        session = f"generate-{uuid4().hex}"
+        chosen = sampling or Sampling(max_tokens=max_tokens)
+        request = Request(session, ids, None, chosen, frozenset(self.tokenizer.stop_ids))
+        stream = None if on_text is None else _Stream(self.tokenizer, [0], lambda _, piece: on_text(piece))
+        try:
+            answer = self.engine.generate([request], stream)[0]
+        finally:
+            self.engine.close(session)
+        if answer.error:
+            raise UserError(f"{self.name} could not answer: {answer.error}")
+        return self.tokenizer.decode(answer.ids)
+
+    def close_session(self, session: str) -> None:
+        """Forget the keys and values kept for ``session``."""
+        self.engine.close(session)
+
+    def _request(self, prompt: Prompt) -> Request:
+        from .engine import Request
+
+        grammar = self.compiler.compile(prompt.calls, self.thought_chars)
+        return Request(prompt.session, self._encode(prompt.messages), grammar, prompt.sampling)
+
+    def _encode(self, messages: Sequence[Message]) -> list[int]:
+        ids = self.tokenizer.encode_messages(messages, continue_assistant=True).ids
+        if len(ids) >= self.context:
+            raise ContextOverflow(
+                f"the conversation has {len(ids)} tokens, the model {self.name} takes at most "
+                f"{self.context - 1}: give smaller inputs or split the goal"
+            )
+        return ids
+
+    def _turn(self, answer: Generated) -> Turn:
+        """Read what the engine produced."""
+        text = self.tokenizer.decode(answer.ids)
+        call, invalid = None, answer.error
+        if invalid is None and not answer.complete:
+            invalid = "cut by the token limit"
+        if invalid is None:
+            call, invalid = parse_call(text)
+        return Turn(
+            call=call,
+            text=text,
+            ids=tuple(answer.ids),
+            forced=tuple(answer.forced),
+            logprobs=tuple(answer.logprobs),
+            invalid=invalid,
+            prompt_tokens=answer.prompt_tokens,
+            cached_tokens=answer.cached_tokens,
+            seconds=answer.seconds,
+        )
+
+
+class _Stream:
+    """Turns new ids into new text; a character spread over tokens waits until it is whole."""
+
+    def __init__(self, tokenizer: ChatTokenizer, places: Sequence[int], on_text: OnText) -> None:
+        self._tokenizer = tokenizer
+        self._places = places
+        self._on_text = on_text
+        self._ids: dict[int, list[int]] = {}
+        self._said: dict[int, int] = {}
+
+    def __call__(self, index: int, ids: list[int]) -> None:
+        so_far = self._ids.setdefault(index, [])
+        so_far.extend(ids)
+        text = self._tokenizer.decode(so_far)
+        said = self._said.get(index, 0)
+        if len(text) > said and not text.endswith("\ufffd"):
+            self._said[index] = len(text)
+            self._on_text(self._places[index], text[said:])
