@@ -16,7 +16,7 @@ from ..tools.table_load import clean_header
 
 _NAME = r'"((?:[^"]|"")+)"'
 _SELECT = re.compile(rf"SELECT (?:(COUNT|SUM|AVG|MIN|MAX)\({_NAME}\)|{_NAME}) FROM t(?: WHERE (.+))?", re.S)
-_CONDITION = re.compile(rf"{_NAME} (=|!=|>=|<=|>|<) (?:'((?:[^']|'')*)'|(-?[0-9.]+(?:[eE][-+]?[0-9]+)?))", re.S)
+_CONDITION = re.compile(rf"{_NAME} ([<>!]?=|[<>]) (?:'((?:[^']|'')*)'|(-?[0-9.]+(?:[eE][-+]?[0-9]+)?))", re.S)
 
 
 def parse_wikisql(

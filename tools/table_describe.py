@@ -1,7 +1,7 @@
 """What a small reader should know of a table: columns, few-valued cells, cells named by the goal, joins.
 
 The text is short on purpose (a typical table stays under 80 tokens): a column is shown with its
-type, or with its values when there are at most four short ones; beyond that only the cells that
+type, or with its values when there are two to four short ones; beyond that only the cells that
 occur in the goal as whole words are shown, in the table's own spelling, because those are what a
 query will have to name. Everything is computed from the loaded tables and the goal alone.
 """
@@ -51,7 +51,7 @@ def _column(column: Mapping[str, Any], rows: int) -> str:
     if "," in name or "|" in name:
         name = f'"{name}"'
     values = column.get("values")
-    if values and len(values) <= min(_MAX_SHOWN_VALUES, rows - 1) and len("|".join(values)) <= 40:
+    if values and 2 <= len(values) <= min(_MAX_SHOWN_VALUES, rows - 1) and len("|".join(values)) <= 40:
         return f"{name} {'|'.join(values)}"
     return f"{name} {column['type']}"
 
