@@ -181,9 +181,7 @@ class _Trainer:
         return wrapped, wrapped.get_base_model()
 
     def _epoch(self, epoch: int) -> list[Step]:
-        return plan_epoch(
-            self.samples, self.config.batch, self.config.seed, epoch, self.config.micro_tokens
-        )
+        return plan_epoch(self.samples, self.config.batch, self.config.seed, epoch, self.config.micro_tokens)
 
     def steps(self) -> Iterator[Step]:
         """Yield the steps that are still to do, from the recorded position on."""
