@@ -52,6 +52,10 @@ class RunStarted(Event):
     grants_hash: str = ""
     limits: dict[str, Any] = {}
     seed: int = 0
+    folder: str = ""
+    """The goal's folder: its paths are relative to it, and results are delivered there."""
+    destinations: dict[str, str] = {}
+    """Hashes of the files there that the run may replace, as they were at the start."""
     plan: bool = True
     """False only for measuring what planning gains: the run then starts without a plan."""
 

@@ -220,6 +220,8 @@ class RunStore:
                 run = run or str(data["run"])
                 if data.pop("run") != run or data.pop("seq") != len(parsed):
                     raise ValueError("another run, or an event is missing before it")
+                if not parsed:
+                    data["run"] = run  # a field of run.started itself
                 parsed.append(parse_event(data))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise UsageError(f"line {number}: not an exported event: {error}") from error

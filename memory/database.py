@@ -101,7 +101,10 @@ class Database:
     def __init__(self, home: Path, url: str | None = None) -> None:
         self.home = home
         self.path = home / "autogpt.db"
-        self._url: URL = make_url(url) if url else URL.create("sqlite", database=str(self.path))
+        try:
+            self._url: URL = make_url(url) if url else URL.create("sqlite", database=str(self.path))
+        except sa.exc.ArgumentError as error:
+            raise StorageError("the database setting is not a URL such as postgresql://host/name") from error
         self._is_file = self._url.get_backend_name() == "sqlite"
         if self._is_file and self._url.database:
             self.path = Path(self._url.database)
@@ -172,6 +175,10 @@ class Database:
                 engine = sa.create_engine(self._url, pool_pre_ping=True)
             except ModuleNotFoundError as error:
                 raise StorageError(f"{self.where}: install the driver {error.name!r} first") from error
+            except sa.exc.NoSuchModuleError as error:
+                raise StorageError(
+                    f"{self.where}: no such kind of database: {self._url.drivername}"
+                ) from error
         try:
             self._retrying(lambda: self._migrate(engine))
         except BaseException:

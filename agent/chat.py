@@ -1,0 +1,120 @@
+"""A conversation: one durable run in which each message of the user is an event.
+
+Between messages the run is idle; a process may end there, or be killed anywhere, and a later one
+continues it with ``ChatSession(runner, run=...)``. Limits count per message. A question of the model
+is answered by the next message when nobody else answers it (``Runner.ask``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ..errors import UsageError
+from ..tools.handles import text_form
+from .active import ActiveRun
+from .events import PersonAnswered, PersonSaid, RunEnded, RunInterrupted
+from .goal import Goal
+from .journal import Paused
+from .result import RunResult
+from .runner import Interrupted, Runner
+from .state import State
+from .workspace import add_inputs
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came back on a message."""
+
+    answer: Any
+    """The exact value; for a question, its text."""
+    status: Literal["answered", "question", "limit", "failed"]
+    cause: str = ""
+
+    @property
+    def text(self) -> str:
+        """The answer as a person reads it."""
+        return text_form(self.answer) if self.answer is not None else self.cause
+
+
+class ChatSession:
+    """A conversation with the model of ``runner``, begun from ``goal`` or continued by run id.
+
+    ``goal`` gives tools, grants, limits (per message), inputs and a workspace; its text is not
+    shown to the model. Raises UsageError when ``run`` is no conversation or has ended.
+    """
+
+    def __init__(self, runner: Runner, goal: Goal | None = None, *, run: str | None = None) -> None:
+        self._runner = runner
+        if run is None:
+            self._run: ActiveRun = runner.start(goal or Goal(goal="a conversation"), mode="chat")
+        else:
+            self._run = runner.reopen(run)
+            events = self._run.events
+            if self._run.started.mode != "chat" or any(isinstance(event, RunEnded) for event in events):
+                runner.close(self._run)
+                raise UsageError(f"run {run} is not a conversation that can go on")
+
+    @property
+    def run(self) -> str:
+        """The run's id."""
+        return self._run.id
+
+    @property
+    def workspace(self) -> Path:
+        """Where the conversation's files are."""
+        return self._run.workspace
+
+    def say(self, text: str, inputs: Sequence[Path] = ()) -> Reply:
+        """Send a message (with further input files) and return the reply.
+
+        Raises UsageError for an empty message or a bad input, :class:`Interrupted` on Ctrl-C; the
+        conversation can then go on.
+        """
+        if not text.strip():
+            raise UsageError("the message is empty")
+        waiting = State.of(self._run.events).waiting
+        if waiting is not None and waiting.kind == "question":
+            self._runner.answer(self._run, PersonAnswered(text=text))
+        else:
+            names = add_inputs(self.workspace, inputs)
+            self._run.append(PersonSaid(text=text, inputs=names))
+        return self.continue_()
+
+    def continue_(self) -> Reply:
+        """Work until the model has answered the last message (also after a crash or Ctrl-C)."""
+        try:
+            while (think := self._runner.advance(self._run)) is not None:
+                self._runner.think([(self._run, think)])
+        except KeyboardInterrupt:
+            self._run.interrupt("stopped by the user")
+            raise Interrupted([self.run]) from None
+        except Paused as error:
+            self._run.interrupt(str(error))
+            raise
+        return self._reply()
+
+    def result(self) -> RunResult:
+        """Return the whole conversation so far in numbers."""
+        return self._runner.result(self._run)
+
+    def close(self, *, end: bool = True) -> None:
+        """Let go of the conversation; with ``end`` it is over, without it can be continued."""
+        try:
+            if end:
+                self._run.append(RunEnded(status="achieved", cause="the conversation ended"))
+            else:
+                self._run.append(RunInterrupted(cause="left by the user"))
+        finally:
+            self._runner.close(self._run)
+
+    def _reply(self) -> Reply:
+        state, stopped = State.of(self._run.events), self._run.stopped
+        if state.waiting is not None:
+            return Reply(state.waiting.text, "question")
+        if state.finished:
+            return Reply(self._run.value(state.answer), "answered")
+        cause = stopped.cause if stopped else ""
+        return Reply(None, "limit" if stopped and stopped.status == "limit" else "failed", cause)
