@@ -4,6 +4,7 @@ Under a grammar a model can only stop where the schema lets it, so an unbounded 
 that may never end. :func:`bound_schema` adds what is missing, inlines references, closes objects
 and drops annotations; :func:`check_bounded` is the independent check that nothing was forgotten.
 The result is narrower than the original: whatever it accepts, the original accepts too.
+Brains without grammars are judged afterwards, against the original (:func:`why_invalid`).
 
 Limits: recursive schemas are refused, ``allOf`` is merged keyword by keyword, and an object of free
 keys gets at most eight short ones.
@@ -11,11 +12,13 @@ keys gets at most eight short ones.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..errors import UsageError
+from .message import CallSpec, ToolCall
 
 MAX_LENGTH = 400
 """Characters of a free string."""
@@ -68,6 +71,26 @@ def check_bounded(schema: Mapping[str, Any], where: str = "schema") -> None:
         _check_type(kind, schema, where)
     for name, child in _children(schema):
         check_bounded(child, f"{where}.{name}")
+
+
+def why_invalid(call: ToolCall, calls: Sequence[CallSpec]) -> str | None:
+    """Return why ``call`` is not one of ``calls`` with arguments of its schema; None if it is.
+
+    Meant for the model to read: one line that names the argument.
+    """
+    import jsonschema
+
+    spec = next((spec for spec in calls if spec.name == call.name), None)
+    if spec is None:
+        allowed = ", ".join(spec.name for spec in calls) or "nothing"
+        return f"{call.name} is not allowed now; allowed: {allowed}"
+    validator = jsonschema.Draft202012Validator(dict(spec.parameters))
+    errors = sorted(validator.iter_errors(dict(call.arguments)), key=lambda error: list(map(str, error.path)))
+    if not errors:
+        return None
+    worst = jsonschema.exceptions.best_match(errors) or errors[0]
+    where = "".join(f"[{json.dumps(part)}]" for part in worst.absolute_path)
+    return f"{call.name}: arguments{where}: {worst.message[:200]}"
 
 
 def _check_type(kind: str, schema: Mapping[str, Any], where: str) -> None:

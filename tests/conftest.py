@@ -27,3 +27,46 @@ def isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("AUTOGPT_HOME", str(home / "autogpt"))
     return home / "autogpt"
+
+
+@pytest.fixture(scope="session")
+def chat_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small real tokenizer, made like the base model's and prepared like it."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    from autogpt.llm.tokenizer import prepare_tokenizer
+
+    folder = tmp_path_factory.mktemp("chat")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = [
+        "<|endoftext|>",
+        "<|im_start|>",
+        "<|im_end|>",
+        "<repo_name>",
+        "<reponame>",
+        "<file_sep>",
+        "<filename>",
+    ]
+    calls = [
+        f'{{"name":"{name}","arguments":{{"{key}":"{word} {number}","{key}s":[["{word}","="]]}}}} tool_call'
+        for name in ("tables.query", "tables.describe", "files.read", "calculator", "finish", "plan")
+        for key in ("select", "where", "answer", "expression", "path")
+        for word, number in (
+            ("nationality", 12),
+            ("player", 7),
+            ("the answer is", 304),
+            ("caf\u00e9 \u4e2d\u6587", 5),
+        )
+    ]
+    trainer = trainers.BpeTrainer(
+        vocab_size=900,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(calls, trainer)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    prepare_tokenizer(folder)
+    return folder
