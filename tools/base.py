@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from ..labels import Label
 
@@ -74,15 +74,15 @@ class ToolContext:
 class Tool(ABC):
     """Base of all tools. Subclasses set the class fields and write :meth:`run`."""
 
-    name: ClassVar[str] | str
+    name: str
     """Dotted lower case, ``family.verb``; unique in a registry."""
-    description: ClassVar[str] | str
+    description: str
     """One line, for the model."""
-    parameters: ClassVar[Mapping[str, Any]] | Mapping[str, Any]
+    parameters: Mapping[str, Any]
     """JSON schema of the arguments. Every string, array and number is bounded."""
-    effect: ClassVar[Effect] | Effect = Effect.READ
-    replay: ClassVar[Replay] | Replay = Replay.PURE
-    expands: ClassVar[tuple[str, ...]] = ()
+    effect: Effect = Effect.READ
+    replay: Replay = Replay.PURE
+    expands: tuple[str, ...] = ()
     """Arguments in which a bare ``$2`` inside a longer string is written out as a number."""
 
     @abstractmethod

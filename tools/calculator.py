@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from decimal import Decimal, localcontext
 from fractions import Fraction
 from statistics import median
-from typing import Any, ClassVar
+from typing import Any
 
 from ..errors import ToolError
 from ..labels import Label
@@ -34,7 +34,9 @@ Value = Fraction | list[Fraction]
 _MAX_BITS = 4096
 _MAX_TEXT = 400_000
 _MAX_DEPTH = 40
-_WORDS = {"average": "mean", "avg": "mean", "total": "sum", "minimum": "min", "maximum": "max", "ceiling": "ceil"}
+_WORDS = {
+    "average": "mean", "avg": "mean", "total": "sum", "minimum": "min", "maximum": "max", "ceiling": "ceil",
+}  # fmt: skip
 _FUNCTIONS = {
     "round", "floor", "ceil", "abs", "sqrt", "min", "max", "sum", "mean", "median", "count", "percent",
 }  # fmt: skip
@@ -50,15 +52,15 @@ def tools() -> list[Tool]:
 class Calculator(Tool):
     """Value: an int, a float, an ISO date or the name of a weekday."""
 
-    name: ClassVar[str] = "calculator"
-    description: ClassVar[str] = "Compute numbers, percent, units, dates: 15% of $1, mean($2), 5 km in miles."
-    parameters: ClassVar[Mapping[str, Any]] = {
+    name = "calculator"
+    description = "Compute numbers, percent, units, dates: 15% of $1, mean($2), 5 km in miles."
+    parameters: Mapping[str, Any] = {
         "type": "object",
         "properties": {"expression": {"type": "string", "minLength": 1, "maxLength": 200}},
         "required": ["expression"],
         "additionalProperties": False,
     }
-    expands: ClassVar[tuple[str, ...]] = ("expression",)
+    expands = ("expression",)
 
     def run(self, args: Mapping[str, Any], ctx: ToolContext) -> ToolResult:
         """Work out ``expression``; the preview is ``= 42``."""
@@ -142,7 +144,8 @@ class _Parser:
         shown = self.text if len(self.text) <= 80 else self.text[:77] + "..."
         if not self.token.text:
             return ToolError(f'cannot read "{shown}": it ends too early')
-        return ToolError(f'cannot read "{shown}": unexpected {self.token.text} at position {self.token.position}')
+        token = self.token
+        return ToolError(f'cannot read "{shown}": unexpected {token.text} at position {token.position}')
 
     def _split(self) -> list[_Token]:
         """Cut the text into tokens. Between the brackets of a function or list a comma separates;
@@ -161,7 +164,8 @@ class _Parser:
             number, word, sign = match.groups()
             start = match.end() - len(number or word or sign)
             if number:
-                if "," in number and (any(brackets[-1:]) or not re.match(r"\d{1,3}(,\d{3})+(?!\d|,)", number)):
+                grouped = re.match(r"\d{1,3}(,\d{3})+(?![\d,])", number)
+                if "," in number and (any(brackets[-1:]) or not grouped):
                     number = number[: number.index(",")]
                 tokens.append(_Token("number", number, start + 1))
                 at = start + len(number)
@@ -201,7 +205,8 @@ class _Parser:
         return left
 
     def _was_percent(self, start: int) -> bool:
-        return self.at == start + 2 and self.tokens[start].kind == "number" and self.tokens[start + 1].text == "%"
+        taken = self.tokens[start : self.at]
+        return len(taken) == 2 and taken[0].kind == "number" and taken[1].text == "%"
 
     def term(self) -> Value:
         """Products, quotients, remainders and ``of``."""
@@ -361,4 +366,6 @@ def _of_one(name: str, given: list[Fraction]) -> Fraction:
         return _round(value, digits.numerator)
     if name == "sqrt":
         return _power(value, Fraction(1, 2))
-    return Fraction({"floor": math.floor, "ceil": math.ceil, "abs": abs}[name](value))
+    if name == "abs":
+        return abs(value)
+    return Fraction(math.floor(value) if name == "floor" else math.ceil(value))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 from ..errors import ToolError
 from ..labels import Label
@@ -102,9 +102,9 @@ def _check_writable(path: str, ctx: ToolContext) -> str:
 class FilesList(Tool):
     """Value: the list of paths."""
 
-    name: ClassVar[str] = "files.list"
-    description: ClassVar[str] = "List files."
-    parameters: ClassVar[Mapping[str, Any]] = _object([], pattern={"type": "string", "maxLength": 60})
+    name = "files.list"
+    description = "List files."
+    parameters: Mapping[str, Any] = _object([], pattern={"type": "string", "maxLength": 60})
 
     def run(self, args: Mapping[str, Any], ctx: ToolContext) -> ToolResult:
         """List the workspace, matching ``pattern`` leniently; refreshes the facts."""
@@ -124,9 +124,9 @@ class FilesList(Tool):
 class FilesRead(Tool):
     """Value: the exact text."""
 
-    name: ClassVar[str] = "files.read"
-    description: ClassVar[str] = "Read a text file."
-    parameters: ClassVar[Mapping[str, Any]] = _object(["path"], path=_ANY_PATH)
+    name = "files.read"
+    description = "Read a text file."
+    parameters: Mapping[str, Any] = _object(["path"], path=_ANY_PATH)
 
     def run(self, args: Mapping[str, Any], ctx: ToolContext) -> ToolResult:
         """Read one file; the preview shows its beginning."""
@@ -153,9 +153,9 @@ def _beginning(text: str) -> str:
 class FilesSearch(Tool):
     """Value: a list of [path, line number from 1, line]."""
 
-    name: ClassVar[str] = "files.search"
-    description: ClassVar[str] = "Find the lines that contain a text."
-    parameters: ClassVar[Mapping[str, Any]] = _object(
+    name = "files.search"
+    description = "Find the lines that contain a text."
+    parameters: Mapping[str, Any] = _object(
         ["text"],
         text={"type": "string", "minLength": 1, "maxLength": 80},
         pattern={"type": "string", "maxLength": 60},
@@ -195,13 +195,13 @@ def _matches(found: list[list[Any]]) -> str:
 class FilesWrite(Tool):
     """Value: the path."""
 
-    name: ClassVar[str] = "files.write"
-    description: ClassVar[str] = "Write a file; content is text, $1, or text with {$1}."
-    parameters: ClassVar[Mapping[str, Any]] = _object(
+    name = "files.write"
+    description = "Write a file; content is text, $1, or text with {$1}."
+    parameters: Mapping[str, Any] = _object(
         ["path", "content"], path=NEW_PATH, content={"type": "string", "maxLength": 1000}
     )
-    effect: ClassVar[Effect] = Effect.WRITE
-    replay: ClassVar[Replay] = Replay.IDEMPOTENT
+    effect = Effect.WRITE
+    replay = Replay.IDEMPOTENT
 
     def run(self, args: Mapping[str, Any], ctx: ToolContext) -> ToolResult:
         """Replace the file by the text form of ``content``, which may be any JSON value."""
@@ -229,7 +229,7 @@ class FilesWrite(Tool):
 
     def targets(self, args: Mapping[str, Any]) -> list[str]:
         """The file that is written."""
-        return [paths.normal(args["path"])]
+        return [paths.tidy(args["path"])]
 
     @staticmethod
     def _data(args: Mapping[str, Any]) -> bytes:
@@ -244,11 +244,11 @@ class FilesWrite(Tool):
 class FilesMove(Tool):
     """Value: the new path."""
 
-    name: ClassVar[str] = "files.move"
-    description: ClassVar[str] = "Move or rename a file."
-    parameters: ClassVar[Mapping[str, Any]] = _object(["source", "target"], source=_ANY_PATH, target=NEW_PATH)
-    effect: ClassVar[Effect] = Effect.WRITE
-    replay: ClassVar[Replay] = Replay.IDEMPOTENT
+    name = "files.move"
+    description = "Move or rename a file."
+    parameters: Mapping[str, Any] = _object(["source", "target"], source=_ANY_PATH, target=NEW_PATH)
+    effect = Effect.WRITE
+    replay = Replay.IDEMPOTENT
 
     def run(self, args: Mapping[str, Any], ctx: ToolContext) -> ToolResult:
         """Give a file a new name, creating folders; an existing target is an error."""
@@ -270,7 +270,7 @@ class FilesMove(Tool):
 
     def targets(self, args: Mapping[str, Any]) -> list[str]:
         """Both names change."""
-        return [paths.normal(args["source"]), paths.normal(args["target"])]
+        return [paths.tidy(args["source"]), paths.tidy(args["target"])]
 
     @staticmethod
     def _result(source: str, target: str, ctx: ToolContext) -> ToolResult:

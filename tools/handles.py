@@ -94,8 +94,8 @@ def _scalar(value: Any) -> str:
 def _lookup(number: str, values: Mapping[str, Any]) -> Any:
     handle = f"${int(number)}"
     if handle not in values:
-        known = ", ".join(list(values)[-12:])
-        raise ToolError(f"there is no {handle}; handles so far: {known}" if known else f"there is no {handle} yet")
+        known = ", ".join(list(values)[-12:]) or "none"
+        raise ToolError(f"there is no {handle}; handles so far: {known}")
     return values[handle]
 
 
@@ -149,3 +149,23 @@ def _atom(handle: str, value: Any) -> str:
         return text
     shown = text if len(text) <= 40 else text[:40] + "..."
     raise ToolError(f'{handle} holds "{shown}", which is not a number')
+
+
+def with_handles(schema: Mapping[str, Any], handles: tuple[str, ...]) -> Mapping[str, Any]:
+    """Return an object schema whose properties also accept one of ``handles`` as a whole value.
+
+    Free strings can spell a handle anyway and stay as they are.
+    """
+    properties = schema.get("properties", {})
+    if not handles or not properties:
+        return schema
+    choice = {"type": "string", "enum": list(handles)}
+    open_text = {name for name, item in properties.items() if _is_free_text(item)}
+    widened = {
+        name: item if name in open_text else {"anyOf": [item, choice]} for name, item in properties.items()
+    }
+    return {**schema, "properties": widened}
+
+
+def _is_free_text(item: Mapping[str, Any]) -> bool:
+    return item.get("type") == "string" and not {"enum", "const", "pattern", "format"} & set(item)

@@ -45,6 +45,14 @@ def normal(path: str) -> str:
     return "/".join(split(path))
 
 
+def tidy(path: str) -> str:
+    """Return ``path`` in its normal form, or as it is when it leads out (the policy refuses it)."""
+    try:
+        return normal(path)
+    except ToolError:
+        return path
+
+
 @contextmanager
 def _parent(workspace: Path, path: str, create: bool = False) -> Iterator[tuple[int, str]]:
     """Open the folder that holds ``path``; yield its descriptor and the last name."""
@@ -247,5 +255,6 @@ def size_text(size: int) -> str:
     for unit in ("KB", "MB", "GB"):
         amount /= 1000
         if amount < 999.5 or unit == "GB":
-            return f"{amount:.1f}".removesuffix(".0") + f" {unit}" if amount < 9.95 else f"{amount:.0f} {unit}"
+            number = f"{amount:.1f}".removesuffix(".0") if amount < 9.95 else f"{amount:.0f}"
+            return f"{number} {unit}"
     return f"{size} B"

@@ -25,10 +25,15 @@ from .table_load import TABLE_SUFFIXES, Column, Source, load_source, quote, read
 from .table_query import fetch, run_query, shape, shown, to_number
 from .table_schema import general_schema, narrowed_schema
 
-__all__ = ["TABLE_SUFFIXES", "TablesDescribe", "TablesQuery", "TablesSql", "open_tables"]
+__all__ = ["TABLE_SUFFIXES", "TablesDescribe", "TablesQuery", "TablesSql", "open_tables", "tools"]
 
 _MAX_CELLS = 2000
 """Distinct cells recorded per table, over all its columns."""
+
+
+def tools() -> list[Tool]:
+    """Return the family's tools, in the order they are shown."""
+    return [TablesDescribe(), TablesQuery(), TablesSql()]
 
 
 @dataclass

@@ -43,8 +43,8 @@ _TIME = {
 }  # fmt: skip
 _DATA = {
     "bit": "0.125", "b byte": "1", "kb kilobyte": "1000", "mb megabyte": "1000000",
-    "gb gigabyte": "1000000000", "tb terabyte": "1000000000000", "kib kibibyte": "1024", "mib mebibyte": "1048576",
-    "gib gibibyte": "1073741824", "tib tebibyte": "1099511627776",
+    "gb gigabyte": "1000000000", "tb terabyte": "1000000000000", "kib kibibyte": "1024",
+    "mib mebibyte": "1048576", "gib gibibyte": "1073741824", "tib tebibyte": "1099511627776",
 }  # fmt: skip
 _AREA = {
     "cm2 square_centimeter square_centimetre": "0.0001", "m2 square_meter square_metre": "1",
