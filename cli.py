@@ -113,13 +113,12 @@ def _running(groups: Group) -> None:
 
     approve = _command(
         groups, "approve", "commands:approve", "answer what a parked run waits for, and go on",
-        "autogpt approve 3f2a --no --reason 'use the copy instead'",
+        "autogpt approve 3f2a no --reason 'use the copy instead'",
     )  # fmt: skip
-    approve.add_argument("run", metavar="RUN")
-    approve.add_argument("--no", action="store_true", help="refuse instead")
-    approve.add_argument(
-        "--reason", default="", metavar="TEXT", help="what the model should know; answers a question"
-    )
+    approve.add_argument("run", metavar="RUN", help="run id or a unique beginning")
+    approve.add_argument("answer", metavar="ANSWER", nargs="?", default="",
+                         help="once (default), run, always or no; for a question its answer")  # fmt: skip
+    approve.add_argument("--reason", default="", metavar="TEXT", help="with no: what the model should know")
     _model_flags(approve)
     _json_flag(approve)
 
@@ -249,7 +248,7 @@ def _report(error: Exception) -> int:
     if debugging():
         raise error
     if isinstance(error, UserError):
-        print(f"autogpt: error: {error}", file=sys.stderr)
+        print(f"autogpt: {'' if error.exit_code == 130 else 'error: '}{error}", file=sys.stderr)
         return error.exit_code
     text = " ".join(str(error).split())
     print(

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from ..errors import UsageError
 from ..tools.handles import text_form
 from .active import ActiveRun
-from .events import PersonAnswered, PersonSaid, RunEnded, RunInterrupted
+from .events import Event, PersonAnswered, PersonSaid, Rating, RunEnded, RunInterrupted
 from .goal import Goal
 from .journal import Paused
 from .result import RunResult
@@ -66,6 +66,15 @@ class ChatSession:
     def workspace(self) -> Path:
         """Where the conversation's files are."""
         return self._run.workspace
+
+    @property
+    def events(self) -> Sequence[Event]:
+        """What happened so far; the first is ``run.started``."""
+        return self._run.events
+
+    def rate(self, value: float, text: str = "") -> None:
+        """Keep the person's rating (0 to 1) of the last answer."""
+        self._run.append(Rating(value=value, text=text))
 
     def say(self, text: str, inputs: Sequence[Path] = ()) -> Reply:
         """Send a message (with further input files) and return the reply.

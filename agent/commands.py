@@ -1,0 +1,157 @@
+"""What ``autogpt run``, ``resume`` and ``approve`` do, from parsed arguments to an exit code.
+
+Each command opens what it needs (settings, store, brain, tools), hands the work to the runner and
+lets a report show it. Results go to standard output, everything else to standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import UsageError
+from ..llm.message import Sampling
+from ..settings import Settings, load
+from .asking import ask_at_terminal, at_terminal
+from .events import PersonAnswered, PersonAsked
+from .goal import Goal, load_goals
+from .outcome import show_outcomes
+from .report import Report, make_report
+from .result import RunResult
+from .runner import Runner
+from .runs import RunStore
+from .setup import open_brain, open_registry, open_store, tool_names
+
+
+def settings_of(args: argparse.Namespace, **flags: Any) -> Settings:
+    """Return the settings in force, with the command's flags on top."""
+    return load(model=args.model, device=args.device, dtype=args.dtype, **flags)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the goals that the arguments name; return the largest exit code."""
+    settings = settings_of(args, parallel=args.parallel)
+    registry = open_registry()
+    goals = [adapted(goal, args) for goal in load_goals(args.goal, tool_names(registry))]
+    for goal in goals:
+        goal.input_paths()  # a missing input should show before a model is loaded
+    with make_report(args.json, settings.parallel) as report:
+        with report.busy(f"loading {settings.model}"):
+            brain = open_brain(settings)
+        ask = ask_at_terminal(report) if at_terminal() and not args.json else None
+        runner = Runner(
+            open_store(settings),
+            brain,
+            registry,
+            ask=ask,
+            on_event=report.on_event,
+            sampling=Sampling(seed=args.seed),
+        )
+        results = runner.run_all(goals, settings.parallel)
+    return finish(results, args.json)
+
+
+def finish(results: Sequence[RunResult], json: bool) -> int:
+    """Print what the command owes (JSON, or a table of several outcomes); return the exit code."""
+    if json:
+        for result in results:
+            print(result.model_dump_json(), flush=True)
+    elif len(results) > 1:
+        show_outcomes(results)
+    for result in results:
+        if not json and result.status == "needs_person":
+            print(f"to answer: autogpt approve {result.run}")
+    return max((result.exit_code for result in results), default=0)
+
+
+def adapted(goal: Goal, args: argparse.Namespace) -> Goal:
+    """Return the goal with the command line's inputs, workspace and writable files added."""
+    if not (args.inputs or args.workspace or args.write):
+        return goal
+    body = goal.model_dump(mode="json", by_alias=True)
+    body["inputs"] = [*goal.inputs, *(str(Path(item).absolute()) for item in args.inputs)]
+    base = goal.base
+    if args.workspace:
+        base = Path(args.workspace).absolute()
+        if not base.is_dir():
+            raise UsageError(f"--workspace: no such folder: {args.workspace}")
+        body["workspace"] = "."
+    if args.write:
+        grants = body.get("grants") or {"read": ["."]}
+        body["grants"] = {**grants, "write": [*grants.get("write", []), *args.write]}
+    try:
+        changed = Goal.model_validate(body)
+    except ValueError as error:
+        raise UsageError(f"--write: {_first_message(error)}") from error
+    changed._base, changed._origin = base, goal.origin
+    return changed
+
+
+def _first_message(error: ValueError) -> str:
+    from pydantic import ValidationError
+
+    if isinstance(error, ValidationError):
+        return str(error.errors()[0]["msg"]).removeprefix("Value error, ")
+    return str(error)
+
+
+def resume(args: argparse.Namespace) -> int:
+    """Go on with an interrupted run (the newest one by default)."""
+    settings = settings_of(args)
+    store = open_store(settings)
+    name = store.resolve_run(args.run) if args.run else store.last_resumable()
+    if store.info(name).mode == "chat":
+        from .repl import continue_chat
+
+        return continue_chat(args, name)
+    with make_report(args.json) as report:
+        runner = _runner_for(name, args, settings, store, report)
+        result = runner.resume(name)
+    return finish([result], args.json)
+
+
+def approve(args: argparse.Namespace) -> int:
+    """Answer what a parked run waits for, and go on with it."""
+    settings = settings_of(args)
+    store = open_store(settings)
+    name = store.resolve_run(args.run)
+    with make_report(args.json) as report:
+        runner = _runner_for(name, args, settings, store, report)
+        active = runner.reopen(name)
+        try:
+            runner.answer(active, _answer(active.events, args.answer, args.reason))
+        finally:
+            runner.close(active)
+        result = runner.resume(name)
+    return finish([result], args.json)
+
+
+def _answer(events: Sequence[object], answer: str, reason: str) -> PersonAnswered:
+    asked = next((event for event in reversed(events) if isinstance(event, PersonAsked)), None)
+    if asked is not None and asked.kind == "question":
+        return PersonAnswered(text=answer or reason)
+    decision = answer or "once"
+    if decision not in ("once", "run", "always", "no"):
+        raise UsageError(f"an approval is answered once, run, always or no, not {answer!r}")
+    return PersonAnswered(text=reason, decision=decision)
+
+
+def _runner_for(
+    name: str, args: argparse.Namespace, settings: Settings, store: RunStore, report: Report
+) -> Runner:
+    """Return a runner with the model that the run began with, unless another one is asked for."""
+    model = args.model or store.info(name).model or settings.model
+    with report.busy(f"loading {model}"):
+        brain = open_brain(settings.model_copy(update={"model": model}))
+    ask = ask_at_terminal(report) if at_terminal() and not args.json else None
+    seed = store.load(name)[0]
+    return Runner(
+        store,
+        brain,
+        open_registry(),
+        ask=ask,
+        on_event=report.on_event,
+        sampling=Sampling(seed=getattr(seed, "seed", 0)),
+    )

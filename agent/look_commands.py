@@ -1,0 +1,74 @@
+"""What ``autogpt tools list``, ``validate``, ``prompts show`` and ``version`` do."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from ..errors import UsageError
+from ..settings import load
+from .goal import validate as validate_goals
+from .outcome import show_table
+from .setup import open_registry, tool_names
+
+
+def tools(args: argparse.Namespace) -> int:
+    """List the tools with what each may do."""
+    registry = open_registry()
+    chosen = registry.select(None)
+    if args.json:
+        for name, tool in chosen.items():
+            spec = {
+                "name": name,
+                "description": tool.description,
+                "parameters": dict(tool.parameters),
+                "effect": str(tool.effect),
+                "replay": str(tool.replay),
+                "source": registry.source(name),
+            }
+            print(json.dumps(spec, ensure_ascii=False))
+        return 0
+    rows = [
+        (name, str(tool.effect), registry.source(name), tool.description) for name, tool in chosen.items()
+    ]
+    show_table(("tool", "effect", "source", "what it does"), rows)
+    return 0
+
+
+def validate(args: argparse.Namespace) -> int:
+    """Print every mistake of the goal files; exit code 2 if there is one."""
+    known = tool_names(open_registry())
+    mistakes = 0
+    for name in args.files:
+        try:
+            problems = [str(problem) for problem in validate_goals(name, known)]
+        except UsageError as error:
+            problems = [str(error)]
+        for problem in problems:
+            print(problem, file=sys.stderr)
+        if not problems:
+            print(f"{name}: fine")
+        mistakes += len(problems)
+    return 2 if mistakes else 0
+
+
+def version(args: argparse.Namespace) -> int:
+    """Print the version."""
+    from .. import __version__
+
+    print(f"autogpt {__version__}")
+    return 0
+
+
+def doctor(args: argparse.Namespace) -> int:
+    """Say what works on this machine and what is missing; exit code 1 if something is."""
+    from .doctor import examine
+
+    findings = examine(load())
+    if args.json:
+        print(json.dumps([vars(finding) for finding in findings], ensure_ascii=False))
+    else:
+        for finding in findings:
+            print(f"{'ok  ' if finding.fine else 'MISSING'} {finding.what}: {finding.detail}")
+    return 0 if all(finding.fine for finding in findings) else 1

@@ -1,0 +1,245 @@
+"""``autogpt chat``: a conversation in the terminal, which is one durable run.
+
+On a terminal the line editor keeps a history and Ctrl-J starts a new line; without one, each line of
+standard input is a message, so that a conversation can be piped in. Ctrl-C stops the step under way;
+a second one (or Ctrl-D, or /exit) leaves, and the conversation can be resumed. Nothing is kept here
+that the journal does not hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from ..errors import UserError
+from ..settings import Settings, load
+from .asking import ask_at_terminal, at_terminal
+from .chat import ChatSession
+from .events import RunStarted
+from .goal import Goal
+from .outcome import show_table, when
+from .report import Report, make_report
+from .run_view import RunView, clean
+from .runner import Interrupted, Runner
+from .setup import open_brain, open_registry, open_store
+
+HELP = """\
+/inputs            the files of this conversation
+/inputs add FILE   add a file; the next message may use it
+/tools             what the agent can do
+/plan              the plan of the last message
+/usage             time and tokens so far
+/good, /bad [WHY]  rate the last answer; ratings are kept as experience
+/runs              recent runs
+/exit              leave (the conversation can be resumed)
+Ctrl-J starts a new line, Ctrl-C stops the step under way."""
+
+
+class Leave(Exception):
+    """The person wants to go."""
+
+
+class Repl:
+    """One sitting at one conversation."""
+
+    def __init__(self, session: ChatSession, runner: Runner, report: Report, inputs: list[Path]) -> None:
+        self.session = session
+        self.runner = runner
+        self.report = report
+        self.pending = inputs
+        """Files to be added with the next message."""
+        self.added: list[Path] = []
+
+    def handle(self, line: str) -> None:
+        """Carry out one line: a slash command or a message. Raises Leave and Interrupted."""
+        line = line.strip()
+        if not line:
+            return
+        if line.startswith("/"):
+            self._command(line)
+            return
+        inputs, self.pending = self.pending, []
+        reply = self.session.say(line, inputs)
+        self.added += inputs
+        self.report.pause()
+        if reply.status == "question":
+            print(clean(reply.text))
+        elif reply.status != "answered":
+            print(f"no answer: {clean(reply.cause)}")
+        elif isinstance(reply.answer, str | int | float | list | dict):
+            print(clean(reply.text))
+
+    def _command(self, line: str) -> None:
+        name, _, rest = line[1:].partition(" ")
+        rest = rest.strip()
+        commands: dict[str, Callable[[str], None]] = {
+            "help": lambda _: print(HELP),
+            "tools": self._tools,
+            "inputs": self._inputs,
+            "plan": self._plan,
+            "usage": lambda _: print(self._view().totals),
+            "good": lambda text: self._rate(1.0, text),
+            "bad": lambda text: self._rate(0.0, text),
+            "runs": self._runs,
+            "exit": self._exit,
+            "quit": self._exit,
+        }
+        if name not in commands:
+            print(f"no command /{clean(name)}; /help lists them")
+            return
+        commands[name](rest)
+
+    def _tools(self, _: str) -> None:
+        first = self.session.events[0]
+        specs = first.tools if isinstance(first, RunStarted) else []
+        show_table(("tool", "what it does"), [(spec.name, spec.description) for spec in specs])
+
+    def _inputs(self, rest: str) -> None:
+        verb, _, names = rest.partition(" ")
+        if verb == "add" and names:
+            for name in shlex.split(names):
+                path = Path(name).expanduser()
+                if not path.is_file():
+                    print(f"{clean(name)}: no such file")
+                    continue
+                self.pending.append(path.absolute())
+                print(f"{path.name} comes with your next message")
+            return
+        listed = [*self.added, *self.pending]
+        print("\n".join(str(path) for path in listed) if listed else "no files yet; /inputs add FILE")
+
+    def _plan(self, _: str) -> None:
+        steps = [step for step in self._view().steps if step.purpose]
+        for number, step in enumerate(steps, start=1):
+            print(f"{number}. {step.tool}: {step.purpose} ({step.state})")
+        if not steps:
+            print("no plan yet")
+
+    def _rate(self, value: float, text: str) -> None:
+        self.session.rate(value, text)
+        print("thanks, kept with this run")
+
+    def _runs(self, _: str) -> None:
+        infos = self.runner.store.list_runs(10)
+        rows = [(info.run, when(info.started), info.status, clean(info.goal)) for info in infos]
+        show_table(("run", "started", "outcome", "goal"), rows)
+
+    def _exit(self, _: str) -> None:
+        raise Leave
+
+    def _view(self) -> RunView:
+        return RunView.of(self.session.events)
+
+
+def chat(args: argparse.Namespace) -> int:
+    """Begin a conversation over the given files."""
+    inputs = [Path(name).expanduser().absolute() for name in args.inputs]
+    for path in inputs:
+        if not path.is_file():
+            raise UserError(f"{path}: no such file")
+    return _sit(args, None, inputs)
+
+
+def continue_chat(args: argparse.Namespace, run: str) -> int:
+    """Go on with a conversation."""
+    return _sit(args, run, [])
+
+
+def _sit(args: argparse.Namespace, run: str | None, inputs: list[Path]) -> int:
+    settings = load(model=args.model, device=args.device, dtype=args.dtype)
+    store = open_store(settings)
+    if run and not args.model:
+        settings = settings.model_copy(update={"model": store.info(run).model or settings.model})
+    with make_report() as report:
+        with report.busy(f"loading {settings.model}"):
+            brain = open_brain(settings)
+        ask = ask_at_terminal(report) if at_terminal() else None
+        runner = Runner(store, brain, open_registry(), ask=ask, on_event=report.on_event)
+        session = ChatSession(runner, Goal(goal="a conversation"), run=run)
+        repl = Repl(session, runner, report, inputs)
+        report.pause()
+        try:
+            if run is not None:
+                _catch_up(repl)
+            _talk(repl, settings)
+        finally:
+            session.close(end=False)
+    print(f"to go on: autogpt resume {session.run}", file=sys.stderr)
+    return 0
+
+
+def _catch_up(repl: Repl) -> None:
+    """Show what the last message was, and finish its answer if a crash cut it off."""
+    view = repl._view()
+    if view.goal:
+        print(f"you said: {view.goal}")
+    reply = repl.session.continue_()
+    if reply.status == "answered":
+        print(clean(reply.text))
+
+
+def _talk(repl: Repl, settings: Settings) -> None:
+    """Read lines until the person leaves."""
+    stopped = False
+    for line in _lines(settings):
+        try:
+            if line is None:
+                if stopped:
+                    return
+                stopped = True
+                print("Ctrl-C again leaves", file=sys.stderr)
+                continue
+            stopped = False
+            repl.handle(line)
+        except Leave:
+            return
+        except Interrupted:
+            repl.report.pause()
+            stopped = True
+            print("stopped; say something else, or Ctrl-C again to leave", file=sys.stderr)
+        except UserError as error:
+            repl.report.pause()
+            print(f"error: {error}", file=sys.stderr)
+
+
+def _lines(settings: Settings) -> Iterator[str | None]:
+    """Yield the person's lines; None for a Ctrl-C at the prompt. Ends at end of input."""
+    if not at_terminal():
+        for line in sys.stdin:
+            print(f"> {clean(line.rstrip())}")
+            yield line
+        return
+    read = _editor(settings)
+    while True:
+        try:
+            yield read()
+        except KeyboardInterrupt:
+            yield None
+        except EOFError:
+            return
+
+
+def _editor(settings: Settings) -> Callable[[], str]:
+    """Return a function that reads one message with history and Ctrl-J for a new line."""
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.completion import WordCompleter
+    from prompt_toolkit.history import FileHistory
+    from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+
+    keys = KeyBindings()
+
+    @keys.add("c-j")
+    def _(event: KeyPressEvent) -> None:
+        event.current_buffer.insert_text("\n")
+
+    settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    words = [line.split()[0].rstrip(",") for line in HELP.splitlines() if line.startswith("/")]
+    editor: PromptSession[str] = PromptSession(
+        history=FileHistory(str(settings.home / "history")),
+        completer=WordCompleter([*words, "/bad", "/help"], sentence=True),
+        key_bindings=keys,
+    )
+    return lambda: editor.prompt("> ")

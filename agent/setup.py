@@ -1,0 +1,66 @@
+"""From settings to the live objects that commands and the facade share: store, tools, brain.
+
+A model is named by one word everywhere: a registered name (``small``), a folder or hub name,
+``langchain:PROVIDER/NAME``, or ``scripted:FILE`` for demonstrations and tests. The name that was
+given is the name that is recorded, so that a resumed run finds its model again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterable
+
+from ..llm.message import Brain
+from ..settings import Settings
+from ..tools.registry import Registry, builtins, load_plugins
+from .runs import RunStore
+
+log = logging.getLogger(__name__)
+
+
+def open_store(settings: Settings) -> RunStore:
+    """Return the runs of this home; the database is made on first use."""
+    return RunStore(settings.home)
+
+
+def open_registry(own: Iterable[object] = ()) -> Registry:
+    """Return built-ins, plugins and ``own`` tools; a plugin that fails is a logged warning."""
+    registry = builtins()
+    for warning in load_plugins(registry):
+        log.warning("%s", warning)
+    for thing in own:
+        registry.register(thing)
+    return registry
+
+
+def tool_names(registry: Registry) -> Collection[str]:
+    """Return every name that a goal's ``tools`` may hold: tools and families."""
+    return [*registry.select(None), *registry.families()]
+
+
+def open_brain(settings: Settings) -> Brain:
+    """Load the model that the settings name. Raises ModelUnavailable or UsageError."""
+    name = settings.model
+    kind, _, rest = name.partition(":")
+    if kind == "scripted":
+        from ..llm.scripted import ScriptedModel
+
+        brain = ScriptedModel.from_file(rest)
+        brain.name = name
+        return brain
+    if kind == "langchain":
+        from ..llm.langchain import LangChainBrain
+
+        return LangChainBrain.load(rest)
+    from ..llm.brain import LocalModel
+    from ..llm.registry import ModelRegistry
+
+    place = ModelRegistry(settings.models).locate(name)
+    return LocalModel.load(
+        place.folder,
+        adapter=place.adapter,
+        device=settings.device,
+        dtype=settings.dtype,
+        cache_dir=settings.cache,
+        name=name,
+    )
