@@ -88,10 +88,10 @@ def load_goals(source: str | Path, tools: Collection[str] | None = None) -> list
     text = str(source)
     if text == "-":
         return _from_stdin(sys.stdin.read())
+    if not text.strip():
+        raise UsageError("the goal is empty; say what should be done")
     path = find_source(text)
     if path is None:
-        if not text.strip():
-            raise UsageError("the goal is empty; say what should be done")
         return [Goal(goal=text)]
     goals: list[Goal] = []
     problems: list[Problem] = []
@@ -304,10 +304,10 @@ def _explain(error: ValidationError, record: Record, name: str) -> list[Problem]
 
 
 def _place(loc: tuple[int | str, ...]) -> Where:
-    """Drop what pydantic adds to a location: the tag of the union's branch."""
+    """Drop what pydantic adds to a location: the tag of a union's branch, the mark of a key."""
     cleaned: list[int | str] = []
     for part in loc:
-        if not (cleaned[-1:] == [part] and part in KINDS):
+        if part != "[key]" and not (cleaned[-1:] == [part] and part in KINDS):
             cleaned.append(part)
     return tuple(cleaned)
 

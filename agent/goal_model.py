@@ -11,29 +11,27 @@ import json
 import re
 import shutil
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue, PrivateAttr, field_validator, model_validator
+from pydantic import AfterValidator, Field, JsonValue, PrivateAttr, field_validator, model_validator
 
 from ..errors import UsageError
 from .check_spec import Check, Strict, inside
+
+InsidePath = Annotated[str, AfterValidator(inside)]
+"""A relative path that stays inside its folder."""
 
 
 class Grants(Strict):
     """What a run may touch; with any grants given, nothing else is possible."""
 
-    read: list[str] = []
-    write: list[str] = []
+    read: list[InsidePath] = []
+    write: list[InsidePath] = []
     """Files or globs, relative to the goal's folder; delivered there when the run ends."""
     net: list[str] = []
     """Hosts that may be asked."""
     run: list[str] = []
     """Programs that may be started."""
-
-    @field_validator("read", "write")
-    @classmethod
-    def _inside(cls, paths: list[str]) -> list[str]:
-        return [inside(path) for path in paths]
 
 
 class Limits(Strict):
@@ -64,9 +62,9 @@ class Goal(Strict):
     category: str = ""
     inputs: list[str] = []
     """Paths, relative to the goal file's folder; copied into the run's own workspace."""
-    files: dict[str, str] = {}
+    files: dict[InsidePath, str] = {}
     """Small inputs given inline: name to text."""
-    workspace: str | None = None
+    workspace: InsidePath | None = None
     """A folder to work in, in place; without it the run gets its own."""
     tools: list[str] | None = None
     """Tools or families (``tables``, ``files.read``); default: all that the grants allow."""
@@ -131,18 +129,6 @@ class Goal(Strict):
             raise ValueError("the goal is empty; say what should be done")
         return goal
 
-    @field_validator("files")
-    @classmethod
-    def _names(cls, files: dict[str, str]) -> dict[str, str]:
-        for name in files:
-            inside(name)
-        return files
-
-    @field_validator("workspace")
-    @classmethod
-    def _folder(cls, workspace: str | None) -> str | None:
-        return None if workspace is None else inside(workspace)
-
     @model_validator(mode="after")
     def _filled(self) -> Goal:
         """Fill in the parameters, so that every record of the goal holds what the model read."""
@@ -184,7 +170,7 @@ class Conversation(Strict):
     id: str
     category: str = ""
     inputs: list[str] = []
-    files: dict[str, str] = {}
+    files: dict[InsidePath, str] = {}
     tools: list[str] | None = None
     limits: Limits = Limits()
     turns: list[Say] = Field(min_length=1)

@@ -196,8 +196,8 @@ MAKERS: tuple[Callable[[random.Random], Task], ...] = (
 
 
 def _number(text: str) -> float | None:
-    match = re.match(r"[\d,]+(?:\.\d+)?", text)
-    return float(match.group().replace(",", "")) if match else None
+    match = re.match(r"([\d,]+(?:\.\d+)?)( million)?", text)
+    return float(match[1].replace(",", "")) * (1_000_000 if match[2] else 1) if match else None
 
 
 def countries(data: Path) -> list[list[Any]]:
@@ -215,7 +215,7 @@ def countries(data: Path) -> list[list[Any]]:
             r"[A-Za-z ]+", capital
         )
         if plain and all(number and number >= 1 for number in numbers):
-            rows.append([country, capital, *(int(number) for number in numbers if number)])
+            rows.append([country, capital, *(round(number) for number in numbers if number)])
     return rows
 
 
@@ -231,7 +231,7 @@ def country_task(rng: random.Random, facts: list[list[Any]]) -> Task:
         target = rng.choice(("both.txt", "people.txt"))
         text = rng.choice(
             (
-                f"Add the populations of {one[0]} and {two[0]} (countries.csv) and write the sum to {target}.",
+                f"Add the populations of {one[0]} and {two[0]} and write the sum to {target}.",
                 f"How many people live in {one[0]} and {two[0]} together? Write it to {target}.",
             )
         )
