@@ -87,7 +87,7 @@ def _key(value: Any) -> float | str:
 def unwrap(value: Any) -> Any:
     """Return the scalar inside lists, rows and tables of one; anything else as it is."""
     items = as_items(value)
-    return items[0] if len(items) == 1 else value
+    return items[0] if len(items) == 1 and not isinstance(items[0], dict | list) else value
 
 
 def as_items(value: Any) -> list[Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from autogpt.agent.checks import reward, run_checks
-from autogpt.agent.compare import as_items, as_number, same, same_items
+from autogpt.agent.compare import as_items, as_number, same, same_items, unwrap
 from autogpt.agent.goal import Goal
 
 
@@ -47,6 +47,11 @@ def test_numbers_are_only_numbers() -> None:
     assert as_number("1e3") == 1000 and as_number(".5") == 0.5 and as_number("+7") == 7
     for text in ("", "-", ".", "e5", "1e999", "inf", "12 34", "0x10", "1.2.3", None, [1], True):
         assert as_number(text) is None, text
+
+
+def test_one_scalar_is_unwrapped_but_a_row_is_not() -> None:
+    assert unwrap([[5]]) == unwrap([5]) == unwrap(5) == 5
+    assert unwrap([["a", 1]]) == [["a", 1]] and unwrap([1, 2]) == [1, 2]
 
 
 def test_items_are_multisets() -> None:

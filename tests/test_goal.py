@@ -194,6 +194,7 @@ def test_folders_text_and_stdin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert load_goals("-")[0].goal == "Just words: how many?"
     monkeypatch.setattr("sys.stdin", io.StringIO("goal: from yaml\nlimits: {steps: 2}\n"))
     assert load_goals("-")[0].limits.steps == 2
+    assert load_goals("What is in data/a.json")[0].goal.endswith("a.json")
     for empty in ("", "  \n"):
         with pytest.raises(UsageError, match="empty"):
             load_goals(empty)
