@@ -55,7 +55,9 @@ CONFIGS: dict[str, Any] = {
     "mistral-window": MistralConfig(**SHAPE, sliding_window=24),
     "qwen2": Qwen2Config(**SHAPE),
     "qwen3": Qwen3Config(**SHAPE, head_dim=32, tie_word_embeddings=True),
-    "gpt2": GPT2Config(vocab_size=V, n_embd=64, n_layer=2, n_head=4, n_positions=1024, initializer_range=0.15),
+    "gpt2": GPT2Config(
+        vocab_size=V, n_embd=64, n_layer=2, n_head=4, n_positions=1024, initializer_range=0.15
+    ),
 }
 Models = dict[str, LoadedModel]
 
