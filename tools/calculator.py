@@ -41,6 +41,7 @@ _FUNCTIONS = {
     "round", "floor", "ceil", "abs", "sqrt", "min", "max", "sum", "mean", "median", "count", "percent",
 }  # fmt: skip
 _TOKEN = re.compile(r"\s*(?:(\d[\d,]*\.?\d*(?:[eE][-+]?\d+)?|\.\d+)|([A-Za-z_]+)|(//|[-+*/%^(),\[\]]))")
+_ASKED = re.compile(r"(?:what is|what's|how much is|calculate|compute)\s+", re.IGNORECASE)
 _SIGNS = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-", "–": "-", "\u00a0": " "})
 
 
@@ -63,14 +64,16 @@ class Calculator(Tool):
     expands = ("expression",)
 
     def run(self, args: Mapping[str, Any], ctx: ToolContext) -> ToolResult:
-        """Work out ``expression``; the preview is ``= 42``."""
+        """Work out ``expression``; the preview is ``42`` or ``3.1 miles``."""
         value, unit = calculate(args["expression"])
-        return ToolResult(value, f"= {text_form(value)}{unit and ' ' + unit}", label=Label.STRUCTURED)
+        return ToolResult(value, f"{text_form(value)}{unit and ' ' + unit}", label=Label.STRUCTURED)
 
 
 def calculate(expression: object) -> tuple[int | float | str, str]:
     """Return (result, unit or ""); raise ``ToolError`` for what cannot be read or worked out."""
     text = text_form(expression).translate(_SIGNS).replace("**", "^").strip().rstrip("=?").strip()
+    if asked := _ASKED.match(text):
+        text = text[asked.end() :]
     if not text:
         raise ToolError("the expression is empty")
     if len(text) > _MAX_TEXT:
@@ -82,6 +85,8 @@ def calculate(expression: object) -> tuple[int | float | str, str]:
         converted = convert_text(text, evaluate)
         if converted is not None:
             return _plain(converted[0]), converted[1]
+    if re.search(r"(?<!\d)\d{4}-\d\d-\d\d(?!\d)", text):
+        raise ToolError("cannot read that about a date; write 2024-01-31 + 30 days, or days between A and B")
     return _plain(evaluate(text)), ""
 
 
@@ -310,7 +315,7 @@ def _power(base: Fraction, exponent: Fraction) -> Fraction:
     with localcontext() as context:
         context.prec = 40
         power = Decimal(exponent.numerator) / exponent.denominator
-        return Fraction((Decimal(base.numerator) / base.denominator) ** power)
+        return _sized(Fraction((Decimal(base.numerator) / base.denominator) ** power))
 
 
 def _root(base: Fraction, degree: int) -> Fraction | None:

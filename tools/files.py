@@ -92,8 +92,25 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun if number == 1 else plural}"
 
 
+def _path(args: Mapping[str, Any], name: str) -> str:
+    """Return an argument as a normal path; it may have been a handle and so be anything."""
+    value = args[name]
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if not isinstance(value, str):
+        raise ToolError(f"{name} must be one file name, not {text_form(value)[:40]!r}")
+    return paths.normal(value)
+
+
+def _target(args: Mapping[str, Any], name: str) -> str:
+    """Return what the policy judges: the normal path, or as it was said if it is none."""
+    try:
+        return _path(args, name)
+    except ToolError:
+        return text_form(args[name])
+
+
 def _check_writable(path: str, ctx: ToolContext) -> str:
-    path = paths.normal(path)
     if not any(paths.covers(pattern, path) for pattern in ctx.writable):
         raise ToolError(f"{path} may not be written; allowed: {', '.join(ctx.writable) or 'nothing'}")
     return path
@@ -130,7 +147,7 @@ class FilesRead(Tool):
 
     def run(self, args: Mapping[str, Any], ctx: ToolContext) -> ToolResult:
         """Read one file; the preview shows its beginning."""
-        path = paths.normal(args["path"])
+        path = _path(args, "path")
         return ToolResult(text := _read_text(ctx, path), _beginning(text))
 
     def narrow(self, facts: Facts, handles: tuple[str, ...]) -> Mapping[str, Any] | None:
@@ -143,7 +160,8 @@ def _beginning(text: str) -> str:
     if not text.strip():
         return "(empty)"
     if len(text) <= _PREVIEW:
-        return text.rstrip("\r\n")
+        lines = len(text.splitlines())
+        return text.rstrip("\r\n") + (f"\n({lines} lines)" if lines > 1 else "")
     cut = text[:_PREVIEW]
     last = cut.rfind("\n")
     cut = cut[:last] if last > _PREVIEW // 2 else cut
@@ -205,7 +223,7 @@ class FilesWrite(Tool):
 
     def run(self, args: Mapping[str, Any], ctx: ToolContext) -> ToolResult:
         """Replace the file by the text form of ``content``, which may be any JSON value."""
-        path = _check_writable(args["path"], ctx)
+        path = _check_writable(_path(args, "path"), ctx)
         data = self._data(args)
         if len(data) > MAX_WRITE:
             raise ToolError(f"{path} would be too large ({paths.size_text(len(data))})")
@@ -219,7 +237,7 @@ class FilesWrite(Tool):
 
     def verify(self, args: Mapping[str, Any], ctx: ToolContext) -> ToolResult | None:
         """The write stands when the file has exactly this content."""
-        path = paths.normal(args["path"])
+        path = _path(args, "path")
         data = self._data(args)
         try:
             stands = paths.read_bytes(ctx.workspace, path, MAX_WRITE) == data
@@ -229,7 +247,7 @@ class FilesWrite(Tool):
 
     def targets(self, args: Mapping[str, Any]) -> list[str]:
         """The file that is written."""
-        return [paths.tidy(args["path"])]
+        return [_target(args, "path")]
 
     @staticmethod
     def _data(args: Mapping[str, Any]) -> bytes:
@@ -252,7 +270,7 @@ class FilesMove(Tool):
 
     def run(self, args: Mapping[str, Any], ctx: ToolContext) -> ToolResult:
         """Give a file a new name, creating folders; an existing target is an error."""
-        source, target = (_check_writable(args[name], ctx) for name in ("source", "target"))
+        source, target = (_check_writable(_path(args, name), ctx) for name in ("source", "target"))
         paths.move(ctx.workspace, source, target)
         return self._result(source, target, ctx)
 
@@ -263,14 +281,14 @@ class FilesMove(Tool):
 
     def verify(self, args: Mapping[str, Any], ctx: ToolContext) -> ToolResult | None:
         """The move stands when the source is gone and the target is there."""
-        source, target = paths.normal(args["source"]), paths.normal(args["target"])
+        source, target = _path(args, "source"), _path(args, "target")
         if not paths.finish_move(ctx.workspace, source, target):
             return None
         return self._result(source, target, ctx)
 
     def targets(self, args: Mapping[str, Any]) -> list[str]:
         """Both names change."""
-        return [paths.tidy(args["source"]), paths.tidy(args["target"])]
+        return [_target(args, "source"), _target(args, "target")]
 
     @staticmethod
     def _result(source: str, target: str, ctx: ToolContext) -> ToolResult:

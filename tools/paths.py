@@ -45,14 +45,6 @@ def normal(path: str) -> str:
     return "/".join(split(path))
 
 
-def tidy(path: str) -> str:
-    """Return ``path`` in its normal form, or as it is when it leads out (the policy refuses it)."""
-    try:
-        return normal(path)
-    except ToolError:
-        return path
-
-
 @contextmanager
 def _parent(workspace: Path, path: str, create: bool = False) -> Iterator[tuple[int, str]]:
     """Open the folder that holds ``path``; yield its descriptor and the last name."""
