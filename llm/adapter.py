@@ -32,11 +32,6 @@ def adapter_fingerprint(folder: Path) -> str:
     return hashlib.sha256(_weights_file(folder).read_bytes()).hexdigest()
 
 
-def write_card(folder: Path, base_sha256: str) -> None:
-    """Record in an adapter's folder which base (by fingerprint) it belongs to."""
-    (folder / CARD).write_text(json.dumps({"base_sha256": base_sha256}, indent=1) + "\n")
-
-
 def check_base(folder: Path, base_sha256: str) -> None:
     """Raise :class:`~autogpt.errors.ModelUnavailable` unless the adapter names this base."""
     card = folder / CARD

@@ -11,7 +11,6 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
 from autogpt.errors import ModelUnavailable, UsageError
-from autogpt.llm.adapter import write_card
 from autogpt.llm.model import load_model, weights_fingerprint
 from autogpt.llm.probe import physical_cores, probe_device
 
@@ -90,7 +89,8 @@ def test_an_adapter_of_another_base_is_refused(tmp_path: Path) -> None:
     model = save(tmp_path / "base", tiny_llama())
     save(tmp_path / "other", tiny_llama(), seed=1)
     adapter(model, tmp_path / "lora", ["q_proj"])
-    write_card(tmp_path / "lora", weights_fingerprint(tmp_path / "base"))
+    card = {"base_sha256": weights_fingerprint(tmp_path / "base")}
+    (tmp_path / "lora" / "autogpt.json").write_text(json.dumps(card))
     load_model(tmp_path / "base", "cpu", "float32", adapter=tmp_path / "lora")
     with pytest.raises(ModelUnavailable, match="trained on another base"):
         load_model(tmp_path / "other", "cpu", "float32", adapter=tmp_path / "lora")
