@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..tools.table_load import clean_header
+from ..tools.table_read import clean_header
 
 _NAME = r'"((?:[^"]|"")+)"'
 _SELECT = re.compile(rf"SELECT (?:(COUNT|SUM|AVG|MIN|MAX)\({_NAME}\)|{_NAME}) FROM t(?: WHERE (.+))?", re.S)

@@ -13,16 +13,20 @@ import sqlite3
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .table_load import quote
+from .table_read import quote
 
 MAX_SHOWN_COLUMNS = 24
 MAX_FOUND = 8
 _MAX_SHOWN_VALUES = 4
-_MAX_JOINS = 3
+_MAX_JOINS = 2
+"""Per pair of tables."""
+_MAX_JOINS_SHOWN = 4
+"""Per table."""
 _MAX_JOINED_TABLES = 10
 _MAX_GOAL = 2000
 _TOKEN = re.compile(r"[\u3400-\u9fff]|[^\W\u3400-\u9fff]+|[^\w\s]")
 _NUMBER = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?|-?\d{1,15}(?:\.\d{1,10})?", re.ASCII)
+_DATE = re.compile(r"\d+([-/.])\d+\1\d+|\d{1,2}:\d{2}(?::\d{2})?", re.ASCII)
 _DASHES = str.maketrans({"–": "-", "—": "-", "−": "-", "’": "'", "‘": "'", "“": '"', "”": '"'})
 _COMMON = frozenset(
     re.findall(
@@ -105,10 +109,13 @@ def _phrases(goal: str) -> dict[str, set[tuple[int, int]]]:
 
 
 def _numbers(phrases: Mapping[str, set[tuple[int, int]]]) -> dict[float, set[tuple[int, int]]]:
+    """Return the numbers among the phrases; the parts of a date or a time are none."""
+    dates = {span for phrase, spans in phrases.items() if _DATE.fullmatch(phrase) for span in spans}
     numbers: dict[float, set[tuple[int, int]]] = {}
     for phrase, spans in phrases.items():
-        if _NUMBER.fullmatch(phrase):
-            numbers.setdefault(float(phrase.replace(",", "")), set()).update(spans)
+        free = {span for span in spans if not any(_inside(span, date) for date in dates)}
+        if free and _NUMBER.fullmatch(phrase):
+            numbers.setdefault(float(phrase.replace(",", "")), set()).update(free)
     return numbers
 
 
@@ -146,7 +153,7 @@ def joins(conn: sqlite3.Connection, tables: Mapping[str, Mapping[str, Any]]) -> 
             for a, b in _pairs(conn, left, tables[left], right, tables[right])[:_MAX_JOINS]:
                 found[left].append(f"{right} on {a}={b}")
                 found[right].append(f"{left} on {b}={a}")
-    return found
+    return {name: texts[:_MAX_JOINS_SHOWN] for name, texts in found.items()}
 
 
 def _pairs(
@@ -162,24 +169,28 @@ def _pairs(
             if not named and (x["type"] != "text" or min(_variety(x), _variety(y)) < 3):
                 continue
             shared = _shared(conn, left, x["name"], right, y["name"])
-            if (named and shared > 0) or shared >= 0.6:
+            if shared > 0 and (named == 2 or shared >= 0.6):
                 scored.append((shared + named, x["name"], y["name"]))
-    return [(x, y) for _, x, y in sorted(scored, key=lambda pair: -pair[0])]
+    best = sorted(scored, key=lambda pair: -pair[0])
+    sure = [pair for pair in best if pair[0] > 2]
+    return [(x, y) for _, x, y in sure or best]
 
 
-def _alike(x: str, y: str, left: str, right: str) -> bool:
-    """Whether names say so: the same name, or ``supplier_id`` (or ``supplier``) and suppliers' ``id``."""
+def _alike(x: str, y: str, left: str, right: str) -> int:
+    """How far names say that columns join: 2 for the same name, or ``supplier_id`` (or ``supplier``)
+    and the ``id`` of suppliers; 1 for any other ``..._id`` and ``id``; else 0."""
     x, y = _words(x), _words(y)
     if x == y:
-        return x != "id"
+        return 2 if x != "id" else 0
+    likeness = 0
     keys = ("id", "name", "code", "key", "number", "no")
     for key, owner, other in ((y, right, x), (x, left, y)):
         single = _words(owner).removesuffix("s")
         if key in keys and other in (f"{single} {key}", single, f"{_words(owner)} {key}"):
-            return True
+            return 2
         if key == "id" and other.endswith(" id"):
-            return True
-    return False
+            likeness = 2 if single.startswith(other[:3]) else 1
+    return likeness
 
 
 def _words(name: str) -> str:

@@ -11,6 +11,7 @@ except with one ``min`` or ``max``, where SQLite takes the plain columns from th
 from __future__ import annotations
 
 import difflib
+import math
 import sqlite3
 import time
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ from typing import Any
 from ..errors import ToolError
 from ..labels import Label
 from .base import ToolResult
-from .table_load import quote
+from .table_read import quote
 
 MAX_ROWS = 10_000
 MAX_SECONDS = 5.0
@@ -69,7 +70,13 @@ def fetch(conn: sqlite3.Connection, sql: str, params: Sequence[Any] = ()) -> lis
         conn.set_progress_handler(None, 0)
     if len(rows) > MAX_ROWS:
         raise ToolError(f"the result has more than {MAX_ROWS:,} rows; add where or limit")
-    return [[c if not isinstance(c, bytes) else c.hex() for c in row] for row in rows]
+    return [[_json_value(c) for c in row] for row in rows]
+
+
+def _json_value(cell: Any) -> Any:
+    if isinstance(cell, bytes):
+        return cell.hex()
+    return None if isinstance(cell, float) and not math.isfinite(cell) else cell
 
 
 def shape(rows: list[list[Any]], width: int) -> list[Any]:
@@ -81,10 +88,10 @@ def shown(value: list[Any]) -> str:
     """Return ``3 rows: a; b; c`` or ``2 rows: a, 3; b, 2``, at most ten rows."""
     if not value:
         return "0 rows"
-    rows = ["; ".join([", ".join(map(_cell, row)) if isinstance(row, list) else _cell(row)])
-            for row in value[:_SHOWN_ROWS]]
+    first = value[:_SHOWN_ROWS]
+    rows = "; ".join(", ".join(map(_cell, row)) if isinstance(row, list) else _cell(row) for row in first)
     more = "; …" if len(value) > _SHOWN_ROWS else ""
-    return f"{len(value)} row{'s' if len(value) > 1 else ''}: {'; '.join(rows)}{more}"
+    return f"{len(value)} row{'s' if len(value) > 1 else ''}: {rows}{more}"
 
 
 def _cell(cell: Any) -> str:
@@ -215,8 +222,10 @@ def _statement(
     if order:
         sql += f" ORDER BY {order[0].sql} IS NULL, {order[0].sql} {order[1]}"
     if args.get("limit"):
+        if not isinstance(args["limit"], int):
+            raise ToolError(f"limit is a whole number, not {args['limit']}")
         sql += " LIMIT ?"
-        params.append(int(args["limit"]))
+        params.append(args["limit"])
     return sql, params
 
 

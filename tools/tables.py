@@ -21,8 +21,9 @@ from ..labels import Label
 from . import paths
 from .base import Effect, Facts, Replay, Tool, ToolContext, ToolResult
 from .table_describe import found_line, joins, preview
-from .table_load import TABLE_SUFFIXES, Column, Source, load_source, quote, read_sources
+from .table_load import Column, load_source
 from .table_query import fetch, run_query, shape, shown, to_number
+from .table_read import TABLE_SUFFIXES, Source, quote, read_sources
 from .table_schema import general_schema, narrowed_schema
 
 __all__ = ["TABLE_SUFFIXES", "TablesDescribe", "TablesQuery", "TablesSql", "open_tables", "tools"]
@@ -63,7 +64,7 @@ def open_tables(ctx: ToolContext) -> sqlite3.Connection:
 def _loaded(ctx: ToolContext) -> _Loaded:
     if "tables" not in ctx.cache:
         conn = sqlite3.connect("", check_same_thread=False)
-        conn.execute("PRAGMA journal_mode = OFF")
+        conn.execute("PRAGMA journal_mode = MEMORY")
         conn.execute("PRAGMA synchronous = OFF")
         conn.execute("PRAGMA cache_size = -65536")
         conn.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 10_000_000)
