@@ -67,7 +67,7 @@ def _command(
 def _model_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", "-m", metavar="NAME",
-        help="registered name, folder, hub name, langchain:PROVIDER/NAME or scripted:FILE (default: small)",
+        help="registered name, folder, hub name, langchain:PROVIDER/NAME or scripted:FILE",
     )  # fmt: skip
     parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], help="where to compute")
     parser.add_argument("--dtype", choices=["auto", "float32", "bfloat16", "float16"], help="number format")
@@ -162,6 +162,7 @@ def _models(groups: Group) -> None:
         actions, "use", "model_commands:use", "make a model the default", "autogpt model use small"
     )
     use.add_argument("name", metavar="NAME")
+    _command(actions, "rollback", "model_commands:rollback", "go back to the model that was in use before")
     for parser in (listing, show):
         _json_flag(parser)
 
@@ -215,6 +216,9 @@ def _looking(groups: Group) -> None:
     )  # fmt: skip
     show.add_argument("goal", metavar="TEXT|FILE", nargs="?", default="How many rows are there?")
     show.add_argument("inputs", metavar="INPUT", nargs="*")
+    show.add_argument(
+        "--model", "-m", metavar="NAME", help="whose tokenizer counts (default: the one in use)"
+    )
     _command(groups, "version", "look_commands:version", "print the version and exit")
 
 

@@ -34,8 +34,9 @@ class Settings(BaseSettings):
     """Where runs, models and memory live; moving it moves all of them."""
     data: Path | None = None
     """Folder of the public data sets, for building suites and training; nothing else needs it."""
-    model: str = "small"
-    """A registered name, a folder, a hub name, ``langchain:provider/name`` or ``scripted:FILE``."""
+    model: str = ""
+    """A registered name, a folder, a hub name, ``langchain:provider/name`` or ``scripted:FILE``.
+    Empty: the one in use (``autogpt model use``), at first ``small``."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     parallel: int = Field(default=1, ge=1, le=64)

@@ -8,33 +8,34 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
 from ..llm.message import Sampling
 from ..settings import Settings, load
+from .adapt import adapt
 from .asking import ask_at_terminal, at_terminal
 from .events import PersonAnswered, PersonAsked
-from .goal import Goal, load_goals
+from .goal import load_goals
 from .outcome import show_outcomes
 from .report import Report, make_report
 from .result import RunResult
 from .runner import Runner
 from .runs import RunStore
-from .setup import open_brain, open_registry, open_store, tool_names
+from .setup import open_brain, open_registry, open_store, tool_names, with_model
 
 
 def settings_of(args: argparse.Namespace, **flags: Any) -> Settings:
     """Return the settings in force, with the command's flags on top."""
-    return load(model=args.model, device=args.device, dtype=args.dtype, **flags)
+    return with_model(load(model=args.model, device=args.device, dtype=args.dtype, **flags))
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the goals that the arguments name; return the largest exit code."""
     settings = settings_of(args, parallel=args.parallel)
     registry = open_registry()
-    goals = [adapted(goal, args) for goal in load_goals(args.goal, tool_names(registry))]
+    loaded = load_goals(args.goal, tool_names(registry))
+    goals = [adapt(goal, args.inputs, args.workspace, args.write) for goal in loaded]
     for goal in goals:
         goal.input_paths()  # a missing input should show before a model is loaded
     with make_report(args.json, settings.parallel) as report:
@@ -64,37 +65,6 @@ def finish(results: Sequence[RunResult], json: bool) -> int:
         if not json and result.status == "needs_person":
             print(f"to answer: autogpt approve {result.run}")
     return max((result.exit_code for result in results), default=0)
-
-
-def adapted(goal: Goal, args: argparse.Namespace) -> Goal:
-    """Return the goal with the command line's inputs, workspace and writable files added."""
-    if not (args.inputs or args.workspace or args.write):
-        return goal
-    body = goal.model_dump(mode="json", by_alias=True)
-    body["inputs"] = [*goal.inputs, *(str(Path(item).absolute()) for item in args.inputs)]
-    base = goal.base
-    if args.workspace:
-        base = Path(args.workspace).absolute()
-        if not base.is_dir():
-            raise UsageError(f"--workspace: no such folder: {args.workspace}")
-        body["workspace"] = "."
-    if args.write:
-        grants = body.get("grants") or {"read": ["."]}
-        body["grants"] = {**grants, "write": [*grants.get("write", []), *args.write]}
-    try:
-        changed = Goal.model_validate(body)
-    except ValueError as error:
-        raise UsageError(f"--write: {_first_message(error)}") from error
-    changed._base, changed._origin = base, goal.origin
-    return changed
-
-
-def _first_message(error: ValueError) -> str:
-    from pydantic import ValidationError
-
-    if isinstance(error, ValidationError):
-        return str(error.errors()[0]["msg"]).removeprefix("Value error, ")
-    return str(error)
 
 
 def resume(args: argparse.Namespace) -> int:

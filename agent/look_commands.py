@@ -1,4 +1,4 @@
-"""What ``autogpt tools list``, ``validate``, ``prompts show`` and ``version`` do."""
+"""Commands that only look: ``tools list``, ``validate``, ``doctor``, ``prompts show`` and ``version``."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import sys
 
 from ..errors import UsageError
 from ..settings import load
+from .adapt import adapt
+from .goal import load_goals
 from .goal import validate as validate_goals
 from .outcome import show_table
-from .setup import open_registry, tool_names
+from .setup import open_registry, tool_names, with_model
 
 
 def tools(args: argparse.Namespace) -> int:
@@ -72,3 +74,19 @@ def doctor(args: argparse.Namespace) -> int:
         for finding in findings:
             print(f"{'ok  ' if finding.fine else 'MISSING'} {finding.what}: {finding.detail}")
     return 0 if all(finding.fine for finding in findings) else 1
+
+
+def prompts(args: argparse.Namespace) -> int:
+    """Show what the model reads first for a goal, part by part, with token counts."""
+    from .first_prompt import first_prompt
+
+    settings = with_model(load(model=args.model))
+    goal = load_goals(args.goal)[0]
+    parts = first_prompt(adapt(goal, args.inputs), settings)
+    for part in parts:
+        tokens = "" if not part.tokens else f", {part.tokens} tokens"
+        print(f"--- {part.name}{tokens}")
+        print(part.text)
+    if any(part.tokens is None for part in parts):
+        print("(no token counts: the model is not on this machine; autogpt model fetch)", file=sys.stderr)
+    return 0

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..settings import Settings, load
+from .adapt import adapt
 from .asking import ask_at_terminal, at_terminal
 from .chat import ChatSession
 from .events import RunStarted
@@ -24,7 +25,8 @@ from .outcome import show_table, when
 from .report import Report, make_report
 from .run_view import RunView, clean
 from .runner import Interrupted, Runner
-from .setup import open_brain, open_registry, open_store
+from .setup import open_brain, open_registry, open_store, with_model
+from .state import State
 
 HELP = """\
 /inputs            the files of this conversation
@@ -45,13 +47,12 @@ class Leave(Exception):
 class Repl:
     """One sitting at one conversation."""
 
-    def __init__(self, session: ChatSession, runner: Runner, report: Report, inputs: list[Path]) -> None:
+    def __init__(self, session: ChatSession, runner: Runner, report: Report) -> None:
         self.session = session
         self.runner = runner
         self.report = report
-        self.pending = inputs
+        self.pending: list[Path] = []
         """Files to be added with the next message."""
-        self.added: list[Path] = []
 
     def handle(self, line: str) -> None:
         """Carry out one line: a slash command or a message. Raises Leave and Interrupted."""
@@ -63,7 +64,6 @@ class Repl:
             return
         inputs, self.pending = self.pending, []
         reply = self.session.say(line, inputs)
-        self.added += inputs
         self.report.pause()
         if reply.status == "question":
             print(clean(reply.text))
@@ -108,8 +108,8 @@ class Repl:
                 self.pending.append(path.absolute())
                 print(f"{path.name} comes with your next message")
             return
-        listed = [*self.added, *self.pending]
-        print("\n".join(str(path) for path in listed) if listed else "no files yet; /inputs add FILE")
+        listed = [*State.of(self.session.events).inputs, *(path.name for path in self.pending)]
+        print(clean("\n".join(listed)) if listed else "no files yet; /inputs add FILE")
 
     def _plan(self, _: str) -> None:
         steps = [step for step in self._view().steps if step.purpose]
@@ -136,20 +136,18 @@ class Repl:
 
 def chat(args: argparse.Namespace) -> int:
     """Begin a conversation over the given files."""
-    inputs = [Path(name).expanduser().absolute() for name in args.inputs]
-    for path in inputs:
-        if not path.is_file():
-            raise UserError(f"{path}: no such file")
-    return _sit(args, None, inputs)
+    goal = adapt("a conversation", args.inputs)
+    goal.input_paths()  # a missing file should show before a model is loaded
+    return _sit(args, goal, None)
 
 
 def continue_chat(args: argparse.Namespace, run: str) -> int:
     """Go on with a conversation."""
-    return _sit(args, run, [])
+    return _sit(args, None, run)
 
 
-def _sit(args: argparse.Namespace, run: str | None, inputs: list[Path]) -> int:
-    settings = load(model=args.model, device=args.device, dtype=args.dtype)
+def _sit(args: argparse.Namespace, goal: Goal | None, run: str | None) -> int:
+    settings = with_model(load(model=args.model, device=args.device, dtype=args.dtype))
     store = open_store(settings)
     if run and not args.model:
         settings = settings.model_copy(update={"model": store.info(run).model or settings.model})
@@ -158,8 +156,8 @@ def _sit(args: argparse.Namespace, run: str | None, inputs: list[Path]) -> int:
             brain = open_brain(settings)
         ask = ask_at_terminal(report) if at_terminal() else None
         runner = Runner(store, brain, open_registry(), ask=ask, on_event=report.on_event)
-        session = ChatSession(runner, Goal(goal="a conversation"), run=run)
-        repl = Repl(session, runner, report, inputs)
+        session = ChatSession(runner, goal, run=run)
+        repl = Repl(session, runner, report)
         report.pause()
         try:
             if run is not None:

@@ -38,9 +38,18 @@ def tool_names(registry: Registry) -> Collection[str]:
     return [*registry.select(None), *registry.families()]
 
 
+def with_model(settings: Settings) -> Settings:
+    """Return the settings with ``model`` filled in: the one in use where none is named."""
+    if settings.model:
+        return settings
+    from ..llm.registry import ModelRegistry
+
+    return settings.model_copy(update={"model": ModelRegistry(settings.home).current()})
+
+
 def open_brain(settings: Settings) -> Brain:
     """Load the model that the settings name. Raises ModelUnavailable or UsageError."""
-    name = settings.model
+    name = with_model(settings).model
     kind, _, rest = name.partition(":")
     if kind == "scripted":
         from ..llm.scripted import ScriptedModel
@@ -55,12 +64,12 @@ def open_brain(settings: Settings) -> Brain:
     from ..llm.brain import LocalModel
     from ..llm.registry import ModelRegistry
 
-    place = ModelRegistry(settings.models).locate(name)
+    found = ModelRegistry(settings.home).resolve(name)
     return LocalModel.load(
-        place.folder,
-        adapter=place.adapter,
+        found.source,
+        adapter=found.adapter,
         device=settings.device,
         dtype=settings.dtype,
         cache_dir=settings.cache,
-        name=name,
+        name=found.name,
     )

@@ -25,7 +25,7 @@ def write_user(text: str) -> None:
 def test_flag_beats_env_beats_project_beats_user_beats_default(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert settings.load().model == "small"
+    assert settings.load().model == ""
     write_user('model = "user"\nparallel = 2\n')
     assert settings.load().model == "user"
     (here / "autogpt.toml").write_text('model = "project"\n')
