@@ -181,8 +181,9 @@ def _json_source(path: Path, shown: str) -> Source:
         raise ToolError(f"{shown}: not readable JSON ({error})") from None
     header, rows = _json_rows(data, shown)
     names = clean_header(header)
-    cells = [_fit([_json_cell(c) for c in row], len(names), f"{shown} row {n}")
-             for n, row in enumerate(rows, 1)]
+    cells = [
+        _fit([_json_cell(c) for c in row], len(names), f"{shown} row {n}") for n, row in enumerate(rows, 1)
+    ]
     return Source(None, names, lambda: iter(cells))
 
 
@@ -265,8 +266,11 @@ def _xlsx_cell(cell: Any) -> Cell:
         return cell
     if isinstance(cell, datetime) and not (cell.hour or cell.minute or cell.second):
         return cell.date().isoformat()
-    return cell.isoformat(" ") if isinstance(cell, datetime) else (
-        cell.isoformat() if isinstance(cell, date) else str(cell))
+    return (
+        cell.isoformat(" ")
+        if isinstance(cell, datetime)
+        else (cell.isoformat() if isinstance(cell, date) else str(cell))
+    )
 
 
 def _sqlite_sources(path: Path, shown: str) -> Iterator[Source]:
