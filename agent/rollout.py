@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from ..llm.message import Brain, Sampling
 from ..tools.base import Tool
-from ..tools.policy import Grants, decide_call
+from ..tools.policy import decide_call
 from ..tools.registry import Registry
 from .checks import reward, run_checks
 from .events import CheckResult, Event, PersonAsked, RunEnded
@@ -167,8 +167,7 @@ class Rollout:
 
     def _act(self, episode: Episode, act: Act) -> None:
         tool: Tool = episode.bench.tools[act.tool]
-        grants = Grants() if episode.goal.grants is None else episode.goal.grants
-        decision = decide_call(tool, tool.targets(act.arguments), grants)
+        decision = decide_call(tool, tool.targets(act.arguments), episode.goal.grants)
         episode.events.append(episode.bench.intent(act, episode.events))
         if decision.allowed:
             episode.events.append(episode.bench.perform(act, episode.events))

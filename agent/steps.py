@@ -60,7 +60,7 @@ class Workbench:
         Raises ToolError for a handle that does not exist.
         """
         tool = self.tools[act.tool]
-        inline = frozenset(getattr(tool, "expands", ()))
+        inline = frozenset(tool.expands)
         return resolve(act.arguments, self.values(events), inline)
 
     def intent(self, act: Act, events: Sequence[Event]) -> ToolIntent:

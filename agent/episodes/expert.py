@@ -54,7 +54,7 @@ def finish(answer: str) -> ToolCall:
     return ToolCall("finish", {"answer": answer})
 
 
-def call(name: str, **arguments: Any) -> ToolCall:
+def call(name: str, /, **arguments: Any) -> ToolCall:
     """Return a tool call."""
     return ToolCall(name, arguments)
 

@@ -83,6 +83,21 @@ def count(rng: random.Random) -> Task:
                  lambda base: [plan(("files.list", "count")), listing, finish(str(number))])  # fmt: skip
 
 
+def listing(rng: random.Random) -> Task:
+    """Which files there are, all or of one kind."""
+    files = workspace(rng, 2, 6)
+    if rng.random() < 0.5:
+        text, pattern, found = rng.choice(("Which files are there?", "List all files.", "Show me the files.", "Name every file.",
+                                           "what is in the folder?", "Give me a list of my files.")), None, list(files)  # fmt: skip
+    else:
+        ending = rng.choice(list(files)).rsplit(".", 1)[1]
+        text = rng.choice(("List the .{e} files.", "Which files end in .{e}?", "Show all {e} files.", "Name the .{e} files.")).format(e=ending)
+        pattern, found = f"*.{ending}", [name for name in files if name.endswith("." + ending)]
+    look = call("files.list", **({"pattern": pattern} if pattern else {}))
+    return _task(text, files, [{"answer": {"items": found}}],
+                 lambda base: [plan(("files.list", "list")), look, finish(f"${base + 1}")])  # fmt: skip
+
+
 _FIELDS = {
     "phone number": lambda rng: f"555-{rng.randint(1000, 9999)}",
     "email": lambda rng: f"{rng.choice(WORDS).replace(' ', '')}{rng.randint(1, 99)}@example.org",
@@ -238,7 +253,7 @@ def move(rng: random.Random) -> Task:
         finish(f"Moved {source} to {target}.")])  # fmt: skip
 
 
-MAKERS = (count, lookup, lookup, lookup, which_file, which_file, lines, write, write, copy, move)
+MAKERS = (count, listing, lookup, lookup, lookup, which_file, which_file, lines, write, write, copy, move)
 
 
 def chores(rng: random.Random, number: int) -> Iterator[Task]:

@@ -19,7 +19,7 @@ from ...errors import UsageError
 from ..goal import Goal
 from .data import read_records
 from .expert import Task, call, finish, handles_before, plan
-from .sql import parse_query
+from .sql import parse_query, run_query
 
 Table = Mapping[str, Any]
 FILE_NAMES = ("table", "data", "list", "records", "results", "sheet", "export")
@@ -76,6 +76,27 @@ def question_task(question: str, table: Table, query: dict[str, Any], answer: Se
     return Task("tables", goal, steps)
 
 
+def with_mistake(task: Task, query: Mapping[str, Any], table: Table, rng: random.Random) -> Task:
+    """Put a query that finds nothing before the right one; the mistake itself carries no loss."""
+    where = [list(condition) for condition in query.get("where") or []]
+    if not where:
+        return task
+    wrong = rng.choice(where)
+    cells = sorted({str(row[table["header"].index(wrong[0])]) for row in table["rows"]})
+    if not isinstance(wrong[2], str) or wrong[1] != "=" or len(cells) < 2 or len(where) < 2:
+        return task
+    wrong[2] = rng.choice([cell for cell in cells if cell != wrong[2]])
+    mistaken = {**query, "where": where}
+    try:
+        if run_query(mistaken, table):
+            return task
+    except UsageError:
+        return task
+    last = handles_before(task.goal) + 2
+    calls = [task.calls[0], call("tables.query", table=task.calls[1].arguments["table"], **mistaken), task.calls[1]]
+    return Task("tables", task.goal, [*calls, finish(f"${last}")], unlearned=(1,))
+
+
 def wikisql(rng: random.Random, limit: int | None = None) -> Iterator[Task]:
     """Yield tasks from ``wikisql_train`` in random order."""
     tables = {record["id"]: record for record in read_records("wikisql_train_tables")}
@@ -113,7 +134,8 @@ def _recorded(
         table = titled
     if query is None:
         return
-    yield question_task(record["question"], table, query, record["answer"], table_name(table["title"], rng))
+    task = question_task(record["question"], table, query, record["answer"], table_name(table["title"], rng))
+    yield with_mistake(task, query, table, rng) if rng.random() < 0.3 else task
 
 
 def _retitled_sql(sql: str) -> str:
@@ -286,8 +308,6 @@ def _top_query(table: Table, a: str, n: str, rng: random.Random) -> Made:
 
 def evaluate(query: Mapping[str, Any], table: Table) -> list[Any] | None:
     """Return the query's answer by the tool itself, or None when it fails or finds nothing."""
-    from .sql import run_query
-
     try:
         values = run_query(query, table)
     except UsageError:

@@ -385,7 +385,7 @@ def conversations(rng: random.Random, number: int) -> Iterator[Task]:
 def _message(item: Sheet, run: _Run, turn: int, rng: random.Random) -> tuple[str, list[Any]]:
     n, v = rng.choice(item.numbers), rng.choice([row[1] for row in item.table["rows"]])
     draw = rng.random()
-    last = next(reversed(run.values), None)
+    last = next((handle for handle in reversed(run.values) if not str(run.values[handle]).endswith(".txt")), None)
     before = len(run.calls)
     if draw < 0.15:
         text, answer = rng.choice((("thanks", "You're welcome!"), ("ok", "Anything else?"), ("hello", "Hello! What can I do for you?")))
