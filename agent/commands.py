@@ -116,12 +116,13 @@ def _runner_for(
     with report.busy(f"loading {model}"):
         brain = open_brain(settings.model_copy(update={"model": model}))
     ask = ask_at_terminal(report) if at_terminal() and not args.json else None
-    seed = store.load(name)[0]
+    events = store.load(name)
+    report.catch_up(name, events)
     return Runner(
         store,
         brain,
         open_registry(),
         ask=ask,
         on_event=report.on_event,
-        sampling=Sampling(seed=getattr(seed, "seed", 0)),
+        sampling=Sampling(seed=getattr(events[0], "seed", 0)),
     )

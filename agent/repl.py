@@ -64,13 +64,8 @@ class Repl:
             return
         inputs, self.pending = self.pending, []
         reply = self.session.say(line, inputs)
-        self.report.pause()
-        if reply.status == "question":
-            print(clean(reply.text))
-        elif reply.status != "answered":
-            print(f"no answer: {clean(reply.cause)}")
-        elif isinstance(reply.answer, str | int | float | list | dict):
-            print(clean(reply.text))
+        text = reply.text if reply.status in ("answered", "question") else f"no answer: {reply.cause}"
+        self.report.reply(self.session.run, clean(text))
 
     def _command(self, line: str) -> None:
         name, _, rest = line[1:].partition(" ")
@@ -80,7 +75,7 @@ class Repl:
             "tools": self._tools,
             "inputs": self._inputs,
             "plan": self._plan,
-            "usage": lambda _: print(self._view().totals),
+            "usage": lambda _: print(self.view().totals),
             "good": lambda text: self._rate(1.0, text),
             "bad": lambda text: self._rate(0.0, text),
             "runs": self._runs,
@@ -112,7 +107,7 @@ class Repl:
         print(clean("\n".join(listed)) if listed else "no files yet; /inputs add FILE")
 
     def _plan(self, _: str) -> None:
-        steps = [step for step in self._view().steps if step.purpose]
+        steps = [step for step in self.view().steps if step.purpose]
         for number, step in enumerate(steps, start=1):
             print(f"{number}. {step.tool}: {step.purpose} ({step.state})")
         if not steps:
@@ -130,7 +125,8 @@ class Repl:
     def _exit(self, _: str) -> None:
         raise Leave
 
-    def _view(self) -> RunView:
+    def view(self) -> RunView:
+        """Return the conversation as a person sees it."""
         return RunView.of(self.session.events)
 
 
@@ -161,6 +157,7 @@ def _sit(args: argparse.Namespace, goal: Goal | None, run: str | None) -> int:
         report.pause()
         try:
             if run is not None:
+                report.catch_up(run, session.events)
                 _catch_up(repl)
             _talk(repl, settings)
         finally:
@@ -171,12 +168,11 @@ def _sit(args: argparse.Namespace, goal: Goal | None, run: str | None) -> int:
 
 def _catch_up(repl: Repl) -> None:
     """Show what the last message was, and finish its answer if a crash cut it off."""
-    view = repl._view()
-    if view.goal:
+    view = repl.view()
+    if view.said:
         print(f"you said: {view.goal}")
-    reply = repl.session.continue_()
-    if reply.status == "answered":
-        print(clean(reply.text))
+        reply = repl.session.continue_()
+        repl.report.reply(repl.session.run, clean(reply.text))
 
 
 def _talk(repl: Repl, settings: Settings) -> None:
@@ -206,9 +202,7 @@ def _talk(repl: Repl, settings: Settings) -> None:
 def _lines(settings: Settings) -> Iterator[str | None]:
     """Yield the person's lines; None for a Ctrl-C at the prompt. Ends at end of input."""
     if not at_terminal():
-        for line in sys.stdin:
-            print(f"> {clean(line.rstrip())}")
-            yield line
+        yield from sys.stdin
         return
     read = _editor(settings)
     while True:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
@@ -22,7 +22,7 @@ from rich.spinner import Spinner
 from rich.text import Text
 from rich.tree import Tree
 
-from .events import CheckResult, Event, ModelTurn, PersonAsked, RunEnded, RunStarted, ToolOutcome
+from .events import CheckResult, Event, ModelTurn, PersonAsked, PersonSaid, RunEnded, RunStarted, ToolOutcome
 from .run_view import CallView, RunView, StepView, answer_text, clean, one_line
 
 MARKS = {
@@ -54,6 +54,9 @@ class Report:
     def on_event(self, run: str, event: Event) -> None:
         """Show one event of a run."""
 
+    def catch_up(self, run: str, events: Iterable[Event]) -> None:
+        """Take in what is already recorded of a run that goes on, without showing it again."""
+
     @contextmanager
     def busy(self, what: str) -> Iterator[None]:
         """Show that something without events (loading a model) takes its time."""
@@ -61,6 +64,9 @@ class Report:
 
     def pause(self) -> None:
         """Leave the screen alone, because a person is being asked."""
+
+    def reply(self, run: str, text: str) -> None:
+        """Show the agent's reply in a conversation; the screen is then the person's."""
 
     def __enter__(self) -> Self:
         return self
@@ -78,6 +84,10 @@ class PlainReport(Report):
         super().__init__()
         self._views: dict[str, RunView] = {}
         self._label = label
+
+    def catch_up(self, run: str, events: Iterable[Event]) -> None:
+        """Take in what was shown by an earlier process."""
+        self._views[run] = RunView.of(events)
 
     def on_event(self, run: str, event: Event) -> None:
         """Print the event's line, if it has one."""
@@ -100,6 +110,10 @@ class LiveReport(Report):
         self._spinner = Spinner("dots", style="cyan")
         self._live: Live | None = None
 
+    def catch_up(self, run: str, events: Iterable[Event]) -> None:
+        """Take in what was shown by an earlier process; the tree will hold it."""
+        self._views[run] = RunView.of(events)
+
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Draw what is under way; called by rich several times a second."""
         with self.lock:
@@ -118,7 +132,7 @@ class LiveReport(Report):
         with self.lock:
             view = self._views.setdefault(run, RunView())
             view.apply(event)
-            ended = bool(view.status)
+            ended = bool(view.status) and view.mode != "chat"
             if ended:
                 del self._views[run]
         self._show()
@@ -150,13 +164,23 @@ class LiveReport(Report):
         if live is not None:
             live.stop()
 
+    def reply(self, run: str, text: str) -> None:
+        """Leave the work of this message on the screen, and the reply under it."""
+        self.pause()
+        view = self._views[run]
+        if view.inputs or view.steps:
+            view.answer = None
+            self.console.print(tree(view, title=False))
+        self.console.print(Text(text))
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop moving; runs that did not end leave their tree on the screen."""
+        """Stop moving; goals that did not end leave their tree on the screen."""
         self.pause()
         for view in self._views.values():
-            self.console.print(tree(view))
+            if view.mode != "chat":
+                self.console.print(tree(view))
 
 
 def make_report(json: bool = False, parallel: int = 1) -> Report:
@@ -172,15 +196,9 @@ def make_report(json: bool = False, parallel: int = 1) -> Report:
     return PlainReport(label=parallel > 1)
 
 
-def show_run(view: RunView) -> None:
-    """Print a recorded run as a tree (terminal); piped output uses :func:`plain_record`."""
-    Console().print(tree(view))
-
-
-def tree(view: RunView) -> Tree:
+def tree(view: RunView, title: bool = True) -> Tree:
     """Return the run as a tree that fits any width: calls and results keep to one row each."""
-    title = Text(view.goal or "(conversation)", style="bold")
-    root = Tree(title, guide_style="dim")
+    root = Tree(Text(view.goal, style="bold"), guide_style="dim", hide_root=not title)
     for call in view.inputs:
         root.add(_call_lines(call, "dim"))
     for step in view.steps:
@@ -244,10 +262,15 @@ def plain_lines(view: RunView, event: Event) -> Iterator[str]:
     match event:
         case RunStarted():
             yield f"run     {event.run}  {event.model}"
-            yield f"goal    {one_line(view.goal)}" if view.goal else "goal    (conversation)"
+            if view.mode != "chat":
+                yield f"goal    {one_line(view.goal)}"
+        case PersonSaid():
+            yield f"said    {one_line(view.goal)}"
         case ModelTurn(call={"name": "plan"}):
             for number, step in enumerate((s for s in view.steps if not s.dropped), start=1):
                 yield f"plan    {number}. {step.tool}: {step.purpose}"
+        case ModelTurn(call={"name": "finish"}) if view.mode == "chat":
+            yield f"answer  {one_line(answer_text(view.answer))}"
         case ModelTurn(call=None):
             yield f"invalid {one_line(clean(event.invalid or event.text))}"
         case ToolOutcome():

@@ -91,6 +91,8 @@ class RunView:
     goal: str = ""
     model: str = ""
     mode: str = "goal"
+    said: int = 0
+    """Messages of the person so far, in a conversation."""
     inputs: list[CallView] = field(default_factory=list)
     steps: list[StepView] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -146,7 +148,7 @@ class RunView:
                 self.delivered = list(event.delivered)
 
     def _next_message(self, event: PersonSaid) -> None:
-        self.goal, self.began = clean(event.text), event.at
+        self.goal, self.began, self.said = clean(event.text), event.at, self.said + 1
         self.inputs, self.steps, self.notes, self.answer = [], [], [], None
         self.spent = self.spent + self.use
         self.use = Use()
