@@ -49,6 +49,7 @@ wheel: $(VENV)/.dev ## build dist/autogpt-*.whl
 
 prove: $(VENV)/.dev ## the full kill, fuzz and escape campaigns (minutes to hours)
 	$(BIN)/python benchmarks/prove_kills.py --kills 600
+	$(BIN)/python benchmarks/prove_grammar.py --calls 10000
 
 lock: $(VENV)/.dev ## resolve requirements/*.in anew into the hashed locks
 	$(BIN)/python -m pip install uv==0.13.9
