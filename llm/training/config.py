@@ -38,9 +38,8 @@ def read_config(path: Path, shape: type[ConfigT], roots: Sequence[Path] = ()) ->
     except yaml.YAMLError as problem:
         raise UsageError(f"{path}: not YAML: {' '.join(str(problem).split())}") from None
     except ValidationError as problem:
-        first = problem.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "file"
-        raise UsageError(f"{path}: {where}: {first['msg']}") from None
+        wrong = [f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in problem.errors()]
+        raise UsageError(f"{path}: {'; '.join(wrong)}") from None
     places = [path.resolve().parent, Path.cwd(), *roots]
     changes: dict[str, object] = {}
     for field in type(config).model_fields:
