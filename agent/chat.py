@@ -85,8 +85,9 @@ class ChatSession:
         if not text.strip():
             raise UsageError("the message is empty")
         waiting = State.of(self._run.events).waiting
-        if waiting is not None and waiting.kind == "question":
-            self._runner.answer(self._run, PersonAnswered(text=text))
+        if waiting is not None:  # a message is no approval, so it turns one down
+            decision = "no" if waiting.kind == "approval" else None
+            self._runner.answer(self._run, PersonAnswered(text=text, decision=decision))
         else:
             names = add_inputs(self.workspace, inputs)
             self._run.append(PersonSaid(text=text, inputs=names))

@@ -26,7 +26,7 @@ from .active import ActiveRun, may_write
 from .approvals import Approvals, approval_of, approval_text, tool_asked
 from .deliver import fingerprints
 from .events import Event, PersonAnswered, PersonAsked, RunInterrupted, RunStarted, ToolIntent, ToolOutcome
-from .goal import Goal
+from .goal import Goal, Grants
 from .journal import PARKED, DatabaseJournal, Paused
 from .loop import Act, Ask, Stop, Think, decide
 from .result import RunResult, summarise
@@ -246,6 +246,9 @@ class Runner:
 
     def _act(self, run: ActiveRun, act: Act) -> None:
         """Carry out one call: permission, intent, effect, outcome; each committed before the next."""
+        if act.tool not in run.bench.tools:  # a brain that was neither masked nor checked
+            run.append(run.bench.outcome(act, "failed", f"error: there is no tool {act.tool}"))
+            return
         try:
             refusal = self._refusal(run, act)
         except ToolError as error:
@@ -277,7 +280,8 @@ class Runner:
         Raises ToolError when the call's targets make no sense (the model reads why).
         """
         tool = run.bench.tools[act.tool]
-        decision = decide_call(tool, tool.targets(run.bench.arguments(act, run.events)), run.goal.grants)
+        targets = tool.targets(run.bench.arguments(act, run.events))
+        decision = decide_call(tool, targets, run.goal.grants or _default_grants(run.goal))
         if decision.allowed:
             return None
         if decision.verdict is Verdict.REFUSE:
@@ -328,3 +332,8 @@ class Runner:
 def _question(run: ActiveRun) -> str:
     asked = State.of(run.events).waiting
     return asked.text if asked else ""
+
+
+def _default_grants(goal: Goal) -> Grants | None:
+    """Without grants a goal may write in its own workspace, but not in a folder used in place."""
+    return None if goal.workspace is None else Grants()

@@ -7,6 +7,7 @@ pass), so the loop may call it anew for each decision; nothing is kept between c
 from __future__ import annotations
 
 import json
+import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -153,11 +154,20 @@ class State:
         self.plan, self.planned_tools, self.plans = (), (), 0
         self.finished, self.answer, self.outcomes = False, None, []
         self.failures = self.repeats = self.turns = self.invalid_row = 0
+        self.tokens, self.seconds = 0, 0.0
         self.repeated = False
         self.inputs.extend(path for path in message.inputs if path not in self.inputs)
 
 
 def input_names(goal: dict[str, Any]) -> list[str]:
-    """Return the workspace paths of a goal's inputs: copied files by name, inline files by path."""
-    copied = [str(path).replace("\\", "/").rsplit("/", 1)[-1] for path in goal.get("inputs") or []]
-    return [*copied, *(goal.get("files") or {})]
+    """Return the workspace paths of a goal's inputs: copied files by name, inline files by path.
+
+    In a workspace that is used in place, inputs stay where they are below it.
+    """
+    given = [str(path).replace("\\", "/") for path in goal.get("inputs") or []]
+    place = goal.get("workspace")
+    if place is None:
+        names = [path.rsplit("/", 1)[-1] for path in given]
+    else:
+        names = [posixpath.relpath(path, place) for path in given]
+    return [*names, *(goal.get("files") or {})]

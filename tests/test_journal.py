@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+
 from autogpt.agent.events import (
     Event,
     ModelTurn,
