@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, get_type_hints, overload
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
-from pydantic.errors import PydanticSchemaGenerationError
+from pydantic.errors import PydanticUserError
 from pydantic_core import to_jsonable_python
 
 from ..errors import ToolError, UsageError
@@ -159,7 +159,10 @@ def _first_line(function: Callable[..., Any]) -> str:
 
 def _model_of(function: Callable[..., Any], name: str) -> tuple[type[BaseModel], str]:
     """Return (model of the arguments, name of the argument that wants the ToolContext or "")."""
-    hints = get_type_hints(function, include_extras=True)
+    try:
+        hints = get_type_hints(function, include_extras=True)
+    except NameError as error:
+        raise UsageError(f"tool {name}: types must be defined at the top of a module: {error}") from None
     texts = _documented(inspect.getdoc(function) or "")
     fields: dict[str, Any] = {}
     context = ""
@@ -179,7 +182,7 @@ def _model_of(function: Callable[..., Any], name: str) -> tuple[type[BaseModel],
     try:
         model: type[BaseModel] = create_model(name, __config__=ConfigDict(extra="forbid"), **fields)
         model.model_json_schema()
-    except (PydanticSchemaGenerationError, TypeError, ValueError, NameError) as error:
+    except (PydanticUserError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"tool {name}: the type hints have no JSON form: {reason}") from None
     return model, context
