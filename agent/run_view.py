@@ -19,6 +19,7 @@ from .events import (
     PersonAnswered,
     PersonAsked,
     PersonSaid,
+    Rating,
     RunEnded,
     RunInterrupted,
     RunStarted,
@@ -122,6 +123,8 @@ class RunView:
     def apply(self, event: Event) -> None:
         """Take one event in."""
         self.ended = event.at or self.ended
+        if not isinstance(event, RunInterrupted | RunEnded | Rating):
+            self.status = ""  # an interrupted run goes on
         match event:
             case RunStarted():
                 self.run, self.model, self.mode = event.run, event.model, event.mode
@@ -154,7 +157,6 @@ class RunView:
         self.use = Use()
 
     def _model_turn(self, turn: ModelTurn) -> None:
-        self.status = ""
         self.use = self.use + Use(
             turn.seconds, 1, turn.prompt_tokens, turn.cached_tokens, len(turn.ids), sum(turn.forced)
         )
