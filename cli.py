@@ -174,11 +174,11 @@ def _models(groups: Group) -> None:
     train.add_argument("--steps", type=int, metavar="N", help="stop after this many optimiser steps in all")
 
     evaluate = _command(
-        groups, "eval", "model_commands:evaluate", "run a suite of goals and report the pass rate",
+        groups, "eval", "eval_commands:evaluate_suite", "run a suite of goals and report the pass rate",
         "autogpt eval benchmarks/suites/tables.jsonl --limit 100 --json out.json",
     )  # fmt: skip
     evaluate.add_argument("suite", metavar="SUITE", help=".jsonl, .jsonl.gz or .jsonl.zst")
-    evaluate.add_argument("--limit", type=int, metavar="N", help="only N goals, drawn by the seed")
+    evaluate.add_argument("--limit", type=int, metavar="N", help="only the first N (suites are shuffled)")
     evaluate.add_argument("--seed", type=int, default=0, metavar="N")
     evaluate.add_argument(
         "--samples", type=int, default=1, metavar="K", help="attempts per goal (default: 1)"

@@ -8,9 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,9 +15,7 @@ from ..errors import ModelUnavailable, UsageError
 from ..llm.registry import ModelRegistry
 from ..settings import Settings, load
 from .outcome import show_table
-
-EVERY = 10.0
-"""Seconds between lines of progress where there is no terminal."""
+from .progress import progress_line
 
 
 def list_models(args: argparse.Namespace) -> int:
@@ -124,32 +119,3 @@ def train(args: argparse.Namespace) -> int:
     print(f"to try it: autogpt eval SUITE --model {report.folder}")
     print(f"to use it: autogpt model use {report.folder}")
     return 0 if report.finished else 130
-
-
-@contextmanager
-def progress_line() -> Iterator[Callable[[str, float | None], None]]:
-    """Yield a function that shows what is being done: a bar on a terminal, now and then a line else."""
-    if not sys.stderr.isatty():
-        yield _plain_progress()
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda text, share: bar.update(
-            task, description=text, total=None if share is None else 1.0, completed=share or 0.0
-        )
-
-
-def _plain_progress() -> Callable[[str, float | None], None]:
-    said: dict[str, float] = {}
-
-    def say(text: str, share: float | None) -> None:
-        now = time.monotonic()
-        if now - said.get(text, -EVERY) >= EVERY:
-            said[text] = now
-            print(text if share is None else f"{text}: {share:.0%}", file=sys.stderr, flush=True)
-
-    return say
