@@ -19,7 +19,7 @@ from autogpt.labels import Label
 from autogpt.tools import paths
 from autogpt.tools.base import Tool, ToolContext, ToolResult, merge_facts
 from autogpt.tools.files import tools
-from autogpt.tools.handles import resolve, text_form, used, with_handles
+from autogpt.tools.handles import resolve, text_form, with_handles
 
 TOOLS: Mapping[str, Tool] = {tool.name: tool for tool in tools()}
 
@@ -321,11 +321,6 @@ def test_handles_give_values_or_their_text(given: Any, expected: Any) -> None:
 def test_an_unknown_handle_is_told_with_those_there_are(given: Any) -> None:
     with pytest.raises(ToolError, match=r"there is no \$7; handles so far: \$1, \$2"):
         resolve({"content": given}, {"$1": 1, "$2": 2})
-
-
-def test_used_names_the_origins_of_a_call() -> None:
-    arguments = {"a": "$1", "b": "{$2} and $4", "c": [{"d": "$3"}], "expression": "$5 + $1"}
-    assert used(arguments, ("expression",)) == ["$1", "$2", "$3", "$5"]
 
 
 def test_with_handles_widens_all_but_free_text() -> None:

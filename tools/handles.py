@@ -39,21 +39,6 @@ def resolve(
     }
 
 
-def used(arguments: Any, expand: Collection[str] = ()) -> list[str]:
-    """Return the handles that ``arguments`` mention, in order, for labels and provenance."""
-    found: dict[str, None] = {}
-    items = arguments.items() if isinstance(arguments, Mapping) else enumerate(arguments)
-    for name, value in items:
-        if isinstance(value, str):
-            whole = _WHOLE.fullmatch(value)
-            pattern = _BARE if name in expand else _BRACED
-            groups = [whole.groups()] if whole else [match.groups() for match in pattern.finditer(value)]
-            found.update((f"${number}", None) for group in groups for number in group if number)
-        elif isinstance(value, Mapping | list):
-            found.update((handle, None) for handle in used(value))
-    return list(found)
-
-
 def text_form(value: Any) -> str:
     """Return the text that stands for a JSON value in a file or an answer.
 

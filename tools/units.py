@@ -94,11 +94,6 @@ def _tidy(text: str) -> str:
     return re.sub(r"\bdegrees? (?=[cfk])", "", text)
 
 
-def is_unit(word: str) -> bool:
-    """Return whether ``word`` (lower case) names a unit."""
-    return word in _UNITS or word in _TEMPERATURE
-
-
 def convert_text(text: str, evaluate: Evaluate) -> tuple[Fraction, str] | None:
     """Return (number, unit) for a conversion, or None; raise ``ToolError`` for unlike units."""
     text = _tidy(text)
