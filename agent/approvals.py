@@ -12,11 +12,14 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import UserError
+from ..errors import UsageError, UserError
 from .events import Event, PersonAnswered, PersonAsked
 from .journal import write_durably
 from .loop import Act
+from .runs import RunStore
 from .state import State
+
+DECISIONS = ("once", "run", "always", "no")
 
 
 class Approvals:
@@ -69,6 +72,31 @@ def approval_of(act: Act, events: Sequence[Event]) -> PersonAnswered | None:
             if event.decision in ("run", "always") and asked.get(event.call_id) == act.tool:
                 settled = event
     return settled
+
+
+def settled(events: Sequence[Event], answer: PersonAnswered, approvals: Approvals) -> PersonAnswered:
+    """Return ``answer`` as the event that settles what the run waits for; an "always" is kept too.
+
+    Raises UsageError when the run waits for nothing, or for an approval and gets no decision.
+    """
+    state = State.of(events)
+    asked = state.waiting
+    if asked is None:
+        raise UsageError(f"run {state.started.run} waits for no answer")
+    if asked.kind == "question":
+        return answer.model_copy(update={"call_id": asked.call_id, "decision": None})
+    if answer.decision not in DECISIONS:
+        raise UsageError(f"run {state.started.run} waits for an approval: {', '.join(DECISIONS)}")
+    tool = tool_asked(events, asked)
+    if answer.decision == "always" and tool:
+        approvals.add(state.started.folder, tool)
+    return answer.model_copy(update={"call_id": asked.call_id})
+
+
+def approve(store: RunStore, run: str, answer: PersonAnswered) -> None:
+    """Answer a parked run (by its exact id) without continuing it; ``resume`` then goes on."""
+    with store.open(run) as journal:
+        journal.append(settled(journal.events, answer, Approvals(store.home)))
 
 
 def tool_asked(events: Sequence[Event], asked: PersonAsked) -> str | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..tools import paths
-from .journal import write_durably
+from .journal import temporary, write_durably
 
 MAX_FILES = 1000
 """A write grant that matches more files than this is not worth hashing; it is refused."""
@@ -66,10 +66,11 @@ def deliver(
             raise UserError(f"{target}: a link leads out of {folder}; the result stays in {workspace}")
         now = _hash(target) if _is_plain(target) else ("" if not os.path.lexists(target) else "not a file")
         if now not in (before.get(name, ""), digest):
+            temporary(target, run).unlink(missing_ok=True)  # of an attempt that a crash cut short
             target = beside(target, run)
             now = _hash(target) if _is_plain(target) else ""
         if now != digest:
-            _write(target, data)
+            _write(target, data, run)
         delivered.append(target.relative_to(folder).as_posix())
     return delivered
 
@@ -79,11 +80,11 @@ def beside(target: Path, run: str) -> Path:
     return target.with_name(f"{target.stem}.autogpt-{run}{target.suffix}")
 
 
-def _write(target: Path, data: bytes) -> None:
+def _write(target: Path, data: bytes, run: str) -> None:
     mode = target.stat().st_mode & 0o777 if target.exists() else 0o644
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        write_durably(target, data, mode)
+        write_durably(target, data, mode, tag=run)
     except OSError as error:
         raise UserError(f"{target}: cannot deliver: {error.strerror}; free it and resume the run") from error
 

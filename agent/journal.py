@@ -316,10 +316,14 @@ def read_blob(folder: Path, digest: str) -> Any:
     return json.loads(data)
 
 
-def write_durably(path: Path, data: bytes, mode: int = 0o600) -> None:
-    """Write a whole file so that a crash leaves the old one or the new one: temporary, fsync, rename."""
+def write_durably(path: Path, data: bytes, mode: int = 0o600, tag: str = "autogpt") -> None:
+    """Write a whole file so that a crash leaves the old one or the new one: temporary, fsync, rename.
+
+    The temporary file has a fixed name, so that doing it again after a crash leaves no litter;
+    ``tag`` keeps writers apart that may be at the same path at once.
+    """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = temporary(path, tag)
     try:
         with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
             file.write(data)
@@ -331,6 +335,11 @@ def write_durably(path: Path, data: bytes, mode: int = 0o600) -> None:
             part.unlink()
         raise
     sync_folder(path.parent)
+
+
+def temporary(path: Path, tag: str) -> Path:
+    """Return the name beside ``path`` that :func:`write_durably` writes to first."""
+    return path.with_name(f".{path.name}.{tag}.part")
 
 
 def sync_folder(folder: Path) -> None:

@@ -23,7 +23,7 @@ from ..llm.message import Brain, Sampling
 from ..tools.policy import Verdict, decide_call
 from ..tools.registry import Registry
 from .active import ActiveRun, may_write
-from .approvals import Approvals, approval_of, approval_text, tool_asked
+from .approvals import Approvals, approval_of, approval_text, settled
 from .deliver import fingerprints
 from .events import Event, PersonAnswered, PersonAsked, RunInterrupted, RunStarted, ToolIntent, ToolOutcome
 from .goal import Goal, Grants
@@ -316,17 +316,8 @@ class Runner:
         return False
 
     def answer(self, run: ActiveRun, answer: PersonAnswered) -> None:
-        """Commit a person's answer to what the run waits for."""
-        asked = State.of(run.events).waiting
-        if asked is None:
-            raise UsageError(f"run {run.id} waits for no answer")
-        if asked.kind == "approval" and answer.decision is None:
-            raise UsageError(f"run {run.id} waits for an approval: once, run, always or no")
-        decision = answer.decision if asked.kind == "approval" else None
-        about = tool_asked(run.events, asked)
-        if decision == "always" and about:
-            self.approvals.add(run.started.folder, about)
-        run.append(answer.model_copy(update={"call_id": asked.call_id, "decision": decision}))
+        """Commit a person's answer to what the run waits for; UsageError if it waits for none."""
+        run.append(settled(run.events, answer, self.approvals))
 
 
 def _question(run: ActiveRun) -> str:

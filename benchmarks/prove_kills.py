@@ -27,22 +27,20 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jsonschema  # noqa: F401  (loaded once here, not once in every process that is killed)
+from kill_world import Careless, Kill, Pay, Post, Switch, WatchedStore, lines, watch
 
 from autogpt import prompts
-from autogpt.agent.events import ModelTurn, RunEnded, ToolIntent, ToolOutcome, dump_event
+from autogpt.agent.events import ModelTurn, RunEnded, ToolOutcome, dump_event
 from autogpt.agent.goal import Goal
-from autogpt.agent.journal import DatabaseJournal
 from autogpt.agent.replay import replay
-from autogpt.agent.runner import ActiveRun, Runner
+from autogpt.agent.runner import Runner
 from autogpt.agent.runs import RunStore
 from autogpt.llm.message import Prompt, ToolCall
 from autogpt.llm.scripted import ScriptedModel
-from autogpt.tools.base import Effect, Replay, Tool, ToolContext, ToolResult
 from autogpt.tools.registry import Registry, builtins
 
 STEPS = ("files.write", "ledger.pay", "files.move", "post", "files.write")
@@ -56,156 +54,13 @@ SCRIPT = (
     ToolCall("files.write", {"path": "late.txt", "content": "Nordfracht"}),
     ToolCall("finish", {"answer": "done"}),
 )
+prompts.prompt_hash()  # reads the templates once, likewise
 FILES = {"done/draft.txt": "draft", "late.txt": "Nordfracht"}
-WATCHED = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.copyfile", "fcntl.flock")
-TEXT = {"type": "string", "maxLength": 40}
 
 
-@dataclass(frozen=True)
-class Kill:
-    """Where a process dies: at the ``at``-th instant of a kind.
-
-    Kinds: before or after (a commit; ``before tool.outcome`` counts those of one type), effect (just
-    before or after one outside), file (before a file operation), or time (``at`` in milliseconds).
-    """
-
-    kind: str
-    at: float
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.at:g}"
-
-
-@dataclass
-class Switch:
-    """Counts what happens in a working process and kills it when its instant has come."""
-
-    kill: Kill | None
-    report: int
-    """A pipe to the observer; each committed event is told there."""
-    counts: Counter[str] = field(default_factory=Counter)
-
-    def reach(self, kind: str) -> None:
-        """Count one instant of ``kind``; die if it is the one."""
-        self.counts[kind] += 1
-        if self.kill and self.kill.kind == kind and self.counts[kind] == self.kill.at:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def tell(self, what: str) -> None:
-        """Tell the observer."""
-        os.write(self.report, (what + "\n").encode())
-
-
-class WatchedJournal:
-    """A journal that reaches an instant before and after each commit, and tells of each commit."""
-
-    def __init__(self, inner: DatabaseJournal, switch: Switch) -> None:
-        self._inner, self._switch = inner, switch
-
-    def append(self, event: Any) -> Any:
-        """Commit between two instants."""
-        kind = dump_event(event)["type"]
-        self._switch.reach("before")
-        self._switch.reach(f"before {kind}")
-        kept = self._inner.append(event)
-        self._switch.tell(f"event {len(self._inner.events) - 1} {kind}")
-        self._switch.reach("after")
-        self._switch.reach(f"after {kind}")
-        return kept
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-
-class WatchedStore(RunStore):
-    """A store whose journals are watched."""
-
-    switch: Switch
-
-    def create(self, *args: Any, **kwargs: Any) -> Any:
-        """Create a run between two instants."""
-        self.switch.reach("before")
-        journal = super().create(*args, **kwargs)
-        self.switch.tell("event 0 run.started")
-        self.switch.reach("after")
-        return WatchedJournal(journal, self.switch)
-
-    def open(self, run: str) -> Any:
-        """Open a run, watched."""
-        return WatchedJournal(super().open(run), self.switch)
-
-
-class Post(Tool):
-    """Appends to a log that only grows: after a crash nobody can say whether a line is from this call."""
-
-    name = "post"
-    description = "Post a text."
-    parameters: Mapping[str, Any] = {"type": "object", "properties": {"text": TEXT}, "required": ["text"]}
-    replay = Replay.OPAQUE
-
-    def __init__(self, log: Path, switch: Switch) -> None:
-        self._log, self._switch = log, switch
-
-    def run(self, args: Mapping[str, Any], ctx: ToolContext) -> ToolResult:
-        """Append one line, in one write."""
-        self._switch.reach("effect")
-        _append(self._log, str(args["text"]))
-        self._switch.reach("effect")
-        return ToolResult("posted", "posted")
-
-
-class Pay(Tool):
-    """Pays into a ledger under a key: whether a payment stands can be looked up."""
-
-    name = "ledger.pay"
-    description = "Pay an amount."
-    parameters: Mapping[str, Any] = {
-        "type": "object",
-        "properties": {"key": TEXT, "amount": {"type": "integer", "minimum": 0, "maximum": 9}},
-        "required": ["key", "amount"],
-    }
-    effect = Effect.READ  # outside the workspace's grants; what matters here is the replay class
-    replay = Replay.IDEMPOTENT
-
-    def __init__(self, ledger: Path, switch: Switch) -> None:
-        self._ledger, self._switch = ledger, switch
-
-    def run(self, args: Mapping[str, Any], ctx: ToolContext) -> ToolResult:
-        """Append one payment."""
-        self._switch.reach("effect")
-        _append(self._ledger, str(args["key"]))
-        self._switch.reach("effect")
-        return ToolResult(args["amount"], f"paid {args['amount']}")
-
-    def verify(self, args: Mapping[str, Any], ctx: ToolContext) -> ToolResult | None:
-        """Look the key up."""
-        stands = str(args["key"]) in _lines(self._ledger)
-        return ToolResult(args["amount"], f"paid {args['amount']}") if stands else None
-
-
-class Careless(Runner):
-    """The control: repeats every lost call, as a plain checkpoint would."""
-
-    def _recovered(self, run: ActiveRun, act: Any, lost: ToolIntent) -> ToolOutcome:
-        return run.bench.perform(act, run.events)
-
-
-def _append(path: Path, line: str) -> None:
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    os.write(handle, (line + "\n").encode())
-    os.close(handle)
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.exists() else []
-
-
-def _line(prompt: Prompt) -> ToolCall:
+def say_next(prompt: Prompt) -> ToolCall:
     """What the scripted model says depends on the conversation alone, so it knows its place again."""
     return SCRIPT[sum(message.role == "assistant" for message in prompt.messages)]
-
-
-prompts.prompt_hash()  # likewise the templates
 
 
 class Bench:
@@ -285,10 +140,10 @@ class Bench:
 
     def _child(self, switch: Switch) -> int:
         try:
-            sys.addaudithook(lambda name, _: switch.reach("file") if name in WATCHED else None)
+            watch(switch)
             store = WatchedStore(self.home)
             store.switch = switch
-            runner = self.runner(store, ScriptedModel([_line] * len(SCRIPT)), self.registry(switch))
+            runner = self.runner(store, ScriptedModel([say_next] * len(SCRIPT)), self.registry(switch))
             known = store.list_runs()
             result = runner.resume(known[0].run) if known else runner.run(self.goal())
             switch.tell("counts " + json.dumps(switch.counts))
@@ -322,10 +177,10 @@ class Bench:
         for event in outcomes:
             assert event.state in ("done", "uncertain"), f"{event.tool}: {event.preview}"
             if event.call_id in posts:
-                seen = _lines(self.log).count(posts[event.call_id])
+                seen = lines(self.log).count(posts[event.call_id])
                 assert seen <= 1, f"posted {seen} times"
                 assert seen == 1 or event.state == "uncertain", "lost without a word"
-        assert _lines(self.ledger) == ["k1"], f"paid {_lines(self.ledger)}"
+        assert lines(self.ledger) == ["k1"], f"paid {lines(self.ledger)}"
         found = {
             path.relative_to(self.folder).as_posix(): path.read_text()
             for path in self.folder.rglob("*")
@@ -360,7 +215,7 @@ def instants(counts: Mapping[str, int], milliseconds: float, seed: int) -> Itera
     for kind in ("before", "after", "effect"):
         for at in range(1, counts[kind] + 1):
             yield [Kill(kind, at)]
-    for at in rng.sample(range(1, counts["file"] + 1), min(20, counts["file"])):
+    for at in rng.sample(range(1, counts["file"] + 1), counts["file"]):
         yield [Kill("file", at)]
     while True:
         if rng.random() < 0.5:

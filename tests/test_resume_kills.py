@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-PROOF = Path(__file__).resolve().parent.parent / "benchmarks" / "prove_kills.py"
+BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
 
 @pytest.fixture(scope="module")
-def proof() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("prove_kills", PROOF)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["prove_kills"] = module
-    spec.loader.exec_module(module)
-    return module
+def proof() -> Iterator[ModuleType]:
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        yield importlib.import_module("prove_kills")
+    finally:
+        sys.path.remove(str(BENCHMARKS))
 
 
 KILLS = [
