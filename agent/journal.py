@@ -149,11 +149,15 @@ class DatabaseJournal:
         self._events = list(events)
         self._lock = lock
         self._full = False
+        self._stale = False
         self._values: dict[str, Any] = {}
 
     @property
     def events(self) -> Sequence[Event]:
         """All events so far, oldest first."""
+        if self._stale:  # an append was cut off (Ctrl-C), so only the database knows whether it happened
+            self._events = load_events(self._database, self.run)
+            self._stale = False
         return self._events
 
     def append(self, event: _E) -> _E:
@@ -163,8 +167,11 @@ class DatabaseJournal:
         kept = decode_event(body)
         if not isinstance(kept, type(event)):
             raise TypeError(f"{type(event).__name__} does not survive storing")
-        self._with_space(lambda: insert_event(self._database, self.run, len(self._events), kept, body))
+        seq = len(self.events)
+        self._stale = True
+        self._with_space(lambda: insert_event(self._database, self.run, seq, kept, body))
         self._events.append(kept)
+        self._stale = False
         if self._full:
             self._pause()
         return kept
@@ -250,6 +257,24 @@ def insert_event(database: Database, run: str, seq: int, event: Event, body: str
         database.write(work)
     except sa.exc.IntegrityError as error:
         raise UserError(f"run {run}: event {seq} was written by another process; resume it anew") from error
+
+
+def load_events(database: Database, run: str) -> list[Event]:
+    """Return the events of ``run``, oldest first; none when there is no such run.
+
+    Raises ``UserError`` when a known event cannot be read.
+    """
+    import sqlalchemy as sa
+
+    from ..memory.database import events
+
+    query = sa.select(events.c.body).where(events.c.run == run).order_by(events.c.seq)
+    with database.read() as connection:
+        bodies = connection.execute(query).scalars().all()
+    try:
+        return [decode_event(body) for body in bodies]
+    except ValueError as error:
+        raise UserError(f"run {run}: its journal cannot be read: {error}") from error
 
 
 def _run_change(event: Event) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ..errors import UsageError, UserError
+from ..errors import UsageError
 from ..memory.database import Database, runs
 from ..memory.database import events as event_rows
 from .events import Event, RunEnded, RunStarted, ToolOutcome, dump_event, parse_event
@@ -31,6 +31,7 @@ from .journal import (
     decode_event,
     encode_event,
     is_held,
+    load_events,
     read_blob,
     write_blob,
 )
@@ -100,6 +101,7 @@ class RunStore:
         run = started.run
         if not _RUN_ID.fullmatch(run):
             raise ValueError(f"not a run id: {run!r}")
+        self._make_home()
         folder = self.folder(run)
         lock = RunLock(folder)
         body = encode_event(started if started.at else started.model_copy(update={"at": time.time()}))
@@ -139,15 +141,10 @@ class RunStore:
 
     def load(self, run: str) -> list[Event]:
         """Return the events of ``run`` (an exact id); raises ``UsageError`` if there is none."""
-        query = sa.select(event_rows.c.body).where(event_rows.c.run == run).order_by(event_rows.c.seq)
-        with self.database.read() as connection:
-            bodies = connection.execute(query).scalars().all()
-        if not bodies:
+        events = load_events(self.database, run)
+        if not events:
             self._existing(run)
-        try:
-            return [decode_event(body) for body in bodies]
-        except ValueError as error:
-            raise UserError(f"run {run}: its journal cannot be read: {error}") from error
+        return events
 
     def value(self, run: str, outcome: ToolOutcome) -> Any:
         """Return the exact value of an outcome of ``run``."""
@@ -232,7 +229,13 @@ class RunStore:
         self._store(run, parsed[0], parsed)
         return run
 
+    def _make_home(self) -> None:
+        """Make the home for its owner alone; one that exists keeps its mode."""
+        self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (self.home / "runs").mkdir(mode=0o700, exist_ok=True)
+
     def _store(self, run: str, started: RunStarted, events: list[Event]) -> None:
+        self._make_home()
         folder = self.folder(run)
         lock = RunLock(folder)
         row = _row(started, started.at, folder / "workspace") | {"status": "interrupted", "owner": "import"}

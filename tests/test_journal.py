@@ -7,7 +7,9 @@ import multiprocessing
 import os
 import resource
 import signal
+import sqlite3
 import stat
+import threading
 from pathlib import Path
 
 import pytest
@@ -209,6 +211,8 @@ def test_the_database_is_private_and_durable(tmp_path: Path) -> None:
     names = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "home").glob("autogpt.db*")}
     assert names["autogpt.db"] == 0o600
     assert all(mode == 0o600 for mode in names.values())
+    for folder in (tmp_path / "home", tmp_path / "home" / "runs"):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     with Database(tmp_path / "home").read() as connection:
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
@@ -288,3 +292,53 @@ def test_a_write_that_the_system_refuses_pauses_too(tmp_path: Path) -> None:
     assert error.startswith("paused: disk full while journalling")
     events: list[Event] = RunStore(tmp_path / "home").load(run)
     assert len(events) == count > 10
+
+
+def test_a_commit_cut_off_by_ctrl_c_is_looked_up(tmp_path: Path) -> None:
+    journal = begin(RunStore(tmp_path))
+    armed = True
+
+    def strike(connection: sa.Connection) -> None:
+        nonlocal armed
+        if armed:
+            armed = False
+            raise KeyboardInterrupt
+
+    engine = journal._database._open()
+    sa.event.listen(engine, "commit", strike)  # before the commit: it does not happen
+    with pytest.raises(KeyboardInterrupt):
+        journal.append(PersonAnswered(text="lost"))
+    sa.event.remove(engine, "commit", strike)
+    execute = journal._database.write
+
+    def write_then_strike(work: object) -> None:  # after the commit: it has happened
+        execute(work)  # type: ignore[arg-type]
+        raise KeyboardInterrupt
+
+    journal._database.write = write_then_strike  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        journal.append(PersonAnswered(text="kept"))
+    journal._database.write = execute  # type: ignore[method-assign]
+    journal.append(PersonAnswered(text="next"))
+    assert [event.text for event in journal.events[1:]] == ["kept", "next"]  # type: ignore[attr-defined]
+    assert RunStore(tmp_path).load(journal.run) == list(journal.events)
+
+
+def test_a_locked_database_is_waited_for_with_bounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("autogpt.memory.database.BUSY_SECONDS", 0.02)
+    store = RunStore(tmp_path)
+    journal = begin(store)
+    holder = sqlite3.connect(tmp_path / "autogpt.db", isolation_level=None, check_same_thread=False)
+    holder.execute("BEGIN IMMEDIATE")
+    release = threading.Timer(0.15, lambda: holder.execute("ROLLBACK"))
+    release.start()
+    journal.append(PersonAnswered(text="patient"))
+    release.join()
+    assert "Retrying" in caplog.text
+    holder.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StorageError, match=r"autogpt\.db: locked by another process"):
+        journal.append(PersonAnswered(text="never"))
+    holder.close()
+    assert [type(event).__name__ for event in store.load(journal.run)] == ["RunStarted", "PersonAnswered"]
