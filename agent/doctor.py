@@ -105,5 +105,5 @@ def _model(settings: Settings) -> Iterator[str]:
 
 def _tools(settings: Settings) -> Iterator[str]:
     registry = open_registry()
-    yield f"{len(registry)} tools: {', '.join(registry.families())}"
+    yield f"{len(registry.select(None))} tools: {', '.join(registry.families())}"
     yield "tools work on files and tables only: this version runs no shell, code or network tool"

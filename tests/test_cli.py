@@ -236,6 +236,37 @@ def test_a_conversation_can_be_piped_in_and_resumed(
     assert [rating["value"] for rating in ratings] == [1.0]
 
 
+def test_eval_reports_and_writes_every_row(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    goals = [
+        {
+            "goal": f"{GOAL} {n}",
+            "inputs": ["deliveries.csv"],
+            "category": kind,
+            "check": [{"answer": {"equals": a}}],
+        }
+        for n, kind, a in ((1, "easy", "Nordfracht"), (2, "hard", "Blitz"), (3, "hard", "Blitz"))
+    ]
+    (here / "suite.jsonl").write_text("".join(json.dumps(goal) + "\n" for goal in goals))
+    argv = ["eval", "suite.jsonl", "--limit", "2", "--model", "scripted:s.yaml", "--json", "out.json"]
+    assert main(argv) == 0
+    report = json.loads((here / "out.json").read_text())
+    assert (report["n"], report["passed"], report["pass_rate"]) == (2, 1, 0.5)
+    assert [row["status"] for row in report["rows"]] == ["achieved", "not_met"]
+    assert report["by_category"]["hard"]["pass_rate"] == 0.0
+    assert "all\t2\t50.0%" in capsys.readouterr().out
+
+
+def test_eval_holds_conversations(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    turns = [{"say": "hello", "check": [{"answer": {"equals": "Hi!"}}]}, {"say": "bye", "check": []}]
+    session = {"id": "s1", "files": {"a.txt": "x"}, "turns": turns}
+    (here / "sessions.jsonl").write_text(json.dumps(session))
+    model = script(
+        here / "c.json", [{"name": "finish", "arguments": {"answer": text}} for text in ("Hi!", "Bye!")]
+    )
+    assert main(["eval", "sessions.jsonl", "--model", model]) == 0
+    assert "turn 2\t1\t100.0%" in capsys.readouterr().out
+
+
 def test_tools_and_models_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tools", "list", "--json"]) == 0
     names = [json.loads(line)["name"] for line in capsys.readouterr().out.splitlines()]
