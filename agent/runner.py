@@ -25,7 +25,16 @@ from ..tools.registry import Registry
 from .active import ActiveRun, may_write
 from .approvals import Approvals, approval_of, approval_text, settled
 from .deliver import fingerprints
-from .events import Event, PersonAnswered, PersonAsked, RunInterrupted, RunStarted, ToolIntent, ToolOutcome
+from .events import (
+    Event,
+    PersonAnswered,
+    PersonAsked,
+    RunEnded,
+    RunInterrupted,
+    RunStarted,
+    ToolIntent,
+    ToolOutcome,
+)
 from .goal import Goal, Grants
 from .journal import PARKED, DatabaseJournal, Paused
 from .loop import Act, Ask, Stop, Think, decide
@@ -101,6 +110,9 @@ class Runner:
 
     def resume(self, run: str) -> RunResult:
         """Finish the run with this exact id; an ended one gives its result again."""
+        events = self.store.load(run)
+        if any(isinstance(event, RunEnded) for event in events):
+            return summarise(events, self.store.database.where)
         return self._drive_all([lambda: self.reopen(run)], 1)[0]
 
     def start(self, goal: Goal, mode: Literal["goal", "chat"] = "goal") -> ActiveRun:
