@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from ..errors import ToolError, UserError
+from ..errors import UserError
 from .checks import CheckVerdict, reward, run_checks
 from .deliver import deliver
 from .events import CheckResult, Event, RunEnded, RunInterrupted, RunStarted, ToolIntent
@@ -81,10 +81,7 @@ class ActiveRun:
 
     def value(self, answer: Any) -> Any:
         """Return an answer with its handles replaced; one that names no handle of ours stays text."""
-        try:
-            return resolved_answer(answer, self.bench.values(self.events))
-        except ToolError:
-            return answer
+        return resolved_answer(answer, self.bench.values(self.events))
 
     def stop(self, stop: Stop) -> None:
         """Carry out a ``Stop`` of a goal: check and deliver if the model finished, then end."""

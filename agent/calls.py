@@ -23,20 +23,18 @@ MAX_PLANS = 4
 def allowed_calls(state: State, tools: Mapping[str, Tool]) -> tuple[CallSpec, ...]:
     """Return the calls that may come next, narrowed, in a fixed order (tools by registry order)."""
     if state.started.plan and not state.plan:
-        specs = [plan_call(state, tools), finish_call(state), ask_call()]
-        return tuple(spec for spec in specs if spec is not None)
+        first = (plan_call(state, tools), finish_call(state), ask_call())
+        return tuple(spec for spec in first if spec is not None)
     stuck = state.failures >= FAILURES_BEFORE_REPLAN or state.repeated
     may_plan = state.started.plan and bool(state.outcomes) and state.plans < MAX_PLANS
     if stuck and may_plan and state.failures > 0:
         replan = plan_call(state, tools)
         return (replan,) if replan else (finish_call(state),)
-    specs = []
+    specs: list[CallSpec | None] = []
     if not stuck:
         names = state.planned_tools if state.started.plan else tuple(tools)
-        for name in names:
-            narrowed = _narrowed(name, state, tools)
-            if narrowed is not None:
-                specs.append(narrowed)
+        narrowed = (_narrowed(name, state, tools) for name in names)
+        specs.extend(spec for spec in narrowed if spec is not None)
     if state.outcomes or not specs or not state.started.plan:
         specs.append(finish_call(state))
     if may_plan:

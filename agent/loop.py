@@ -16,13 +16,13 @@ from typing import Any, Literal
 from ..llm.message import CallSpec, Message, Prompt, Sampling
 from ..tools.base import Tool
 from .calls import allowed_calls
-from .events import Event
+from .events import Event, PersonSaid
 from .state import State
 from .transcript import messages
 
 MAX_INVALID = 3
 MAX_REPEATS = 3
-TABLES = (".csv", ".tsv", ".json", ".xlsx", ".sqlite", ".db")
+TABLE_ENDINGS = (".csv", ".tsv", ".json", ".xlsx", ".sqlite", ".db")
 
 
 @dataclass(frozen=True)
@@ -97,14 +97,14 @@ def decide(events: Sequence[Event], tools: Mapping[str, Tool]) -> Request:
 
 
 def _waits_for_message(events: Sequence[Event]) -> bool:
-    return not any(event.__class__.__name__ == "PersonSaid" for event in events)
+    return not any(isinstance(event, PersonSaid) for event in events)
 
 
 def _inspection(state: State, tools: Mapping[str, Tool]) -> Act | None:
     """Look at the inputs before the model does: describe tables, list other files."""
     others = False
     for path in state.inputs:
-        if "tables.describe" in tools and path.lower().endswith(TABLES):
+        if "tables.describe" in tools and path.lower().endswith(TABLE_ENDINGS):
             if f"d:{path}" not in state.inspected:
                 return Act(f"d:{path}", "tables.describe", {"path": path}, "driver")
         else:

@@ -10,9 +10,18 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from ..errors import ToolError
 from ..tools.handles import resolve
-from .events import EXIT_CODES, CheckResult, Event, ModelTurn, RunEnded, RunInterrupted, RunStarted, ToolOutcome
-from .state import State
+from .events import (
+    EXIT_CODES,
+    CheckResult,
+    Event,
+    ModelTurn,
+    RunEnded,
+    RunInterrupted,
+    RunStarted,
+    ToolOutcome,
+)
 
 
 class RunResult(BaseModel):
@@ -55,13 +64,14 @@ def summarise(events: Sequence[Event], journal: str = "") -> RunResult:
     status = ended.status if ended else "interrupted" if _interrupted(events) else "running"
     model_seconds = sum(turn.seconds for turn in turns)
     tool_seconds = sum(outcome.seconds for outcome in outcomes)
+    verdicts = [event for event in events if isinstance(event, CheckResult)]
     return RunResult(
         id=str(started.goal.get("id") or started.run),
         run=started.run,
         status=status,
         answer=ended.answer if ended else None,
         reward=ended.reward if ended else None,
-        checks=[event.model_dump(exclude={"at", "type"}) for event in events if isinstance(event, CheckResult)],
+        checks=[verdict.model_dump(exclude={"at", "type"}) for verdict in verdicts],
         steps=len(turns),
         tool_calls=sum(1 for outcome in outcomes if outcome.by == "model"),
         invalid_calls=sum(1 for turn in turns if turn.call is None),
@@ -98,16 +108,36 @@ def plan_followed(events: Sequence[Event]) -> bool | None:
 
 
 def resolved_answer(answer: Any, values: Mapping[str, Any]) -> Any:
-    """Return the answer with a handle replaced by its value, and handles inside a text filled in."""
-    return resolve({"answer": answer}, values, frozenset())["answer"]
+    """Return the answer with a handle replaced by its value, and handles inside a text filled in.
+
+    An answer that names a handle which does not exist stays as it is.
+    """
+    try:
+        return resolve({"answer": answer}, values)["answer"]
+    except ToolError:
+        return answer
 
 
 def stub_calls(events: Sequence[Event]) -> list[tuple[str, dict[str, Any]]]:
-    """Return the calls that were made to the goal's stubs, in order."""
-    started = State.of(events).started
+    """Return the calls that were made to the goal's stubs, in order, handles replaced by values.
+
+    Arguments that name a handle which does not exist stay as the model said them.
+    """
+    started = events[0]
+    assert isinstance(started, RunStarted)
     stubs = {spec.name for spec in started.tools if spec.source == "stub"}
-    calls = [event.call for event in events if isinstance(event, ModelTurn) and event.call]
-    return [(call["name"], call["arguments"]) for call in calls if call["name"] in stubs]
+    values: dict[str, Any] = {}
+    made: list[tuple[str, dict[str, Any]]] = []
+    for event in events:
+        if isinstance(event, ToolOutcome) and event.handle and event.blob is None:
+            values[event.handle] = event.value
+        elif isinstance(event, ModelTurn) and event.call and event.call["name"] in stubs:
+            arguments = event.call["arguments"]
+            try:
+                made.append((event.call["name"], resolve(arguments, values)))
+            except ToolError:
+                made.append((event.call["name"], arguments))
+    return made
 
 
 def _interrupted(events: Sequence[Event]) -> bool:

@@ -1,27 +1,32 @@
 """The in-memory driver: many goals at once, their model calls batched; for evaluation and RL.
 
 Each goal gets a scratch workspace; journals are lists. Every round asks the model once for all goals
-that wait for it. Nothing survives the process, nothing is delivered: use ``runner`` for real work.
+that wait for it. Nobody is there to ask: a call that is not granted is refused, and a question ends a
+goal (in a conversation it waits for the next message). Nothing survives the process, nothing is
+delivered: use ``runner`` for real work.
 """
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ..llm.message import Brain, Sampling
-from ..tools.base import Tool
+from ..errors import ToolError
+from ..llm.brain import ContextOverflow
+from ..llm.message import Brain, Sampling, Turn
+from ..llm.schema import GrammarError
 from ..tools.policy import decide_call
 from ..tools.registry import Registry
 from .checks import reward, run_checks
-from .events import CheckResult, Event, PersonAsked, RunEnded
+from .events import CheckResult, Event, PersonAsked, RunEnded, RunStarted
 from .goal import Goal
 from .loop import Act, Ask, Stop, Think, decide
 from .result import RunResult, resolved_answer, stub_calls, summarise
+from .state import State
 from .steps import Workbench, model_turn, opening
 from .toolset import goal_tools
 
@@ -38,9 +43,16 @@ class Episode:
     sampling: Sampling = field(default_factory=Sampling)
 
     @property
+    def started(self) -> RunStarted:
+        """The first event."""
+        first = self.events[0]
+        assert isinstance(first, RunStarted)
+        return first
+
+    @property
     def name(self) -> str:
         """The run's identifier, also the brain's session."""
-        return self.result.run if self.result else getattr(self.events[0], "run", "")
+        return self.started.run
 
 
 class Rollout:
@@ -62,7 +74,6 @@ class Rollout:
         self.seed = seed
         self.temperature = temperature
         self.plan = plan
-        self._scratch: Path | None = None
         self._count = 0
 
     def run(self, goals: Iterable[Goal], on_done: Callable[[Episode], None] | None = None) -> list[Episode]:
@@ -94,9 +105,6 @@ class Rollout:
         finally:
             for episode in active.values():
                 self.close(episode)
-            if self._scratch is not None:
-                shutil.rmtree(self._scratch, ignore_errors=True)
-                self._scratch = None
 
     def close(self, episode: Episode) -> None:
         """Forget an episode's session and remove its workspace; its events stay."""
@@ -104,18 +112,22 @@ class Rollout:
         shutil.rmtree(episode.workspace, ignore_errors=True)
 
     def open(self, goal: Goal, mode: Literal["eval", "chat"] = "eval") -> Episode:
-        """Start an episode: its workspace with the inputs, its first event."""
+        """Start an episode: its workspace with the inputs, its first event.
+
+        A goal that would work in place works on copies here. Raises UsageError for a missing input.
+        """
+        tools, sources = goal_tools(goal, self.registry)
         self._count += 1
         run = f"rollout-{self.seed}-{self._count}"
-        if self._scratch is None:
-            self._scratch = Path(tempfile.mkdtemp(prefix="autogpt-rollout-"))
-        workspace = self._scratch / run
-        workspace.mkdir(parents=True)
-        goal.fill_workspace(workspace)
-        tools, sources = goal_tools(goal, self.registry)
+        workspace = Path(tempfile.mkdtemp(prefix=f"autogpt-{run}-"))
+        try:
+            goal.fill_workspace(workspace)
+        except BaseException:
+            shutil.rmtree(workspace, ignore_errors=True)
+            raise
         started = opening(
             run,
-            goal.model_dump(mode="json"),
+            {**goal.model_dump(mode="json"), "workspace": None},
             self.brain,
             tools,
             sources,
@@ -123,8 +135,9 @@ class Rollout:
             seed=self.seed,
             plan=self.plan,
         )
+        bench = Workbench(tools, workspace, goal.text())
         sampling = Sampling(temperature=self.temperature, seed=self.seed)
-        return Episode(goal, [started], Workbench(tools, workspace, goal.text()), workspace, sampling=sampling)
+        return Episode(goal, [started], bench, workspace, sampling=sampling)
 
     def _round(self, active: Mapping[int, Episode]) -> list[int]:
         """Advance every episode to its next model call, then ask the model for all; return the ended."""
@@ -137,14 +150,30 @@ class Rollout:
             else:
                 thinks.append((episode, think))
         if thinks:
-            prompts = [think.prompt(episode.name, episode.sampling) for episode, think in thinks]
-            turns = self.brain.respond(prompts)
-            for (episode, think), turn in zip(thinks, turns, strict=True):
-                episode.events.append(model_turn(think, turn))
+            self.think(thinks)
         return ended
 
+    def think(self, thinks: Sequence[tuple[Episode, Think]]) -> None:
+        """Ask the model for all of ``thinks`` in one batch and append its turns.
+
+        A prompt that the model cannot take costs its goal, not the suite: it is an invalid turn.
+        """
+        prompts = [think.prompt(episode.name, episode.sampling) for episode, think in thinks]
+        try:
+            turns = self.brain.respond(prompts)
+        except (ContextOverflow, GrammarError) as error:
+            if len(prompts) > 1:
+                raise
+            turns = [Turn(None, "", invalid=str(error))]
+        for (episode, think), turn in zip(thinks, turns, strict=True):
+            episode.events.append(model_turn(think, turn))
+
     def advance(self, episode: Episode) -> Think | None:
-        """Carry out what needs no model; return the next Think, or None when the episode has ended."""
+        """Carry out what needs no model; return the next Think, or None when there is none.
+
+        Then the episode has ended, or a conversation waits for the next message.
+        """
+        chat = episode.started.mode == "chat"
         while True:
             match decide(episode.events, episode.bench.tools):
                 case Think() as think:
@@ -152,10 +181,12 @@ class Rollout:
                 case Act() as act:
                     self._act(episode, act)
                 case Ask(kind=kind, text=text):
-                    episode.events.append(PersonAsked(kind=kind, text=text))
-                    _end(episode, "needs_person", f"the model asked: {text}", None)
+                    if State.of(episode.events).waiting is None:
+                        episode.events.append(PersonAsked(kind=kind, text=text))
+                    if not chat:
+                        _end(episode, "needs_person", f"the model asked: {text}", None)
                     return None
-                case Stop(status="idle"):
+                case Stop() if chat:
                     return None
                 case Stop(status="finished", answer=answer):
                     _finish(episode, answer)
@@ -166,29 +197,29 @@ class Rollout:
                     return None
 
     def _act(self, episode: Episode, act: Act) -> None:
-        tool: Tool = episode.bench.tools[act.tool]
-        decision = decide_call(tool, tool.targets(act.arguments), episode.goal.grants)
-        episode.events.append(episode.bench.intent(act, episode.events))
+        bench, events = episode.bench, episode.events
+        if act.tool not in bench.tools:  # a brain that was neither masked nor checked
+            events.append(bench.outcome(act, "failed", f"error: there is no tool {act.tool}"))
+            return
+        tool = bench.tools[act.tool]
+        try:
+            targets = tool.targets(bench.arguments(act, events))
+        except ToolError as error:
+            events.append(bench.outcome(act, "failed", f"error: {error}"))
+            return
+        decision = decide_call(tool, targets, episode.goal.grants)
+        events.append(bench.intent(act, events))
         if decision.allowed:
-            episode.events.append(episode.bench.perform(act, episode.events))
+            events.append(bench.perform(act, events))
         else:
-            episode.events.append(episode.bench.outcome(act, "refused", f"refused: {decision.reason}"))
+            events.append(bench.outcome(act, "refused", f"refused: {decision.reason}"))
 
 
 def _finish(episode: Episode, answer: Any) -> None:
-    values = episode.bench.values(episode.events)
-    value = resolved_answer(answer, values)
+    value = resolved_answer(answer, episode.bench.values(episode.events))
     verdicts = run_checks(episode.goal, value, episode.workspace, stub_calls(episode.events))
     for verdict in verdicts:
-        episode.events.append(
-            CheckResult(
-                index=verdict.index,
-                kind=verdict.kind,
-                passed=verdict.passed,
-                detail=verdict.detail,
-                score=verdict.score,
-            )
-        )
+        episode.events.append(CheckResult(**vars(verdict)))
     met = all(verdict.passed for verdict in verdicts)
     status = "achieved" if met else "not_met"
     _end(episode, status, "finished" if met else "a check failed", value, reward(verdicts))

@@ -53,8 +53,9 @@ class State:
     pending: tuple[str, str, dict[str, Any]] | None = None
     """A call of the model without outcome: (call id, tool, arguments)."""
     question: str | None = None
-    """A question or approval waiting for a person."""
+    """A question of the model that has no answer yet."""
     waiting: PersonAsked | None = None
+    """The question or approval that was put to a person and has no answer yet."""
     answer: Any = None
     finished: bool = False
     outcomes: list[ToolOutcome] = field(default_factory=list)
@@ -64,12 +65,16 @@ class State:
     repeated: bool = False
     """The last call was made before with the same arguments and the same result."""
     repeats: int = 0
+    """How many calls were such repetitions."""
     invalid_row: int = 0
+    """Invalid calls in a row."""
     refused: set[str] = field(default_factory=set)
+    """Tools of which a call was refused since the last message of the user."""
     turns: int = 0
     """Model turns since the last message of the user."""
     turns_total: int = 0
     tokens: int = 0
+    """Tokens computed: generated ones, and those of prompts that were not in the cache."""
     seconds: float = 0.0
     ended: RunEnded | None = None
     inputs: list[str] = field(default_factory=list)
@@ -82,8 +87,7 @@ class State:
         if not events or not isinstance(events[0], RunStarted):
             raise ValueError("a run begins with run.started")
         state = cls(started=events[0])
-        goal = events[0].goal
-        state.inputs = [*input_names(goal)]
+        state.inputs = input_names(events[0].goal)
         for event in events[1:]:
             state._apply(event)
         return state
@@ -153,9 +157,12 @@ class State:
     def _new_message(self, message: PersonSaid) -> None:
         self.plan, self.planned_tools, self.plans = (), (), 0
         self.finished, self.answer, self.outcomes = False, None, []
+        self.question, self.waiting = None, None
         self.failures = self.repeats = self.turns = self.invalid_row = 0
         self.tokens, self.seconds = 0, 0.0
         self.repeated = False
+        self._seen.clear()  # asking again in a new message is no loop
+        self.refused.clear()
         self.inputs.extend(path for path in message.inputs if path not in self.inputs)
 
 

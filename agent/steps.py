@@ -21,7 +21,7 @@ from ..labels import Label
 from ..llm.message import Brain, Turn
 from ..tools.base import Facts, Tool, ToolContext, ToolResult
 from ..tools.handles import resolve
-from .events import Event, ModelTurn, RunStarted, ToolIntent, ToolOutcome, ToolSpec
+from .events import Event, ModelTurn, PersonSaid, RunStarted, ToolIntent, ToolOutcome, ToolSpec
 from .loop import Act, Think
 from .state import State
 
@@ -202,8 +202,4 @@ def model_turn(think: Think, turn: Turn) -> ModelTurn:
 
 
 def _last_said(events: Sequence[Event]) -> str:
-    for event in reversed(events):
-        text = getattr(event, "text", None)
-        if event.__class__.__name__ == "PersonSaid" and isinstance(text, str):
-            return text
-    return ""
+    return next((event.text for event in reversed(events) if isinstance(event, PersonSaid)), "")

@@ -11,7 +11,16 @@ from collections.abc import Sequence
 
 from .. import prompts
 from ..llm.message import Message
-from .events import Event, ModelTurn, PersonAnswered, PersonSaid, RunStarted, ToolIntent, ToolOutcome, ToolSpec
+from .events import (
+    Event,
+    ModelTurn,
+    PersonAnswered,
+    PersonSaid,
+    RunStarted,
+    ToolIntent,
+    ToolOutcome,
+    ToolSpec,
+)
 
 
 def messages(events: Sequence[Event]) -> tuple[Message, ...]:

@@ -1,0 +1,205 @@
+"""Evaluation: a suite of goals through the rollout driver, reported as one table and one JSON object.
+
+``evaluate`` answers "how often does this model achieve these goals?" with a Wilson interval, the mean
+of scored checks with a bootstrap interval, invalid calls, times, and how often plans were followed.
+``converse`` does the same for scripted sessions. Suites are stored in random order, so the first N
+goals are a fair draw and the same for everybody; the seed is the sampling's.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..llm.message import Brain
+from ..tools.registry import Registry
+from .checks import reward, run_checks
+from .events import PersonAnswered, PersonSaid
+from .goal import Conversation, Goal
+from .loop import Think
+from .result import RunResult, resolved_answer, summarise
+from .rollout import Episode, Rollout
+from .state import State, input_names
+
+BOOTSTRAP = 1000
+
+
+def wilson(passed: int, n: int, z: float = 1.96) -> tuple[float, float]:
+    """Return the Wilson score interval of a proportion (Wilson, 1927), 95 % for the default ``z``."""
+    if n == 0:
+        return 0.0, 1.0
+    rate = passed / n
+    middle = rate + z * z / (2 * n)
+    spread = z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
+    return max(0.0, (middle - spread) / (1 + z * z / n)), min(1.0, (middle + spread) / (1 + z * z / n))
+
+
+def bootstrap(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
+    """Return the 95 % percentile bootstrap interval of the mean."""
+    rng = random.Random(seed)
+    means = sorted(statistics.fmean(rng.choices(values, k=len(values))) for _ in range(BOOTSTRAP))
+    return means[int(0.025 * BOOTSTRAP)], means[int(0.975 * BOOTSTRAP) - 1]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The report of a suite; :meth:`as_json` is what ``--json`` writes."""
+
+    suite: str
+    model: str
+    rows: list[RunResult]
+
+    @property
+    def passed(self) -> int:
+        """Number of goals achieved."""
+        return sum(row.status == "achieved" for row in self.rows)
+
+    def by_category(self) -> dict[str, dict[str, Any]]:
+        """Return n, passed and rate per category, in order of first appearance."""
+        groups: dict[str, list[RunResult]] = {}
+        for row in self.rows:
+            groups.setdefault(row.category or "all", []).append(row)
+        return {name: _rates(rows) for name, rows in groups.items()}
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the whole report."""
+        scores = [check["score"] for row in self.rows for check in row.checks if check["score"] is not None]
+        plans = [row.plan_followed for row in self.rows if row.plan_followed is not None]
+        seconds = [row.seconds["total"] for row in self.rows]
+        report: dict[str, Any] = {
+            "suite": self.suite,
+            "model": self.model,
+            **_rates(self.rows),
+            "invalid_calls": sum(row.invalid_calls for row in self.rows),
+            "tool_calls": sum(row.tool_calls for row in self.rows),
+            "plan_followed": round(statistics.fmean(plans), 4) if plans else None,
+            "seconds_median": round(statistics.median(seconds), 3) if seconds else None,
+            "by_category": self.by_category(),
+        }
+        if scores:
+            report["mean_score"] = round(statistics.fmean(scores), 4)
+            report["mean_score95"] = [round(value, 4) for value in bootstrap(scores)]
+        report["rows"] = [row.model_dump(mode="json") for row in self.rows]
+        return report
+
+
+def _rates(rows: Sequence[RunResult]) -> dict[str, Any]:
+    passed = sum(row.status == "achieved" for row in rows)
+    low, high = wilson(passed, len(rows))
+    rate = passed / len(rows) if rows else 0.0
+    return {
+        "n": len(rows),
+        "passed": passed,
+        "pass_rate": round(rate, 4),
+        "wilson95": [round(low, 4), round(high, 4)],
+    }
+
+
+def draw(goals: Sequence[Goal], limit: int | None) -> list[Goal]:
+    """Return the first ``limit`` goals of a suite (suites are stored in random order)."""
+    return list(goals if limit is None else goals[:limit])
+
+
+def evaluate(
+    suite: str,
+    goals: Sequence[Goal],
+    brain: Brain,
+    registry: Registry,
+    *,
+    seed: int = 0,
+    samples: int = 1,
+    parallel: int = 16,
+    plan: bool = True,
+    on_done: Callable[[Episode], None] | None = None,
+) -> Evaluation:
+    """Run ``goals`` ``samples`` times each (greedy when once, else at temperature 0.7) and report.
+
+    ``plan=False`` lets runs start without a plan, to measure what planning gains.
+    """
+    rows: list[RunResult] = []
+    for sample in range(samples):
+        temperature = 0.0 if samples == 1 else 0.7
+        rollout = Rollout(
+            brain, registry, parallel=parallel, seed=seed + sample, temperature=temperature, plan=plan
+        )
+        for episode in rollout.run(goals, on_done):
+            assert episode.result is not None
+            rows.append(episode.result)
+    return Evaluation(suite, brain.name, rows)
+
+
+def converse(
+    suite: str,
+    sessions: Sequence[Conversation],
+    brain: Brain,
+    registry: Registry,
+    on_done: Callable[[RunResult], None] | None = None,
+) -> Evaluation:
+    """Run scripted sessions; every message is a row, its category the turn's number.
+
+    A row is achieved when the message was answered and its checks passed. What comes later in the
+    session does not count against it, nor does what went wrong before, as far as its checks allow.
+    """
+    rows: list[RunResult] = []
+    for session in sessions:
+        for row in _session(session, Rollout(brain, registry, parallel=1)):
+            rows.append(row)
+            if on_done:
+                on_done(row)
+    return Evaluation(suite, brain.name, rows)
+
+
+def _session(session: Conversation, rollout: Rollout) -> list[RunResult]:
+    goal = Goal(
+        goal=session.id,
+        id=session.id,
+        inputs=session.inputs,
+        files=session.files,
+        tools=session.tools,
+        limits=session.limits,
+    )
+    episode = rollout.open(goal, mode="chat")
+    try:
+        return [
+            _message(episode, rollout, number, turn.say, goal.model_copy(update={"check": turn.check}))
+            for number, turn in enumerate(session.turns)
+        ]
+    finally:
+        rollout.close(episode)
+
+
+def _message(episode: Episode, rollout: Rollout, number: int, text: str, goal: Goal) -> RunResult:
+    """Say ``text`` and judge the answer by the checks of ``goal``; a waiting question takes it as answer."""
+    begun = len(episode.events)
+    if State.of(episode.events).waiting is not None:
+        episode.events.append(PersonAnswered(text=text))
+    else:
+        inputs = input_names(goal.model_dump(mode="json")) if number == 0 else []
+        episode.events.append(PersonSaid(text=text, inputs=inputs))
+    while isinstance(think := rollout.advance(episode), Think):
+        rollout.think([(episode, think)])
+    state = State.of(episode.events)
+    value = resolved_answer(state.answer, episode.bench.values(episode.events)) if state.finished else None
+    verdicts = run_checks(goal, value, episode.workspace)
+    met = state.finished and all(verdict.passed for verdict in verdicts)
+    row = summarise([episode.events[0], *episode.events[begun:]])
+    found = {
+        "id": f"{goal.id}/{number + 1}",
+        "status": "achieved" if met else "not_met",
+        "answer": value,
+        "reward": reward(verdicts) if state.finished else 0.0,
+        "checks": [vars(verdict) for verdict in verdicts],
+        "category": f"turn {number + 1}",
+    }
+    return row.model_copy(update=found)
+
+
+def write_report(evaluation: Evaluation, path: Path) -> None:
+    """Write the report as JSON."""
+    path.write_text(json.dumps(evaluation.as_json(), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
