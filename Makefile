@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TORCH := torch==2.13.0
-# Another index for torch alone, e.g. https://download.pytorch.org/whl/cpu on Linux without a GPU.
+# An index for torch alone: on Linux without a GPU, the address of its CPU builds (see pytorch.org).
 TORCH_INDEX ?=
 PYTEST := $(BIN)/python -m pytest -c tests/pytest.ini --rootdir=tests
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
