@@ -10,7 +10,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 import tomllib
 import zipfile
 from collections.abc import Iterator
@@ -204,17 +203,15 @@ def test_start_up_is_light(code: str, tmp_path: Path) -> None:
 
 
 def test_help_is_quick(tmp_path: Path) -> None:
+    """Counted in processor time, so that a busy machine does not make it slow; best of five."""
+    command = [sys.executable, "-m", "autogpt", "--help"]
     times = []
     for _ in range(5):
-        start = time.perf_counter()
-        subprocess.run(
-            [sys.executable, "-m", "autogpt", "--help"],
-            capture_output=True,
-            cwd=tmp_path,
-            timeout=60,
-            check=True,
-        )
-        times.append(time.perf_counter() - start)
+        before = os.times()
+        subprocess.run(command, capture_output=True, cwd=tmp_path, timeout=60, check=True)
+        after = os.times()
+        user = after.children_user - before.children_user
+        times.append(user + after.children_system - before.children_system)
     assert min(times) < HELP_SECONDS
 
 
