@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from autogpt.errors import UsageError
-from autogpt.llm.training import prefix
+from autogpt.llm.training import lora, prefix
 from autogpt.llm.training.data import Sample, plan_epoch, read_samples, step_of
 from autogpt.llm.training.finetune import finetune, load_config
 from autogpt.llm.training.loop import rate_at
@@ -63,8 +63,8 @@ def with_lora(model: torch.nn.Module) -> torch.nn.Module:
     import peft
 
     torch.manual_seed(1)
-    lora = peft.LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=False)
-    return peft.get_peft_model(model, lora)
+    shape = peft.LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=False)
+    return peft.get_peft_model(model, shape)
 
 
 def plain_loss(model: torch.nn.Module, samples: list[Sample]) -> torch.Tensor:
@@ -79,8 +79,10 @@ def plain_loss(model: torch.nn.Module, samples: list[Sample]) -> torch.Tensor:
     return total
 
 
-@pytest.mark.parametrize("shared", [9, 0])
-def test_shared_prefix_gives_the_plain_loss_and_gradients(tmp_path: Path, shared: int) -> None:
+@pytest.mark.parametrize(("shared", "fused"), [(9, False), (0, False), (9, True)])
+def test_shared_prefix_and_fused_layers_give_the_plain_loss_and_gradients(
+    tmp_path: Path, shared: int, fused: bool
+) -> None:
     rows = [{**row, "prefix": shared} for row in records(6)]
     samples = read_samples([write(tmp_path / "a.jsonl", rows)])
     model = with_lora(tiny_llama())
@@ -89,6 +91,8 @@ def test_shared_prefix_gives_the_plain_loss_and_gradients(tmp_path: Path, shared
     wanted = torch.autograd.grad(plain, weights)
 
     core = model.get_base_model()
+    if fused:
+        assert lora.fuse(model) == 14
     part = prefix.run_shared(core.model, samples[0].prefix, grad=True)
     summed = 0.0
     for micro in (samples[:2], samples[2:]):

@@ -49,8 +49,11 @@ def _with_adapter(config: FinetuneConfig, device: str, dtype: Any, base_name: st
     import warnings
 
     import peft
+    import torch
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
+
+    from . import lora
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
@@ -59,11 +62,14 @@ def _with_adapter(config: FinetuneConfig, device: str, dtype: Any, base_name: st
     if config.init:
         wrapped = peft.PeftModel.from_pretrained(model, str(config.init), is_trainable=True)
     else:
-        lora = peft.LoraConfig(
+        shape = peft.LoraConfig(
             r=config.rank, lora_alpha=config.alpha, target_modules="all-linear", task_type="CAUSAL_LM"
         )
-        wrapped = peft.get_peft_model(model, lora)
+        wrapped = peft.get_peft_model(model, shape)
     wrapped.peft_config["default"].base_model_name_or_path = base_name
+    if device == "cpu" and dtype is torch.float32:
+        lora.keep_memory()
+        lora.fuse(wrapped)
     return wrapped
 
 

@@ -25,6 +25,9 @@ from .data import Sample, Step, plan_epoch, step_of
 if TYPE_CHECKING:
     import torch
 
+_PAUSE = 20
+"""A step that takes this many times the mean (and over 20 s) was interrupted, not slow."""
+
 
 class LoopConfig(BaseModel):
     """How long and how fast to train; what every recipe has."""
@@ -261,7 +264,9 @@ def _one_step(trainer: Trainer, step: Step) -> Progress:
     evaluated = None
     if state.step % trainer.config.eval_every == 0:
         evaluated = state.eval_loss = trainer.evaluate()
-    state.seconds += time.monotonic() - started
+    took = time.monotonic() - started
+    # A process that was suspended within the step (SIGSTOP, a closed lid) is not charged for it.
+    state.seconds += min(took, _PAUSE * max(state.seconds / (state.step - 1), 1.0)) if state.step > 1 else took
     done = trainer.progress()
     return Progress(
         step=state.step,

@@ -46,9 +46,7 @@ def run_shared(backbone: Any, ids: Sequence[int], grad: bool) -> Shared:
     with torch.set_grad_enabled(grad):
         backbone(torch.tensor([list(ids)], device=device), past_key_values=cache, use_cache=True)
     computed = tuple((layer.keys, layer.values) for layer in cache.layers)
-    leaves = tuple(
-        (k.detach().requires_grad_(grad), v.detach().requires_grad_(grad)) for k, v in computed
-    )
+    leaves = tuple((k.detach().requires_grad_(grad), v.detach().requires_grad_(grad)) for k, v in computed)
     return Shared(len(ids), computed, leaves)
 
 
