@@ -166,6 +166,18 @@ def _models(groups: Group) -> None:
     for parser in (listing, show):
         _json_flag(parser)
 
+    data = groups.add_parser("data", help="make training data", description="Make training data.")
+    actions = data.add_subparsers(dest="action", metavar="ACTION", required=True)
+    made = _command(
+        actions, "make", "data_commands:make_episodes",
+        "play the experts' episodes (from AUTOGPT_DATA) and write the ones that succeed",
+        "autogpt data make episodes --scale 0.1",
+    )  # fmt: skip
+    made.add_argument("out", metavar="OUT", help="folder for train.jsonl.zst and valid.jsonl.zst")
+    made.add_argument("--scale", type=float, default=1.0, metavar="S", help="share of the whole (default: 1)")
+    made.add_argument("--seed", type=int, default=0, metavar="N")
+    made.add_argument("--model", "-m", metavar="NAME", default="small", help="whose tokens (default: small)")
+
     train = _command(
         groups, "train", "model_commands:train", "train a model as a recipe says; resumes after a kill",
         "autogpt train examples/train/small.yaml",

@@ -11,7 +11,6 @@ from typing import Any
 import jsonschema
 import pytest
 
-from autogpt.agent.episodes_sql import parse_wikisql
 from autogpt.errors import ToolError
 from autogpt.labels import Label
 from autogpt.tools.base import ToolContext, ToolResult, merge_facts
@@ -360,26 +359,3 @@ def test_endless_statements_are_stopped(both: ToolContext, monkeypatch: pytest.M
     many = endless.replace("max(i)", "i")
     with pytest.raises(ToolError, match="more than 10,000 rows"):
         SQL.run({"sql": many}, both)
-
-
-# --- gold queries ----------------------------------------------------------------------------
-
-
-def test_gold_queries_become_arguments(both: ToolContext) -> None:
-    columns = both.facts["tables"]["deliveries"]["columns"]
-    header = ["supplier_id", "late", "days", "month"]
-    where = '"month" = \'MARCH\' AND "days" > 2 AND "late" = \'yes\''
-    parsed = parse_wikisql(f'SELECT COUNT("late") FROM t WHERE {where}', header, columns)
-    assert parsed == {
-        "select": ["count(late)"],
-        "where": [["month", "=", "March"], ["days", ">", 2], ["late", "=", "yes"]],
-    }
-    assert ask(both, table="deliveries", **parsed).value == [2]
-    assert parse_wikisql('SELECT "Days" FROM t', header) == {"select": ["days"]}
-    assert parse_wikisql('SELECT "a ""b""" FROM t WHERE "c" = \'it\'\'s AND "d"\'', ['a "b"', "c"]) == {
-        "select": ['a "b"'],
-        "where": [["c", "=", 'it\'s AND "d"']],
-    }
-    assert parse_wikisql('SELECT "late" FROM t WHERE "month" = \'May\'', header, columns) is None
-    assert parse_wikisql('SELECT "late" FROM t ORDER BY "days"', header) is None
-    assert parse_wikisql('SELECT "other" FROM t', header) is None

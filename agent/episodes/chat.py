@@ -13,18 +13,24 @@ from ..goal import Goal
 from .data import read_records
 from .expert import Task, call, finish
 
-GREETINGS = ("hi", "hello", "hey", "good morning", "good evening", "hi there", "hello there", "hey, how are you?",
+GREETINGS = ("hi", "hello", "hey", "good morning", "good evening", "hi there", "hello there",
+             "hey, how are you?",
              "how are you?", "good afternoon", "yo", "greetings")  # fmt: skip
 REPLIES = ("Hello! What can I do for you?", "Hi! How can I help?", "Hello! Tell me what you would like done.")
-THANKS = ("thanks", "thank you", "thanks a lot", "great, thank you", "perfect", "that was helpful", "well done", "ok thanks")
+THANKS = ("thanks", "thank you", "thanks a lot", "great, thank you", "perfect", "that was helpful",
+          "well done", "ok thanks")
 WELCOME = ("You're welcome!", "Glad to help!", "You're welcome. Anything else?")
 BYES = ("bye", "goodbye", "see you", "see you later", "good night", "that's all for today")
 PARTINGS = ("Goodbye!", "See you!", "Goodbye, until next time!")
-WHO = ("who are you?", "what are you?", "what is your name?", "introduce yourself", "are you a human?", "are you a robot?")
+WHO = ("who are you?", "what are you?", "what is your name?", "introduce yourself", "are you a human?",
+       "are you a robot?")
 IDENTITY = ("I am AutoGPT, an agent that works on your machine with its own small model.",
-            "I am AutoGPT. I answer questions about your tables and files and do small jobs with them.")  # fmt: skip
-WHAT = ("what can you do?", "help", "how can you help me?", "what are you able to do?", "what tasks can you handle?", "what is this?")
-ABILITIES = ("I can answer questions about tables, calculate, read, search, write and move files, and use tools you add.",
+            "I am AutoGPT. I answer questions about your tables and files and do small jobs with them.",
+            )  # fmt: skip
+WHAT = ("what can you do?", "help", "how can you help me?", "what are you able to do?",
+        "what tasks can you handle?", "what is this?")
+ABILITIES = ("I can answer questions about tables, calculate, read, search, write and move files, "
+             "and use tools you add.",
              "Give me a goal: I can query tables, do exact arithmetic, and work with files.")  # fmt: skip
 VAGUE = (
     ("send it to her", "What should I send, and to whom?"),
@@ -44,11 +50,15 @@ FACTS = (
     ("what is the capital of {}?", {"Spain": "Madrid", "Italy": "Rome", "Japan": "Tokyo", "Egypt": "Cairo",
      "Canada": "Ottawa", "Kenya": "Nairobi", "Norway": "Oslo", "Poland": "Warsaw", "Greece": "Athens",
      "Portugal": "Lisbon", "Austria": "Vienna", "Peru": "Lima", "Cuba": "Havana", "India": "New Delhi"}),
-    ("what language is spoken in {}?", {"Brazil": "Portuguese", "Mexico": "Spanish", "Austria": "German", "Japan": "Japanese"}),
-    ("what is the opposite of {}?", {"hot": "cold", "big": "small", "early": "late", "open": "closed", "empty": "full",
+    ("what language is spoken in {}?", {"Brazil": "Portuguese", "Mexico": "Spanish", "Austria": "German",
+                                        "Japan": "Japanese"}),
+    ("what is the opposite of {}?", {"hot": "cold", "big": "small", "early": "late", "open": "closed",
+                                     "empty": "full",
      "young": "old", "heavy": "light", "fast": "slow"}),
-    ("what sound does a {} make?", {"dog": "A dog barks.", "cat": "A cat meows.", "cow": "A cow moos.", "duck": "A duck quacks."}),
-    ("what colour is {}?", {"grass": "Grass is green.", "snow": "Snow is white.", "coal": "Coal is black.", "a lemon": "A lemon is yellow."}),
+    ("what sound does a {} make?", {"dog": "A dog barks.", "cat": "A cat meows.", "cow": "A cow moos.",
+                                    "duck": "A duck quacks."}),
+    ("what colour is {}?", {"grass": "Grass is green.", "snow": "Snow is white.", "coal": "Coal is black.",
+                            "a lemon": "A lemon is yellow."}),
 )  # fmt: skip
 _PAIRS = ((GREETINGS, REPLIES), (THANKS, WELCOME), (BYES, PARTINGS), (WHO, IDENTITY), (WHAT, ABILITIES))
 

@@ -19,14 +19,17 @@ from ...llm.tokenizer import ChatTokenizer
 from ...tools.registry import Registry
 from ..events import Event, ModelTurn, PersonSaid
 from ..goal import Goal
-from ..loop import Think
+from ..loop import TABLE_ENDINGS, Think
 from ..rollout import Episode, Rollout
 from ..state import input_names
-from ..steps import model_turn
 from ..transcript import messages
 
 STATIC_SHARE = 6
-TABLE_SUFFIXES = (".csv", ".tsv", ".json", ".xlsx", ".sqlite", ".db")
+"""One episode in so many carries loss on whole calls."""
+
+
+FIRST = "rollout-0-1"
+"""The session of the first episode of a new rollout."""
 
 
 @dataclass
@@ -62,7 +65,7 @@ def call(name: str, /, **arguments: Any) -> ToolCall:
 def handles_before(goal: Goal) -> int:
     """Return how many handles the driver's inspections take before the model's first call."""
     names = input_names(goal.model_dump(mode="json"))
-    tables = sum(name.lower().endswith(TABLE_SUFFIXES) for name in names)
+    tables = sum(name.lower().endswith(TABLE_ENDINGS) for name in names)
     return tables + (tables < len(names))
 
 
@@ -135,23 +138,22 @@ class Recorder:
 
     def _play(self, task: Task) -> Episode:
         rollout = Rollout(self.expert, self.registry, parallel=1)
-        if not task.turns:
-            self.expert.assign("rollout-0-1", task.calls)
-            return rollout.run([task.goal])[0]
-        return self._converse(rollout, task)
+        if task.turns:
+            return self._converse(rollout, task)
+        self.expert.assign(FIRST, task.calls)
+        return rollout.run([task.goal])[0]
 
     def _converse(self, rollout: Rollout, task: Task) -> Episode:
         episode = rollout.open(task.goal, mode="chat")
         inputs = input_names(task.goal.model_dump(mode="json"))
-        for number, (text, calls) in enumerate(task.turns):
-            episode.events.append(PersonSaid(text=text, inputs=inputs if number == 0 else []))
-            self.expert.assign(episode.name, calls)
-            while isinstance(think := rollout.advance(episode), Think):
-                turn = self.expert.respond([think.prompt(episode.name, episode.sampling)])[0]
-                episode.events.append(model_turn(think, turn))
-                if turn.call is None:
-                    break
-        rollout.close(episode)
+        try:
+            for number, (text, calls) in enumerate(task.turns):
+                episode.events.append(PersonSaid(text=text, inputs=inputs if number == 0 else []))
+                self.expert.assign(episode.name, calls)
+                while isinstance(think := rollout.advance(episode), Think):
+                    rollout.think([(episode, think)])
+        finally:
+            rollout.close(episode)
         return episode
 
     def _encode(self, task: Task, episode: Episode) -> dict[str, Any]:
@@ -197,9 +199,9 @@ def _why_not(task: Task, episode: Episode) -> str | None:
     for event in episode.events:
         if isinstance(event, ModelTurn) and event.call is None:
             return event.invalid or "invalid"
-    result = episode.result
     if task.turns or task.may_miss:
         return None
+    result = episode.result
     if result is None or result.status != "achieved":
         return "not achieved" if result is None else f"{result.status}: {result.cause}"[:60]
     return None

@@ -19,12 +19,15 @@ PEOPLE = ("Ada Brooks", "Ben Castillo", "Chloe Diaz", "David Egan", "Elif Faruk"
           "Olga Petrov", "Pia Quist", "Rosa Silva", "Sami Toure", "Tara Usman", "Uwe Vogel")  # fmt: skip
 WORDS = ("garden", "rocket", "winter", "coffee", "bridge", "planet", "silver", "market", "forest", "engine",
          "window", "castle", "dragon", "pepper", "violin", "harbor", "copper", "meadow", "puzzle", "lantern",
-         "budget", "meeting", "invoice", "ticket", "server", "password reset", "delivery", "refund")  # fmt: skip
-STEMS = ("notes", "todo", "report", "draft", "minutes", "letter", "plan", "ideas", "log", "summary", "memo", "list",
-         "journal", "recipe", "readme", "contacts", "agenda", "old", "final", "january", "q3", "backup")  # fmt: skip
+         "budget", "meeting", "invoice", "ticket", "server", "password reset", "delivery", "refund",
+         )  # fmt: skip
+STEMS = ("notes", "todo", "report", "draft", "minutes", "letter", "plan", "ideas", "log", "summary", "memo",
+         "list", "journal", "recipe", "readme", "contacts", "agenda", "old", "final", "january", "q3",
+         "backup")  # fmt: skip
 FOLDERS = ("", "", "", "docs/", "work/", "archive/", "texts/")
 ENDINGS = (".txt", ".txt", ".txt", ".md", ".log", ".cfg")
-LINES = ("The {a} is near the {b}.", "Remember to check the {a}.", "Call about the {a} on Monday.", "No news on the {a}.",
+LINES = ("The {a} is near the {b}.", "Remember to check the {a}.", "Call about the {a} on Monday.",
+         "No news on the {a}.",
          "The {a} and the {b} were moved.", "Status of {a}: done.", "Buy a new {a}.", "The {b} needs a {a}.",
          "{a}: see page {n}", "Total for {a}: {n}", "We talked about the {b}.", "Item {n}: {a}")  # fmt: skip
 
@@ -55,13 +58,15 @@ def workspace(rng: random.Random, low: int = 1, high: int = 5) -> dict[str, str]
 def _new_name(rng: random.Random, files: dict[str, str]) -> str:
     while True:
         name = rng.choice(("", "", "", "out/", "results/")) + rng.choice(
-            ("copy", "result", "answer", "out", "new", "saved", "greeting", "message", "extract", "found", "info")
+            ("copy", "result", "answer", "out", "new", "saved", "greeting", "message", "extract", "found",
+             "info")
         ) + rng.choice((".txt", ".txt", ".md"))
         if name not in files:
             return name
 
 
-def _task(goal: str, files: dict[str, str], check: list[dict[str, Any]], steps: Callable[[int], list[Any]]) -> Task:
+def _task(goal: str, files: dict[str, str], check: list[dict[str, Any]],
+          steps: Callable[[int], list[Any]]) -> Task:
     made = Goal.model_validate({"goal": goal, "files": files, "check": check})
     return Task("files", made, steps(handles_before(made)))
 
@@ -75,7 +80,8 @@ def count(rng: random.Random) -> Task:
         number, pattern = len(files), None
     else:
         ending = rng.choice(list(files)).rsplit(".", 1)[1]
-        text = rng.choice(("How many .{e} files are there?", "Count the {e} files.", "How many files end with .{e}?",
+        text = rng.choice(("How many .{e} files are there?", "Count the {e} files.",
+                           "How many files end with .{e}?",
                            "number of {e} files?")).format(e=ending)  # fmt: skip
         number, pattern = sum(name.endswith("." + ending) for name in files), f"*.{ending}"
     listing = call("files.list", **({"pattern": pattern} if pattern else {}))
@@ -87,21 +93,24 @@ def listing(rng: random.Random) -> Task:
     """Which files there are, all or of one kind."""
     files = workspace(rng, 2, 6)
     if rng.random() < 0.5:
-        text, pattern, found = rng.choice(("Which files are there?", "List all files.", "Show me the files.", "Name every file.",
-                                           "what is in the folder?", "Give me a list of my files.")), None, list(files)  # fmt: skip
+        text = rng.choice(("Which files are there?", "List all files.", "Show me the files.",
+                           "Name every file.", "what is in the folder?", "Give me a list of my files."))
+        pattern, found = None, list(files)
     else:
         ending = rng.choice(list(files)).rsplit(".", 1)[1]
-        text = rng.choice(("List the .{e} files.", "Which files end in .{e}?", "Show all {e} files.", "Name the .{e} files.")).format(e=ending)
+        text = rng.choice(("List the .{e} files.", "Which files end in .{e}?", "Show all {e} files.",
+                           "Name the .{e} files.")).format(e=ending)
         pattern, found = f"*.{ending}", [name for name in files if name.endswith("." + ending)]
     look = call("files.list", **({"pattern": pattern} if pattern else {}))
     return _task(text, files, [{"answer": {"items": found}}],
                  lambda base: [plan(("files.list", "list")), look, finish(f"${base + 1}")])  # fmt: skip
 
 
-_FIELDS = {
+_CITIES = ("Oslo", "Lyon", "Quito", "Porto", "Kyoto", "Bergen", "Malmo", "Turin", "Graz")
+_FIELDS: dict[str, Callable[[random.Random], str]] = {
     "phone number": lambda rng: f"555-{rng.randint(1000, 9999)}",
     "email": lambda rng: f"{rng.choice(WORDS).replace(' ', '')}{rng.randint(1, 99)}@example.org",
-    "city": lambda rng: rng.choice(("Oslo", "Lyon", "Quito", "Porto", "Kyoto", "Bergen", "Malmo", "Turin", "Graz")),
+    "city": lambda rng: rng.choice(_CITIES),
     "birthday": lambda rng: f"{rng.randint(1, 28)} {rng.choice(('March', 'June', 'August', 'November'))}",
     "age": lambda rng: str(rng.randint(18, 80)),
     "room": lambda rng: f"{rng.choice('ABCD')}{rng.randint(100, 499)}",
@@ -124,17 +133,20 @@ def lookup(rng: random.Random) -> Task:
     """Read one value from a file, or find it by searching; sometimes write it down."""
     text, field, person, value, _ = _directory(rng)
     files = workspace(rng, 0, 3)
-    source = rng.choice(("people", "contacts", "staff", "members", "team", "address book", field.replace(" ", "_") + "s"))
+    source = rng.choice(("people", "contacts", "staff", "members", "team", "address book",
+                         field.replace(" ", "_") + "s"))
     name = source.replace(" ", "_") + rng.choice((".txt", ".md"))
     files[name] = text
     by_search = rng.random() < 0.5
     short = person.split()[0] if rng.random() < 0.4 else person
     if by_search:
-        goal = rng.choice(("What is {p}'s {f}?", "Find the {f} of {p}.", "Look up the {f} for {p}.", "{p}'s {f}?"))
+        goal = rng.choice(("What is {p}'s {f}?", "Find the {f} of {p}.", "Look up the {f} for {p}.",
+                           "{p}'s {f}?"))
         look = call("files.search", text=short)
         step = ("files.search", f"{field} of {short}"[:60])
     else:
-        goal = rng.choice(("What is {p}'s {f} in {s}?", "In {s}, what is the {f} of {p}?", "Read {s} and tell me the {f} of {p}.",
+        goal = rng.choice(("What is {p}'s {f} in {s}?", "In {s}, what is the {f} of {p}?",
+                           "Read {s} and tell me the {f} of {p}.",
                            "What {f} does {s} give for {p}?"))  # fmt: skip
         look = call("files.read", path=name)
         step = ("files.read", f"{field} of {short}"[:60])
@@ -149,7 +161,8 @@ def lookup(rng: random.Random) -> Task:
             plan(step, ("files.write", target)), look, call("files.write", path=target, content=value),
             finish(f"Wrote {value} to {target}."),
         ])  # fmt: skip
-    return _task(question, files, [{"answer": {"equals": value}}], lambda base: [plan(step), look, finish(value)])
+    return _task(question, files, [{"answer": {"equals": value}}],
+                 lambda base: [plan(step), look, finish(value)])
 
 
 def which_file(rng: random.Random) -> Task:
@@ -159,26 +172,32 @@ def which_file(rng: random.Random) -> Task:
     files = {name: text.replace(word, "thing") for name, text in files.items()}
     target = rng.choice(list(files))
     hits = rng.randint(1, 3)
-    extra = [rng.choice(LINES[:6]).format(a=word, b="table", n=1).replace("table", "chair") for _ in range(hits)]
+    extra = [rng.choice(LINES[:6]).format(a=word, b="chair") for _ in range(hits)]
     extra = [line if word in line else f"The {word} is here." for line in extra]
     lines = files[target].splitlines() + extra
     rng.shuffle(lines)
     files[target] = "\n".join(lines) + "\n"
     draw = rng.random()
     if draw < 0.5:
-        goal = rng.choice(("Which file mentions {w}?", "Which file contains the word {w}?", "Find the file that talks about {w}.",
-                           "In which file is {w} mentioned?", "where is '{w}' written?", "Which of the files has {w} in it?"))  # fmt: skip
+        goal = rng.choice(("Which file mentions {w}?", "Which file contains the word {w}?",
+                           "Find the file that talks about {w}.",
+                           "In which file is {w} mentioned?", "where is '{w}' written?",
+                           "Which of the files has {w} in it?"))  # fmt: skip
         return _task(goal.format(w=word), files, [{"answer": {"equals": target}}], lambda base: [
             plan(("files.search", word)), call("files.search", text=word), finish(target)])  # fmt: skip
     if draw < 0.8:
-        goal = rng.choice(("How many lines mention {w}?", "How many lines contain {w}?", "Count the lines with {w}.",
+        goal = rng.choice(("How many lines mention {w}?", "How many lines contain {w}?",
+                           "Count the lines with {w}.",
                            "How often does {w} appear, counted in lines?"))  # fmt: skip
         return _task(goal.format(w=word), files, [{"answer": {"number": hits}}], lambda base: [
-            plan(("files.search", f"count {word}")), call("files.search", text=word), finish(str(hits))])  # fmt: skip
+            plan(("files.search", f"count {word}")), call("files.search", text=word),
+            finish(str(hits))])  # fmt: skip
     out = _new_name(rng, files)
-    goal = rng.choice(("Which file mentions {w}? Write its name to {t}.", "Find the file about {w} and save its name in {t}.",
+    goal = rng.choice(("Which file mentions {w}? Write its name to {t}.",
+                       "Find the file about {w} and save its name in {t}.",
                        "Write the name of the file that contains {w} into {t}."))  # fmt: skip
-    return _task(goal.format(w=word, t=out), files, [{"file": {"path": out, "equals": target}}], lambda base: [
+    return _task(goal.format(w=word, t=out), files, [{"file": {"path": out, "equals": target}}],
+                 lambda base: [
         plan(("files.search", word), ("files.write", out)), call("files.search", text=word),
         call("files.write", path=out, content=target), finish(f"Wrote {target} to {out}.")])  # fmt: skip
 
@@ -189,12 +208,14 @@ def lines(rng: random.Random) -> Task:
     name = rng.choice(list(files))
     body = files[name].splitlines()
     if rng.random() < 0.6:
-        goal = rng.choice(("How many lines does {s} have?", "Count the lines of {s}.", "Number of lines in {s}?",
+        goal = rng.choice(("How many lines does {s} have?", "Count the lines of {s}.",
+                           "Number of lines in {s}?",
                            "how long is {s} in lines?"))  # fmt: skip
         check: dict[str, Any] = {"answer": {"number": len(body)}}
         answer = str(len(body))
     else:
-        goal = rng.choice(("What is the first line of {s}?", "Read me the first line of {s}.", "How does {s} begin? Give the first line."))
+        goal = rng.choice(("What is the first line of {s}?", "Read me the first line of {s}.",
+                           "How does {s} begin? Give the first line."))
         check, answer = {"answer": {"equals": body[0]}}, body[0]
     return _task(goal.format(s=name), files, [check], lambda base: [
         plan(("files.read", name)), call("files.read", path=name), finish(answer)])  # fmt: skip
@@ -205,14 +226,18 @@ def write(rng: random.Random) -> Task:
     files = workspace(rng, 0, 2) if rng.random() < 0.5 else {}
     target = _new_name(rng, files)
     text = rng.choice((lambda: " ".join(rng.sample(WORDS, rng.randint(1, 4))), lambda: _line(rng),
-                       lambda: f"Hello {rng.choice(PEOPLE)}!", lambda: str(rng.randint(1, 99999))))()  # fmt: skip
+                       lambda: f"Hello {rng.choice(PEOPLE)}!",
+                       lambda: str(rng.randint(1, 99999))))()  # fmt: skip
     goal = rng.choice((
-        'Write "{x}" to {t}.', "Create a file {t} with the text: {x}", "Make a file called {t} containing '{x}'.",
-        "Save the text '{x}' in {t}.", "Put \"{x}\" into {t}", "Please write {x} into the file {t}", "new file {t}: {x}",
+        'Write "{x}" to {t}.', "Create a file {t} with the text: {x}",
+        "Make a file called {t} containing '{x}'.",
+        "Save the text '{x}' in {t}.", "Put \"{x}\" into {t}", "Please write {x} into the file {t}",
+        "new file {t}: {x}",
         "Store '{x}' as {t}.",
     )).format(x=text, t=target)  # fmt: skip
     return _task(goal, files, [{"file": {"path": target, "equals": text}}], lambda base: [
-        plan(("files.write", target)), call("files.write", path=target, content=text), finish(f"Wrote {target}.")])  # fmt: skip
+        plan(("files.write", target)), call("files.write", path=target, content=text),
+        finish(f"Wrote {target}.")])  # fmt: skip
 
 
 def copy(rng: random.Random) -> Task:
@@ -220,17 +245,22 @@ def copy(rng: random.Random) -> Task:
     files = workspace(rng, 1, 4)
     source, target = rng.choice(list(files)), _new_name(rng, files)
     if rng.random() < 0.65:
-        goal = rng.choice(("Copy {s} to {t}.", "Make a copy of {s} called {t}.", "Copy the content of {s} into {t}.",
+        goal = rng.choice(("Copy {s} to {t}.", "Make a copy of {s} called {t}.",
+                           "Copy the content of {s} into {t}.",
                            "Duplicate {s} as {t}.", "Save what is in {s} also as {t}."))  # fmt: skip
-        return _task(goal.format(s=source, t=target), files, [{"file": {"path": target, "equals": files[source]}}], lambda base: [
+        return _task(goal.format(s=source, t=target), files,
+                     [{"file": {"path": target, "equals": files[source]}}], lambda base: [
             plan(("files.read", source), ("files.write", target)), call("files.read", path=source),
-            call("files.write", path=target, content=f"${base + 1}"), finish(f"Copied {source} to {target}.")])  # fmt: skip
+            call("files.write", path=target, content=f"${base + 1}"),
+            finish(f"Copied {source} to {target}.")])  # fmt: skip
     extra = _line(rng)
-    goal = rng.choice(("Add the line '{x}' to the end of {s}.", "Append \"{x}\" to {s}.", "Add '{x}' at the end of {s}."))
+    goal = rng.choice(("Add the line '{x}' to the end of {s}.", "Append \"{x}\" to {s}.",
+                       "Add '{x}' at the end of {s}."))
     return _task(goal.format(s=source, x=extra), files, [{"file": {"path": source, "contains": extra}},
                  {"file": {"path": source, "contains": files[source].splitlines()[0]}}], lambda base: [
         plan(("files.read", source), ("files.write", source)), call("files.read", path=source),
-        call("files.write", path=source, content=f"{{${base + 1}}}\n{extra}"), finish(f"Added the line to {source}.")])  # fmt: skip
+        call("files.write", path=source, content=f"{{${base + 1}}}\n{extra}"),
+        finish(f"Added the line to {source}.")])  # fmt: skip
 
 
 def move(rng: random.Random) -> Task:
@@ -239,7 +269,8 @@ def move(rng: random.Random) -> Task:
     source = rng.choice(list(files))
     if rng.random() < 0.5:
         target = _new_name(rng, files)
-        goal = rng.choice(("Rename {s} to {t}.", "Change the name of {s} to {t}.", "{s} should be called {t}.", "Give {s} the new name {t}."))
+        goal = rng.choice(("Rename {s} to {t}.", "Change the name of {s} to {t}.",
+                           "{s} should be called {t}.", "Give {s} the new name {t}."))
     else:
         folder = rng.choice(("done", "sorted", "storage", "2024", "keep", "old_files"))
         target = f"{folder}/{source.rsplit('/', 1)[-1]}"

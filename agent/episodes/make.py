@@ -1,7 +1,8 @@
 """Making the training file: the mixture of all families, executed and written as JSON lines.
 
-``make(path, tokenizer_folder, scale)`` plays every task, keeps what succeeded, shuffles, and writes
-``<path>`` (Zstandard) with a small held-out file beside it. The same seed gives the same file.
+``make(folder, tokenizer_folder)`` plays every task, keeps what succeeded, shuffles, and writes
+``train.jsonl.zst`` with a small held-out ``valid.jsonl.zst`` beside it. The same seed gives the same
+files. On the command line: ``autogpt data make episodes``.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from typing import Any
 
 from ...llm.tokenizer import ChatTokenizer
 from ...tools.registry import Registry, builtins
-from . import chat, files, stubs, tables, words, workflows
+from . import chat, conversations, files, stubs, tables, words, workflows
 from .expert import Recorder, Task
 
+SAMPLES = 19_000
+"""About how many samples the whole mixture gives."""
 HELD_OUT = 200
 """Samples put aside for the evaluation loss."""
 
@@ -45,7 +48,7 @@ class Report:
 
 
 def mixture(seed: int, scale: float) -> Iterator[Task]:
-    """Yield the tasks of all families; ``scale`` 1 gives about 17,000."""
+    """Yield the tasks of all families; ``scale`` 1 gives about :data:`SAMPLES`."""
     rng = random.Random(seed)
 
     def some(count: int) -> int:
@@ -63,7 +66,7 @@ def mixture(seed: int, scale: float) -> Iterator[Task]:
         words.templated(rng, some(900)),
         files.chores(rng, some(2200)),
         workflows.chores(rng, some(2400)),
-        workflows.conversations(rng, some(600)),
+        conversations.sessions(rng, some(600)),
         chat.own(rng, some(500)),
         chat.chatterbot(rng, some(300)),
         stubs.seal_tools(rng, some(1000)),
@@ -72,7 +75,7 @@ def mixture(seed: int, scale: float) -> Iterator[Task]:
 
 
 def make(
-    path: Path,
+    folder: Path,
     tokenizer_folder: Path,
     *,
     seed: int = 0,
@@ -80,10 +83,14 @@ def make(
     progress: Callable[[int], None] | None = None,
     registry: Registry | None = None,
 ) -> Report:
-    """Write the training file ``path`` and ``<stem>.valid.jsonl.zst``; return what was made."""
+    """Write ``train.jsonl.zst`` and ``valid.jsonl.zst`` into ``folder``; return what was made.
+
+    Tokens are those of ``tokenizer_folder``. ``progress`` hears how many samples there are so far.
+    Raises UsageError when a data file is missing (``AUTOGPT_DATA``).
+    """
     report = Report()
     recorder = Recorder(ChatTokenizer(tokenizer_folder), registry or builtins(), seed)
-    samples = []
+    samples: list[dict[str, Any]] = []
     for sample in recorder.samples(mixture(seed, scale)):
         samples.append(sample)
         kind = sample["kind"]
@@ -94,10 +101,10 @@ def make(
             progress(len(samples))
     report.refused = recorder.refused
     random.Random(seed + 1).shuffle(samples)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     held = min(HELD_OUT, len(samples) // 10)
-    _write(path.with_name(path.name.split(".")[0] + ".valid.jsonl.zst"), samples[:held])
-    _write(path, samples[held:])
+    _write(folder / "valid.jsonl.zst", samples[:held])
+    _write(folder / "train.jsonl.zst", samples[held:])
     return report
 
 

@@ -88,7 +88,7 @@ def _conditions(text: str, table: Mapping[str, Any]) -> list[list[Any]] | None:
         match = _CONDITION.match(rest)
         if match is None:
             return None
-        condition = _condition(*match.groups(), table)
+        condition = _condition(match[1], match[2], match[3], table)
         if condition is None:
             return None
         found.append(condition)

@@ -75,7 +75,8 @@ def _task(record: Mapping[str, Any], apis: Mapping[str, Any], rng: random.Random
     stubs, argument_names = [], {}
     for name in shown:
         api = apis[name]
-        keys = {key: f"arg_{n}" if masked and rng.random() < 0.3 else key for n, key in enumerate(api["parameters"])}
+        keys = {key: f"arg_{n}" if masked and rng.random() < 0.3 else key for n,
+                key in enumerate(api["parameters"])}
         argument_names[name] = keys
         stubs.append(
             {
@@ -103,4 +104,6 @@ def _task(record: Mapping[str, Any], apis: Mapping[str, Any], rng: random.Random
 
 
 def _purpose(name: str) -> str:
-    return "do it" if "_" in name else "".join(f" {c.lower()}" if c.isupper() else c for c in name).strip()[:60]
+    """Return what a call is for: the words of its name, or nothing much for a made-up name."""
+    words = "".join(f" {letter.lower()}" if letter.isupper() else letter for letter in name)
+    return "do it" if "_" in name else words.strip()[:60]

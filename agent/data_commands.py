@@ -1,0 +1,35 @@
+"""What ``autogpt data make`` does: play the experts' episodes and write them as training files."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..errors import UsageError
+from ..llm.registry import ModelRegistry
+from ..settings import load
+from .episodes.make import SAMPLES, make
+from .progress import progress_line
+
+
+def make_episodes(args: argparse.Namespace) -> int:
+    """Write ``train.jsonl.zst`` and ``valid.jsonl.zst`` into a folder and say what is in them."""
+    if not args.scale > 0:
+        raise UsageError("--scale must be above 0")
+    source = Path(ModelRegistry(load().home).resolve(args.model).source)
+    if not source.is_dir():
+        raise UsageError(f"{args.model}: not a model on this machine; its tokenizer is needed")
+    folder = Path(args.out)
+    expected = SAMPLES * args.scale
+    with progress_line() as say:
+        report = make(
+            folder,
+            source,
+            seed=args.seed,
+            scale=args.scale,
+            progress=lambda count: say("episodes", min(0.99, count / expected), f"{count} kept"),
+        )
+    for line in report.lines():
+        print(line)
+    print(f"wrote {folder / 'train.jsonl.zst'} and {folder / 'valid.jsonl.zst'}")
+    return 0
