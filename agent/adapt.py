@@ -41,9 +41,13 @@ def adapt(
             grants = body.get("grants") or {"read": ["."]}
             body["grants"] = {**grants, "write": [*grants.get("write", []), *write]}
         changed = Goal.model_validate(body)
+        for name in write:
+            if not (base / name).resolve().is_relative_to(base.resolve()):
+                raise UsageError(f"--write: `{name}` leaves {base.resolve()} through a symbolic link")
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
+        where = "--write" if write and where.startswith("grants.write") else where
         message = str(first["msg"]).removeprefix("Value error, ")
         raise UsageError(f"{where}: {message}" if where else message) from error
     changed._base, changed._origin = base, goal.origin

@@ -32,7 +32,7 @@ from .check_spec import (
     TextSpec,
     kind_of,
 )
-from .goal_model import Conversation, Goal, Grants, Limits, Say, Stub
+from .goal_model import Conversation, Goal, Grants, Limits, Say, Stub, near_file
 from .goal_source import (
     GOAL_SUFFIXES,
     SUITE_SUFFIXES,
@@ -240,7 +240,7 @@ def _look(goal: Goal, tools: Collection[str] | None) -> Iterator[tuple[Where, st
     for index, item in enumerate(goal.inputs):
         path = goal.base / item
         if not path.exists():
-            yield ("inputs", index), f"no such file: {item} (looked in {goal.base})", _near_file(path)
+            yield ("inputs", index), f"no such file: {item} (looked in {goal.base})", near_file(path)
     if goal.workspace is not None and not (goal.base / goal.workspace).is_dir():
         yield ("workspace",), f"no such folder: {goal.workspace}", ""
     for kind in ("read", "write"):
@@ -296,7 +296,8 @@ def _explain(error: ValidationError, record: Record, name: str) -> list[Problem]
         elif kind == "value_error":
             message = message.removeprefix("Value error, ")
         elif kind in ("model_type", "model_attributes_type"):
-            message = f"must be a mapping of fields, not {type(item['input']).__name__}"
+            whole = "" if where else "a goal "  # else the field's name stands before it
+            message = f"{whole}must be a mapping of fields, not {type(item['input']).__name__}"
         else:
             message = f"{message[:1].lower()}{message[1:]} (is: {str(item['input'])[:40]!r})"
         problems.append(Problem(name, record.line_of(where), _dotted(where), message, suggestion))
@@ -327,9 +328,3 @@ def _names(model: type[Strict]) -> list[str]:
 def _nearest(wrong: str, right: Iterable[str]) -> str:
     """Return the right name nearest to ``wrong``, or an empty string."""
     return next(iter(difflib.get_close_matches(wrong.lower(), list(right), n=1, cutoff=0.6)), "")
-
-
-def _near_file(path: Path) -> str:
-    """Return a file name in the same folder that is nearly ``path``'s, or an empty string."""
-    names = [child.name for child in path.parent.iterdir()] if path.parent.is_dir() else []
-    return _nearest(path.name, names)

@@ -6,6 +6,7 @@ folder). Reading them from files, with line numbers for every mistake, is the wo
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import re
@@ -89,30 +90,36 @@ class Goal(Strict):
         """Where the goal was read, ``file:line``; empty when it was made in code."""
         return self._origin
 
+    @property
+    def _place(self) -> str:
+        """Where a mistake in the inputs stands: in a file, or among the arguments of a call."""
+        return f"{self._origin}: inputs: " if self._origin else "input: "
+
     def text(self) -> str:
         """Return what the model reads; parameters were filled in when the goal was made."""
         return self.goal
 
     def input_paths(self) -> list[Path]:
-        """Return the inputs as absolute paths. A missing one is a UsageError."""
+        """Return the inputs as absolute paths.
+
+        Raises UsageError for a missing one, and for two that would be copied to one name.
+        """
         paths = [(self.base / name).resolve() for name in self.inputs]
         for name, path in zip(self.inputs, paths, strict=True):
             if not path.exists():
-                origin = self._origin or self.id
-                raise UsageError(f"{origin}: inputs: no such file: {name} (looked in {self.base})")
+                looked = "" if Path(name).is_absolute() else f" (looked in {self.base})"
+                near = near_file(path)
+                hint = f"; did you mean {near}?" if near else ""
+                raise UsageError(f"{self._place}no such file: {name}{looked}{hint}")
+        names = [*(path.name for path in paths), *self.files] if self.workspace is None else []
+        if twice := {name for name in names if names.count(name) > 1}:
+            named = ", ".join(sorted(twice))
+            raise UsageError(f"{self._place}two inputs are named {named}; rename one")
         return paths
 
     def fill_workspace(self, workspace: Path) -> None:
-        """Copy the inputs into ``workspace`` and write the inline files there.
-
-        Raises UsageError for a missing input and for two with one name.
-        """
-        paths = self.input_paths()
-        names = [*(path.name for path in paths), *self.files]
-        if twice := {name for name in names if names.count(name) > 1}:
-            origin = self._origin or self.id
-            raise UsageError(f"{origin}: inputs: two inputs are named {', '.join(sorted(twice))}; rename one")
-        for path in paths:
+        """Copy the inputs into ``workspace`` and write the inline files there; raises UsageError."""
+        for path in self.input_paths():
             if path.is_dir():
                 shutil.copytree(path, workspace / path.name)
             else:
@@ -155,6 +162,12 @@ def render(text: str, params: dict[str, JsonValue]) -> str:
         return ImmutableSandboxedEnvironment(undefined=StrictUndefined).from_string(text).render(params)
     except TemplateError as error:
         raise ValueError(f"the goal's text: {error.message}; `params` has {', '.join(params)}") from error
+
+
+def near_file(path: Path) -> str:
+    """Return a file name in the same folder that is nearly ``path``'s, or an empty string."""
+    names = [child.name for child in path.parent.iterdir()] if path.parent.is_dir() else []
+    return next(iter(difflib.get_close_matches(path.name, names, n=1, cutoff=0.6)), "")
 
 
 class Say(Strict):

@@ -130,6 +130,8 @@ def parse_yaml(text: str, name: str) -> list[Record]:
         mark = error.problem_mark or error.context_mark
         place = f" (column {mark.column + 1})" if mark else ""
         what = " ".join(str(error.problem or error.context).split())
+        if error.context and error.context_mark and error.context_mark.line != (mark and mark.line):
+            what += f", {error.context} that begins in line {error.context_mark.line + 1}"
         raise SourceError(name, mark.line + 1 if mark else 0, f"malformed YAML: {what}{place}") from error
     except yaml.YAMLError as error:
         raise SourceError(name, 0, f"malformed YAML: {' '.join(str(error).split())}") from error

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterable
 
+from ..errors import UsageError
 from ..llm.message import Brain
 from ..settings import Settings
 from ..tools.registry import Registry, builtins, load_plugins
@@ -54,6 +55,8 @@ def open_brain(settings: Settings) -> Brain:
     if kind == "scripted":
         from ..llm.scripted import ScriptedModel
 
+        if not rest:
+            raise UsageError("scripted: needs a file, as in scripted:turns.yaml")
         brain = ScriptedModel.from_file(rest)
         brain.name = name
         return brain

