@@ -270,3 +270,57 @@ def test_a_wrong_training_file_names_file_and_field(tmp_path: Path, text: str, m
     path.write_text(text)
     with pytest.raises(UsageError, match=rf"c\.yaml: .*{message}"):
         load_config(path)
+
+
+def test_a_model_from_nothing_reads_episodes_of_another_tokenizer_and_loads(tmp_path: Path) -> None:
+    from autogpt.llm.message import Message
+    from autogpt.llm.model import load_model
+    from autogpt.llm.tokenizer import ChatTokenizer
+    from autogpt.llm.training.build import build_tokenizer
+    from autogpt.llm.training.pretrain import conversations
+    from autogpt.llm.training.recipe import train
+
+    text = "The quick brown fox jumps over the lazy dog. 12345 times, it's said!\n"
+    build_tokenizer([text * 20], 320, tmp_path / "other")
+    other = ChatTokenizer(tmp_path / "other")
+    talk = [
+        Message("system", "Answer with a call."),
+        Message("user", "How often?"),
+        Message("assistant", '<tool_call>{"name":"look","arguments":{}}</tool_call>'),
+        Message("tool", "12345 times"),
+        Message("assistant", '<tool_call>{"name":"finish","arguments":{"answer":"$1"}}</tool_call>'),
+    ]
+    encoded = other.encode_messages(talk)
+    row = {"ids": encoded.ids, "mask": [int(m) for m in encoded.mask], "prefix": 5, "kind": "t"}
+    episodes = write(tmp_path / "episodes.jsonl", [row] * 24)
+    assert next(messages for _, messages in conversations([episodes], tmp_path / "other")) == talk
+
+    (tmp_path / "texts.jsonl").write_text(json.dumps({"text": text * 40}) + "\n")
+    recipe = tmp_path / "nano.yaml"
+    recipe.write_text(
+        yaml.safe_dump(
+            {
+                "kind": "pretrain",
+                "out": str(tmp_path / "run"),
+                "texts": ["texts.jsonl"],
+                "episodes": ["episodes.jsonl"],
+                "tokenizer": "other",
+                "depth": 2,
+                "vocabulary": 330,
+                "piece": 32,
+                "steps": 25,
+                "batch": 4,
+                "learning_rate": 0.01,
+                "device": "cpu",
+            }
+        )
+    )
+    seen: list[Any] = []
+    report = train(recipe, progress=seen.append)
+    assert report.finished and seen[-1].mean_loss < seen[0].loss - 0.5
+    loaded = load_model(report.folder, "cpu", "float32")
+    tokenizer = ChatTokenizer(report.folder)
+    assert [tokenizer.single(t) for t in ("<|endoftext|>", "<|im_end|>", "<tool_call>")] == [0, 2, 3]
+    assert loaded.vocabulary == tokenizer.vocab_size
+    assert "weak" in (report.folder / "README.md").read_text()
+    assert train(recipe, steps=26).steps == 26

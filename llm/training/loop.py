@@ -266,7 +266,8 @@ def _one_step(trainer: Trainer, step: Step) -> Progress:
         evaluated = state.eval_loss = trainer.evaluate()
     took = time.monotonic() - started
     # A process that was suspended within the step (SIGSTOP, a closed lid) is not charged for it.
-    state.seconds += min(took, _PAUSE * max(state.seconds / (state.step - 1), 1.0)) if state.step > 1 else took
+    usual = state.seconds / (state.step - 1) if state.step > 1 else took
+    state.seconds += min(took, _PAUSE * max(usual, 1.0))
     done = trainer.progress()
     return Progress(
         step=state.step,

@@ -46,7 +46,8 @@ class _Layer(torch.autograd.Function):
 def _forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """The forward pass that replaces PEFT's on one layer."""
     a, b = self.lora_A["default"].weight, self.lora_B["default"].weight
-    y: Tensor = _Layer.apply(x, self.get_base_layer().weight, a, b, self.scaling["default"])
+    apply: Any = _Layer.apply
+    y: Tensor = apply(x, self.get_base_layer().weight, a, b, self.scaling["default"])
     return y
 
 
@@ -64,7 +65,7 @@ def fuse(wrapped: Any) -> int:
         plain = layer.get_base_layer().bias is None and list(layer.lora_A) == ["default"]
         still = isinstance(layer.lora_dropout["default"], torch.nn.Identity)
         if plain and still and not layer.use_dora["default"]:
-            layer.forward = types.MethodType(_forward, layer)
+            setattr(layer, "forward", types.MethodType(_forward, layer))  # noqa: B010
             count += 1
     return count
 
