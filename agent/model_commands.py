@@ -103,16 +103,13 @@ def _warn_if_overridden(settings: Settings) -> None:
 
 def train(args: argparse.Namespace) -> int:
     """Train as the recipe says; a second call goes on where the first was stopped."""
-    from ..llm.training.finetune import finetune, load_config
+    from ..llm.training import recipe
 
     settings = load()
     roots = [place for place in (Path.cwd(), settings.home, settings.data) if place is not None]
-    config = load_config(Path(args.config), roots)
-    if args.steps is not None:
-        if args.steps < 1:
-            raise UsageError("--steps must be at least 1")
-        config = config.model_copy(update={"steps": args.steps})
-    report = finetune(config)
+    if args.steps is not None and args.steps < 1:
+        raise UsageError("--steps must be at least 1")
+    report = recipe.train(Path(args.config), roots, args.steps)
     held_out = "" if report.eval_loss is None else f", held-out loss {report.eval_loss:.4f}"
     word = "finished" if report.finished else "stopped"
     print(f"{word} after {report.steps} steps, {report.samples} samples, {report.minutes:.1f} min{held_out}")

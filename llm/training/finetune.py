@@ -68,7 +68,6 @@ def _with_adapter(config: FinetuneConfig, device: str, dtype: Any, base_name: st
         wrapped = peft.get_peft_model(model, shape)
     wrapped.peft_config["default"].base_model_name_or_path = base_name
     if device == "cpu" and dtype is torch.float32:
-        lora.keep_memory()
         lora.fuse(wrapped)
     return wrapped
 

@@ -220,7 +220,11 @@ def run(trainer: Trainer, title: str, progress: Callable[[Progress], None] | Non
     """
     from torch.utils.tensorboard import SummaryWriter
 
+    from .lora import keep_memory
+
     config, state = trainer.config, trainer.state
+    if trainer.device == "cpu":
+        keep_memory()
     config.out.mkdir(parents=True, exist_ok=True)
     load_checkpoint(config.out / "checkpoint.pt", state, trainer.weights, trainer.optimiser)
     board = SummaryWriter(config.out / "tensorboard", purge_step=state.step)
