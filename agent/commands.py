@@ -7,7 +7,9 @@ lets a report show it. Results go to standard output, everything else to standar
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
@@ -24,6 +26,9 @@ from .runner import Runner
 from .runs import RunStore
 from .setup import open_brain, open_registry, open_store, tool_names, with_model
 
+FILE_NAME = re.compile(r"[^\s?!]+\.[A-Za-z][A-Za-z0-9]{0,5}|[^\s?!]*/[^\s?!]*")
+"""One word with a suffix or a slash: surely meant as a file."""
+
 
 def settings_of(args: argparse.Namespace, **flags: Any) -> Settings:
     """Return the settings in force, with the command's flags on top."""
@@ -34,6 +39,8 @@ def run(args: argparse.Namespace) -> int:
     """Run the goals that the arguments name; return the largest exit code."""
     settings = settings_of(args, parallel=args.parallel)
     registry = open_registry()
+    if FILE_NAME.fullmatch(args.goal) and not Path(args.goal).exists():
+        raise UsageError(f"{args.goal}: no such file (a goal in words has more than one)")
     loaded = load_goals(args.goal, tool_names(registry))
     goals = [adapt(goal, args.inputs, args.workspace, args.write) for goal in loaded]
     for goal in goals:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..errors import UsageError, UserError
+from ..errors import UsageError
 from ..llm.message import Brain
 from ..settings import Settings, load
 from ..tools.registry import Registry
@@ -134,6 +134,6 @@ def _holds_sessions(suite: str) -> bool:
 
 
 def _check_writable(path: Path) -> None:
-    """Raise UserError now, not after an hour of work, where the report could not be written."""
+    """Raise UsageError now, not after an hour of work, where the report could not be written."""
     if not path.parent.is_dir():
-        raise UserError(f"{path}: no such folder: {path.parent}")
+        raise UsageError(f"--json: no such folder: {path.parent}")

@@ -131,8 +131,10 @@ def test_write_delivers_a_file_here(here: Path) -> None:
     ("argv", "says"),
     [
         (["run", ""], "the goal is empty"),
-        (["run", "goal.yaml"], "no such goal file"),
+        (["run", "goal.yaml"], "no such file"),
         (["run", "hi", "missing.csv"], "missing.csv"),
+        (["run", "missing.csv"], "no such file"),
+        (["run", "goals/"], "no such file"),
         (["run", "hi", "--write", "../x"], "write"),
         (["run", "hi", "--write", "/etc/x"], "write"),
         (["run", "hi", "--workspace", "nowhere"], "nowhere"),
@@ -147,6 +149,8 @@ def test_write_delivers_a_file_here(here: Path) -> None:
         (["validate", "missing.yaml"], "missing.yaml"),
         (["model", "use", "nonesuch"], "nonesuch"),
         (["train", "missing.yaml"], "missing.yaml"),
+        (["eval", "missing.jsonl"], "missing.jsonl"),
+        (["chat", "missing.csv", "--model", "scripted:s.yaml"], "missing.csv"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(
