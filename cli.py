@@ -88,8 +88,9 @@ def _running(groups: Group) -> None:
         help="plain text, a goal file or suite, a folder of them, or - for stdin",
     )
     run.add_argument(
-        "inputs", metavar="INPUT", nargs="*", help="files for the goal, copied into its workspace"
-    )
+        "inputs", metavar="INPUT", nargs="*", default=[],
+        help="files for the goal, copied into its workspace",
+    )  # fmt: skip
     run.add_argument("--workspace", "-w", metavar="DIR", help="work in this folder instead of a fresh copy")
     run.add_argument("--write", metavar="FILE", action="append", default=[],
                      help="deliver this file here when the run ends (may be repeated)")  # fmt: skip
@@ -266,6 +267,10 @@ def _report(error: Exception) -> int:
     if isinstance(error, UserError):
         print(f"autogpt: {'' if error.exit_code == 130 else 'error: '}{error}", file=sys.stderr)
         return error.exit_code
+    if isinstance(error, OSError) and error.strerror:  # the system said no: a person can put it right
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"autogpt: error: {place}{error.strerror}", file=sys.stderr)
+        return 1
     text = " ".join(str(error).split())
     print(
         f"autogpt: internal error: {type(error).__name__}: {text} (AUTOGPT_DEBUG=1 shows where)",

@@ -80,6 +80,12 @@ def beside(target: Path, run: str) -> Path:
     return target.with_name(f"{target.stem}.autogpt-{run}{target.suffix}")
 
 
+def original(name: str, run: str) -> str | None:
+    """Return the file that ``name`` was put beside by :func:`deliver`; None for a plain delivery."""
+    mark = f".autogpt-{run}"
+    return name.replace(mark, "") if mark in name else None
+
+
 def _write(target: Path, data: bytes, run: str) -> None:
     mode = target.stat().st_mode & 0o777 if target.exists() else 0o644
     try:

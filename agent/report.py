@@ -23,7 +23,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from .events import CheckResult, Event, ModelTurn, PersonAsked, PersonSaid, RunEnded, RunStarted, ToolOutcome
-from .run_view import CallView, RunView, StepView, answer_text, clean, one_line
+from .run_view import CallView, RunView, StepView, answer_text, clean, delivery, one_line
 
 MARKS = {
     "waiting": ("○", "dim"),
@@ -46,7 +46,7 @@ PREVIEW_WIDTH = 200
 
 
 class Report:
-    """Base of all reports, and the one that says nothing (``--json``)."""
+    """Base of all reports, and the one that says nothing."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -75,6 +75,24 @@ class Report:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Leave the screen as a terminal expects it."""
+
+
+class WarningReport(Report):
+    """For ``--json``: only what should not go unseen, on standard error."""
+
+    def on_event(self, run: str, event: Event) -> None:
+        """Name an input that could not be read and a result that could not take its place."""
+        match event:
+            case ToolOutcome(by="driver", state="failed"):
+                self._warn(event.preview.removeprefix("error: "))
+            case RunEnded():
+                for name in event.delivered:
+                    if (text := delivery(name, run)) != clean(name):
+                        self._warn(f"delivered {text}")
+
+    def _warn(self, text: str) -> None:
+        with self.lock:
+            print(f"autogpt: warning: {one_line(clean(text))}", file=sys.stderr)
 
 
 class PlainReport(Report):
@@ -189,7 +207,7 @@ def make_report(json: bool = False, parallel: int = 1) -> Report:
     With ``--json`` a terminal on standard error still shows the tree there.
     """
     if json:
-        return LiveReport(Console(stderr=True)) if sys.stderr.isatty() else Report()
+        return LiveReport(Console(stderr=True)) if sys.stderr.isatty() else WarningReport()
     console = Console()
     if console.is_terminal and not console.is_dumb_terminal:
         return LiveReport(console)
@@ -211,7 +229,7 @@ def tree(view: RunView, title: bool = True) -> Tree:
     if view.answer is not None and view.status != "limit":
         root.add(Text(answer_text(view.answer), style="bold"))
     for path in view.delivered:
-        root.add(_row(f"delivered {clean(path)}", "green"))
+        root.add(_row(f"delivered {path}", "green"))
     if view.status:
         root.add(_verdict(view))
     return root
@@ -294,7 +312,7 @@ def plain_end(view: RunView) -> Iterator[str]:
     if view.answer is not None:
         yield f"answer  {one_line(answer_text(view.answer))}"
     for path in view.delivered:
-        yield f"file    {clean(path)}"
+        yield f"file    {path}"
     word = VERDICTS.get(view.status, (view.status, ""))[0]
     cause = f": {one_line(view.cause)}" if view.status != "achieved" and view.cause else ""
     yield f"{word}{cause} ({view.figures})"

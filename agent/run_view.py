@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass, field
 from typing import Any
 
+from .deliver import original
 from .events import (
     CheckResult,
     Event,
@@ -109,6 +110,8 @@ class RunView:
     """Of the goal, or of a conversation's last message."""
     spent: Use = Use()
     """Of a conversation's earlier messages."""
+    asked: str = ""
+    """Arguments of the last call that the model made."""
     values: dict[str, Any] = field(default_factory=dict)
     """Small results by handle, to show what an answer such as ``$2`` stands for."""
 
@@ -122,6 +125,8 @@ class RunView:
 
     def apply(self, event: Event) -> None:
         """Take one event in."""
+        if self.status == "interrupted":  # nobody worked meanwhile
+            self.began += max(0.0, event.at - self.ended)
         self.ended = event.at or self.ended
         if not isinstance(event, RunInterrupted | RunEnded | Rating):
             self.status = ""  # an interrupted run goes on
@@ -148,7 +153,7 @@ class RunView:
             case RunEnded():
                 self.status, self.cause = event.status, clean(event.cause)
                 self.answer = self.answer if event.answer is None else event.answer
-                self.delivered = list(event.delivered)
+                self.delivered = [delivery(name, self.run) for name in event.delivered]
 
     def _next_message(self, event: PersonSaid) -> None:
         self.goal, self.began, self.said = clean(event.text), event.at, self.said + 1
@@ -170,6 +175,8 @@ class RunView:
         elif turn.call["name"] == "finish":
             answer = turn.call["arguments"].get("answer")
             self.answer = self.values.get(answer, answer) if isinstance(answer, str) else answer
+        else:
+            self.asked = brief(turn.call["arguments"])
 
     def _intent(self, intent: ToolIntent) -> None:
         call = CallView(intent.call_id, intent.tool, brief(intent.arguments))
@@ -186,10 +193,12 @@ class RunView:
         everything = [*self.inputs, *(call for step in self.steps for call in step.calls)]
         call = next((call for call in reversed(everything) if call.call_id == outcome.call_id), None)
         if call is None:
-            call = CallView(outcome.call_id, outcome.tool, "")
+            call = CallView(outcome.call_id, outcome.tool, self.asked)  # refused: it has no intent
             self.steps.append(StepView(outcome.tool, "", [call]))
         call.state, call.handle, call.seconds = outcome.state, outcome.handle, outcome.seconds
         call.preview = clean(outcome.preview)
+        for said in ("error: ", "refused: ", "uncertain: "):  # the state says it already
+            call.preview = call.preview.removeprefix(said)
         if outcome.handle and outcome.blob is None:
             self.values[outcome.handle] = outcome.value
 
@@ -203,6 +212,12 @@ class RunView:
         """Time of the model and tokens of the whole run."""
         total = self.spent + self.use
         return f"{total.seconds:.1f} s of the model · {total}"
+
+
+def delivery(name: str, run: str) -> str:
+    """Return a delivered file as people read it; one whose place was taken says so."""
+    taken = original(name, run)
+    return clean(f"{name} ({taken} changed meanwhile and was left as it is)" if taken else name)
 
 
 def clean(text: str) -> str:

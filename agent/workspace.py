@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +33,7 @@ def prepare(goal: Goal, workspace: Path, run_folder: Path) -> dict[str, str]:
     Returns the hashes of the prepared files that the goal may write, as they were before the run.
 
     Raises UsageError for a missing input, two inputs of one name, or an input outside a workspace
-    that is used in place.
+    that is used in place; UserError for what cannot be copied (the run can then be resumed).
     """
     marker = run_folder / PREPARED
     if marker.exists():
@@ -40,18 +41,21 @@ def prepare(goal: Goal, workspace: Path, run_folder: Path) -> dict[str, str]:
             raise UserError(f"{workspace}: the workspace of run {run_folder.name} is gone; it cannot go on")
         hashes: dict[str, str] = json.loads(marker.read_bytes())
         return hashes
-    if goal.workspace is None:
-        shutil.rmtree(workspace, ignore_errors=True)
-        workspace.mkdir(mode=0o700, parents=True)
-        try:
+    try:
+        if goal.workspace is None:
+            shutil.rmtree(workspace, ignore_errors=True)
+            workspace.mkdir(mode=0o700, parents=True)
             goal.fill_workspace(workspace)
-        except OSError as error:
-            raise UserError(f"{error.filename or workspace}: cannot copy: {error.strerror}") from error
-        _sync_tree(workspace)
-    else:
-        _fill_in_place(goal, workspace)
-    hashes = fingerprints(workspace, goal.grants.write if goal.grants else [])
-    write_durably(marker, json.dumps(hashes).encode())
+            _sync_tree(workspace)
+        else:
+            _fill_in_place(goal, workspace)
+        hashes = fingerprints(workspace, goal.grants.write if goal.grants else [])
+        write_durably(marker, json.dumps(hashes).encode())
+    except OSError as error:
+        raise UserError(
+            f"{workspace}: cannot prepare the run's files ({_reason(error)}); "
+            f"put that right and run 'autogpt resume {run_folder.name}'"
+        ) from error
     return hashes
 
 
@@ -73,6 +77,14 @@ def add_inputs(workspace: Path, inputs: Sequence[Path]) -> list[str]:
             raise UsageError(f"{path}: the conversation already has another {path.name}; rename one")
         names.append(path.name)
     return names
+
+
+def _reason(error: OSError) -> str:
+    """Return what went wrong with which file; copying a folder collects several errors in one."""
+    if isinstance(error, shutil.Error) and isinstance(error.args[0], list):
+        source, _, why = error.args[0][0]
+        return f"{source}: {re.sub(r'^.Errno .*?. ', '', why).partition(':')[0]}"
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
 
 
 def _fill_in_place(goal: Goal, workspace: Path) -> None:

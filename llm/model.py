@@ -80,9 +80,7 @@ def load_model(
         merge_adapter(model, adapter_folder)
     model = model.to(choice.device).eval().requires_grad_(False)
     rows = int(model.get_output_embeddings().weight.shape[0])
-    return LoadedModel(
-        model, config, choice.device, DTYPES[choice.dtype], str(name), fingerprint, base, rows
-    )
+    return LoadedModel(model, config, choice.device, DTYPES[choice.dtype], str(name), fingerprint, base, rows)
 
 
 def weights_fingerprint(folder: Path) -> str:
@@ -221,7 +219,7 @@ def _quiet() -> Iterator[None]:
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(logging.CRITICAL)
+    logging.set_verbosity(100)  # above critical
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
