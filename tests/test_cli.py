@@ -334,9 +334,11 @@ def test_a_terminal_of_40_columns_shows_the_tree_and_nothing_breaks(here: Path) 
 def test_ctrl_c_leaves_a_run_that_resumes(here: Path) -> None:
     """A real process, interrupted while the model is being asked, says how to resume, and it works."""
     code = (
-        "import sys, time\n"
+        "import signal, sys, time\n"
+        # A suite that runs in the background inherits an ignored SIGINT.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from autogpt.llm.scripted import ScriptedModel\n"
-        "from autogpt.agent import setup, commands\n"
+        "from autogpt.agent import commands\n"
         "from autogpt.cli import main\n"
         "from autogpt.llm.message import ToolCall\n"
         "def slow(prompt):\n"
