@@ -19,6 +19,10 @@ from .result import RunResult
 from .run_view import answer_text, clean, one_line
 
 Cell = str | Text
+LEAST = 4
+"""Columns of the screen that every column keeps while the first has more."""
+LEAST_FLEXIBLE = 12
+"""Columns of the screen below which the flexible column is no longer the one to give way."""
 
 
 def show_table(heads: Sequence[str], rows: Iterable[Sequence[Cell]], flexible: int = -1) -> None:
@@ -29,13 +33,30 @@ def show_table(heads: Sequence[str], rows: Iterable[Sequence[Cell]], flexible: i
             print("\t".join(str(cell) for cell in row))
         return
     table = Table(box=None, pad_edge=False, header_style="dim")
-    wide = flexible % len(heads)
-    for number, head in enumerate(heads):
-        ratio = 1 if number == wide else None
-        table.add_column(head, no_wrap=True, overflow="ellipsis", ratio=ratio)
+    rows = list(rows)
+    for head, width in zip(heads, _widths([heads, *rows], flexible, console.width), strict=True):
+        table.add_column(head, no_wrap=True, overflow="ellipsis", width=width)
     for row in rows:
         table.add_row(*row)
     console.print(table)
+
+
+def _widths(rows: Sequence[Sequence[Cell]], flexible: int, room: int) -> list[int]:
+    """Return the widths of columns that fit ``room`` with two blanks between them.
+
+    The flexible column gives way first, then whichever is widest; the first, which names the row
+    and is what people copy, gives way last.
+    """
+    lines = [[cell if isinstance(cell, Text) else Text(cell) for cell in row] for row in rows]
+    widths = [max(cell.cell_len for cell in column) for column in zip(*lines, strict=True)]
+    over = sum(widths) + 2 * (len(widths) - 1) - room
+    spare = max(0, min(over, widths[flexible] - LEAST_FLEXIBLE))
+    widths[flexible] -= spare
+    for _ in range(over - spare):
+        widest = max(range(1, len(widths)), key=widths.__getitem__, default=0)
+        widest = widest if widths[widest] > LEAST else 0
+        widths[widest] = max(1, widths[widest] - 1)
+    return widths
 
 
 def show_outcomes(results: Sequence[RunResult]) -> None:

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ..errors import UserError
+from ..errors import UsageError, UserError
 from ..settings import Settings, load
 from .adapt import adapt
 from .asking import ask_at_terminal, at_terminal
@@ -95,7 +95,7 @@ class Repl:
     def _inputs(self, rest: str) -> None:
         verb, _, names = rest.partition(" ")
         if verb == "add" and names:
-            for name in shlex.split(names):
+            for name in _names(names):
                 path = Path(name).expanduser()
                 if not path.is_file():
                     print(f"{clean(name)}: no such file")
@@ -114,6 +114,9 @@ class Repl:
             print("no plan yet")
 
     def _rate(self, value: float, text: str) -> None:
+        if not self.view().said:
+            print("nothing to rate yet; ask something first")
+            return
         self.session.rate(value, text)
         print("thanks, kept with this run")
 
@@ -155,6 +158,8 @@ def _sit(args: argparse.Namespace, goal: Goal | None, run: str | None) -> int:
         session = ChatSession(runner, goal, run=run)
         repl = Repl(session, runner, report)
         report.pause()
+        if at_terminal():
+            print(f"{brain.name} is listening; /help lists commands, Ctrl-D leaves")
         try:
             if run is not None:
                 report.catch_up(run, session.events)
@@ -212,6 +217,14 @@ def _lines(settings: Settings) -> Iterator[str | None]:
             yield None
         except EOFError:
             return
+
+
+def _names(text: str) -> list[str]:
+    """Return file names as a shell would read them. Raises UsageError for an open quote."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise UsageError(f"{text}: {error}; close it, or leave it out") from error
 
 
 def _editor(settings: Settings) -> Callable[[], str]:

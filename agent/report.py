@@ -187,7 +187,7 @@ class LiveReport(Report):
         self.pause()
         view = self._views[run]
         if view.inputs or view.steps:
-            view.answer = None
+            view.answer, view.status = None, ""  # the reply stands below, and it goes on
             self.console.print(tree(view, title=False))
         self.console.print(Text(text))
 

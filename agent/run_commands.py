@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from ..errors import UserError
+from ..errors import UsageError, UserError
 from ..settings import load
 from .outcome import show_table, when
 from .report import VERDICTS, PlainReport, tree
@@ -23,6 +23,8 @@ from .setup import open_registry, open_store
 
 def list_runs(args: argparse.Namespace) -> int:
     """Print the newest runs, one line each."""
+    if args.limit < 1:
+        raise UsageError("--limit must be at least 1")
     infos = open_store(load()).list_runs(args.limit)
     if args.json:
         for info in infos:
