@@ -45,9 +45,11 @@ types: $(VENV)/.dev ## mypy, strict, on the package
 	MYPYPATH=$(VENV)/link $(BIN)/mypy -p autogpt
 
 wheel: $(VENV)/.dev ## build dist/autogpt-*.whl
+	rm -rf build  # else files that are gone from the tree come back
 	$(BIN)/python -m build --wheel --no-isolation
 
-prove: $(VENV)/.dev ## the full kill, fuzz and escape campaigns (minutes to hours)
+prove: $(VENV)/.dev ## the full kill and grammar campaigns (long)
+	$(BIN)/autogpt model fetch
 	$(BIN)/python benchmarks/prove_kills.py --kills 600
 	$(BIN)/python benchmarks/prove_grammar.py --calls 10000
 
