@@ -15,6 +15,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from ..errors import DefectError
+
 _FOLDER = Path(__file__).parent
 
 
@@ -58,8 +60,22 @@ def _environment() -> Any:
 
 
 def _render(name: str, **values: Any) -> str:
+    """Fill a template; a variable that it lacks or does not know is a DefectError."""
+    wanted = _variables(name)
+    if wanted != values.keys():
+        odd = ", ".join(sorted(wanted ^ values.keys()))
+        raise DefectError(f"prompts/{name}: these variables are missing or not known to it: {odd}")
     text: str = _environment().get_template(name).render(**values)
     return text.strip()
+
+
+@lru_cache
+def _variables(name: str) -> frozenset[str]:
+    from jinja2 import meta
+
+    environment = _environment()
+    source, _, _ = environment.loader.get_source(environment, name)
+    return frozenset(meta.find_undeclared_variables(environment.parse(source)))
 
 
 def system(tools: Sequence[ToolLine]) -> str:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ...errors import UsageError
 from ...llm.tokenizer import ChatTokenizer
 from ...tools.registry import Registry, builtins
 from . import chat, conversations, files, stubs, tables, words, workflows
@@ -86,8 +87,12 @@ def make(
     """Write ``train.jsonl.zst`` and ``valid.jsonl.zst`` into ``folder``; return what was made.
 
     Tokens are those of ``tokenizer_folder``. ``progress`` hears how many samples there are so far.
-    Raises UsageError when a data file is missing (``AUTOGPT_DATA``).
+    Raises UsageError when a data file is missing (``AUTOGPT_DATA``) or the folder cannot be made.
     """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot make this folder ({error.strerror})") from error
     report = Report()
     recorder = Recorder(ChatTokenizer(tokenizer_folder), registry or builtins(), seed)
     samples: list[dict[str, Any]] = []
@@ -101,7 +106,6 @@ def make(
             progress(len(samples))
     report.refused = recorder.refused
     random.Random(seed + 1).shuffle(samples)
-    folder.mkdir(parents=True, exist_ok=True)
     held = min(HELD_OUT, len(samples) // 10)
     _write(folder / "valid.jsonl.zst", samples[:held])
     _write(folder / "train.jsonl.zst", samples[held:])
