@@ -77,16 +77,20 @@ def approval_of(act: Act, events: Sequence[Event]) -> PersonAnswered | None:
 def settled(events: Sequence[Event], answer: PersonAnswered, approvals: Approvals) -> PersonAnswered:
     """Return ``answer`` as the event that settles what the run waits for; an "always" is kept too.
 
-    Raises UsageError when the run waits for nothing, or for an approval and gets no decision.
+    Raises UsageError when the run waits for nothing, for an approval and gets no decision, or for an
+    answer and gets an empty one.
     """
     state = State.of(events)
     asked = state.waiting
     if asked is None:
         raise UsageError(f"run {state.started.run} waits for no answer")
+    run = state.started.run
     if asked.kind == "question":
+        if not answer.text.strip():
+            raise UsageError(f"run {run} asks: {asked.text} (answer: autogpt approve {run} 'ANSWER')")
         return answer.model_copy(update={"call_id": asked.call_id, "decision": None})
     if answer.decision not in DECISIONS:
-        raise UsageError(f"run {state.started.run} waits for an approval: {', '.join(DECISIONS)}")
+        raise UsageError(f"run {run} waits for an approval: {', '.join(DECISIONS)}")
     tool = tool_asked(events, asked)
     if answer.decision == "always" and tool:
         approvals.add(state.started.folder, tool)

@@ -15,6 +15,7 @@ from typing import Any
 from ..errors import UsageError
 from ..llm.message import Sampling
 from ..settings import Settings, load
+from . import approvals
 from .adapt import adapt
 from .asking import ask_at_terminal, at_terminal
 from .events import PersonAnswered, PersonAsked
@@ -22,7 +23,7 @@ from .goal import load_goals
 from .outcome import show_outcomes
 from .report import Report, make_report
 from .result import RunResult
-from .runner import Runner
+from .runner import WAITING, Runner
 from .runs import RunStore
 from .setup import open_brain, open_registry, open_store, tool_names, with_model
 
@@ -69,7 +70,7 @@ def finish(results: Sequence[RunResult], json: bool) -> int:
     elif len(results) > 1:
         show_outcomes(results)
     for result in results:
-        if not json and result.status == "needs_person":
+        if not json and result.cause.startswith(WAITING):
             print(f"to answer: autogpt approve {result.run}")
     return max((result.exit_code for result in results), default=0)
 
@@ -86,6 +87,8 @@ def resume(args: argparse.Namespace) -> int:
     with make_report(args.json) as report:
         runner = _runner_for(name, args, settings, store, report)
         result = runner.resume(name)
+    if result.status == "needs_person" and not args.json:
+        print(result.cause)
     return finish([result], args.json)
 
 
@@ -94,13 +97,9 @@ def approve(args: argparse.Namespace) -> int:
     settings = settings_of(args)
     store = open_store(settings)
     name = store.resolve_run(args.run)
+    approvals.approve(store, name, _answer(store.load(name), args.answer, args.reason))
     with make_report(args.json) as report:
         runner = _runner_for(name, args, settings, store, report)
-        active = runner.reopen(name)
-        try:
-            runner.answer(active, _answer(active.events, args.answer, args.reason))
-        finally:
-            runner.close(active)
         result = runner.resume(name)
     return finish([result], args.json)
 

@@ -125,8 +125,9 @@ class RunView:
 
     def apply(self, event: Event) -> None:
         """Take one event in."""
-        if self.status == "interrupted":  # nobody worked meanwhile
-            self.began += max(0.0, event.at - self.ended)
+        if self.status == "interrupted":  # nobody worked meanwhile, but for the step just recorded
+            worked = event.seconds if isinstance(event, ModelTurn | ToolOutcome) else 0.0
+            self.began += max(0.0, event.at - self.ended - worked)
         self.ended = event.at or self.ended
         if not isinstance(event, RunInterrupted | RunEnded | Rating):
             self.status = ""  # an interrupted run goes on

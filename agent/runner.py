@@ -53,6 +53,8 @@ UNCERTAIN = (
     "uncertain: the program stopped during this call, so whether it had its effect is unknown; "
     "it was not repeated"
 )
+WAITING = "waiting for a person"
+"""How the cause of a run begins that goes on when its question is answered."""
 
 
 class Interrupted(UserError):
@@ -190,7 +192,7 @@ class Runner:
         """Return the run in numbers, as its events stand."""
         result = summarise(run.events, self.store.database.where)
         if State.of(run.events).waiting and result.status in ("running", "interrupted"):
-            waits = {"status": "needs_person", "cause": f"waiting for a person: {_question(run)}"}
+            waits = {"status": "needs_person", "cause": f"{WAITING}: {_question(run)}"}
             return result.model_copy(update=waits)
         return result
 
@@ -315,7 +317,7 @@ class Runner:
         if self.ask is not None:
             self.answer(run, self.ask(run.id, asked))
             return True
-        run.stopped = Stop("idle", f"waiting for a person: {ask.text}")
+        run.stopped = Stop("idle", f"{WAITING}: {ask.text}")
         if run.started.mode == "chat":
             return False
         if run.goal.on_approval == "park":
