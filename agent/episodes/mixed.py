@@ -145,7 +145,42 @@ def found_text(rng: random.Random) -> Task:
     ])  # fmt: skip
 
 
-MAKERS = (setting, setting, share, scaled, scaled, found_text)
+def most_counted(rng: random.Random) -> Task:
+    """Who has the most rows of one kind: a count by group under a condition."""
+    item = sheet(rng)
+    rows = item.table["rows"]
+    v = rng.choice([row[1] for row in rows])
+    mine = [row[0] for row in rows if row[1] == v]
+    counts = sorted((mine.count(name) for name in set(mine)), reverse=True)
+    if len(counts) < 2 or counts[0] == counts[1]:
+        return most_counted(rng)
+    noun = rng.choice((item.name.split("_")[0], "rows", "entries", "records"))
+    text = rng.choice(("Which {e} has the most {v} {n}?", "Which {e} had the most {v} {n}?", "Who has the most {v} {n}? Give the {e}.",
+                       "Find the {e} with the most {v} {n}.", "Which {e} has the largest number of {v} {n}?",
+                       "Which {e} occurs most often with {g} {v}?", "Name the {e} that had the most {n} with {g} {v}.",
+                       "What {e} has the highest number of {n} that are {v}?", "Which {e} was {v} most often?"))  # fmt: skip
+    text = text.format(e=item.entity, v=v.lower() if rng.random() < 0.5 else v, n=noun, g=item.group)
+    query: Query = {
+        "select": [item.entity], "where": [[item.group, "=", v]], "group_by": item.entity,
+        "order_by": "count(*) desc", "limit": 1,
+    }  # fmt: skip
+    winner = max(set(mine), key=mine.count)
+    target = target_name(rng) if rng.random() < 0.35 else None
+    if target:
+        text += " " + rng.choice(_TOLD).format(t=target)
+    check: list[dict[str, object]] = [{"answer": {"equals": winner}}]
+    check += [{"file": {"path": target, "equals": winner}}] if target else []
+    goal = Goal.model_validate({"goal": text, "files": sheet_files(item), "check": check})
+    found = f"${handles_before(goal) + 1}"
+    steps = [("tables.query", item.entity)]
+    calls = [call("tables.query", table=simple_name(item.name), **query)]
+    if target:
+        steps.append(("files.write", target))
+        calls.append(call("files.write", path=target, content=found))
+    return Task("workflows" if target else "tables", goal, [plan(*steps), *calls, finish(found)])
+
+
+MAKERS = (most_counted, most_counted, setting, setting, share, scaled, scaled, found_text)
 
 
 def chores(rng: random.Random, number: int) -> Iterator[Task]:
