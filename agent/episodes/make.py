@@ -19,7 +19,7 @@ from typing import Any
 from ...errors import UsageError
 from ...llm.tokenizer import ChatTokenizer
 from ...tools.registry import Registry, builtins
-from . import chat, conversations, files, stubs, tables, words, workflows
+from . import chat, conversations, files, mixed, stubs, tables, words, workflows
 from .expert import Recorder, Task
 
 SAMPLES = 19_000
@@ -59,18 +59,20 @@ def mixture(seed: int, scale: float) -> Iterator[Task]:
         return itertools.islice(source, some(count))
 
     families: list[Iterator[Task]] = [
-        capped(tables.wikisql(rng), 7000),
-        capped(tables.wtq(rng), 1000),
-        tables.templated(rng, some(1400)),
+        capped(tables.wikisql(rng), 4500),
+        capped(tables.wtq(rng), 700),
+        tables.templated(rng, some(1700)),
         capped(words.mawps(rng), 1400),
-        words.gsm8k(rng, some(700)),
-        words.templated(rng, some(900)),
-        files.chores(rng, some(2200)),
+        words.gsm8k(rng, some(500)),
+        words.templated(rng, some(700)),
+        files.chores(rng, some(2400)),
         workflows.chores(rng, some(2400)),
+        capped(mixed.answers_to_file(rng, some(1000)), 1000),
+        mixed.chores(rng, some(1800)),
         conversations.sessions(rng, some(600)),
         chat.own(rng, some(500)),
         chat.chatterbot(rng, some(300)),
-        stubs.seal_tools(rng, some(1000)),
+        stubs.seal_tools(rng, some(700)),
     ]
     return itertools.chain(*families)
 
