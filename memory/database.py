@@ -140,7 +140,7 @@ class Database:
         """Give up the reserve file; True if there was one, so a retry has space."""
         with contextlib.suppress(OSError):
             self._reserve.unlink()
-            log.warning("disk full: gave up the reserve %s", self._reserve)
+            log.info("disk full: gave up the reserve %s", self._reserve)
             return True
         return False
 
