@@ -76,8 +76,8 @@ def _distinct(spec: CallSpec, number: int) -> dict[str, Any]:
     """Return the call's schema with one argument bound to the turn."""
     schema = dict(spec.parameters)
     if spec.name == "calculator":
-        own = {"expression": {"type": "string",
-                              "pattern": f"{number + 11} [-+*] [0-9]{{2}} [-+*] [0-9]{{2}}"}}
+        pattern = f"^{number + 11} [-+*] [0-9]{{2}} [-+*] [0-9]{{2}}$"
+        own = {"expression": {"type": "string", "pattern": pattern}}
         return {**schema, "properties": own}
     if spec.name == "tables.query":
         shown = schema["properties"]
@@ -85,7 +85,7 @@ def _distinct(spec: CallSpec, number: int) -> dict[str, Any]:
         own = {"table": shown["table"], "select": select, "limit": {"const": number + 1}}
         return {"type": "object", "properties": own, "required": list(own), "additionalProperties": False}
     if spec.name == "finish":
-        return {**schema, "properties": {"answer": {"type": "string", "pattern": "There are [0-9] rows"}}}
+        return {**schema, "properties": {"answer": {"type": "string", "pattern": "^There are [0-9] rows$"}}}
     return schema
 
 
@@ -105,7 +105,8 @@ def replay(model: LocalModel, prompts: Sequence[Prompt], kept: bool) -> tuple[li
     for prompt in prompts:
         if not kept:
             model.engine.clear()
-        print(f"turn {len(turns) + 1}, {'kept' if kept else 'forgotten'}", end="\r", file=sys.stderr)
+        if sys.stderr.isatty():
+            print(f"turn {len(turns) + 1}, {'kept' if kept else 'forgotten'}  ", end="\r", file=sys.stderr)
         begun = time.perf_counter()
         turns += model.respond([prompt])
         seconds.append(time.perf_counter() - begun)
