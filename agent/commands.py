@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,8 @@ def finish(results: Sequence[RunResult], json: bool) -> int:
     elif len(results) > 1:
         show_outcomes(results)
     for result in results:
+        if not result.run:
+            print(f"autogpt: error: {result.id}: {result.cause}", file=sys.stderr)
         if not json and result.cause.startswith(WAITING):
             print(f"to answer: autogpt approve {result.run}")
     return max((result.exit_code for result in results), default=0)

@@ -234,7 +234,14 @@ class Runner:
             while waiting or active:
                 while waiting and len(active) < max(1, parallel):
                     number, opener = waiting.popleft()
-                    active[number] = opener()
+                    try:
+                        active[number] = opener()
+                    except Paused:
+                        raise
+                    except UserError as error:
+                        if len(openers) == 1:
+                            raise
+                        results[number] = _not_opened(number, error)
                 thinks = []
                 for number, run in list(active.items()):
                     think = self.advance(run)
@@ -337,6 +344,11 @@ class Runner:
 def _question(run: ActiveRun) -> str:
     asked = State.of(run.events).waiting
     return asked.text if asked else ""
+
+
+def _not_opened(number: int, error: UserError) -> RunResult:
+    """Return the result of a goal that could not begin; the goals beside it go on."""
+    return RunResult(id=f"goal {number + 1}", run="", status="error", cause=str(error))
 
 
 def _default_grants(goal: Goal) -> Grants | None:
