@@ -91,7 +91,9 @@ def replay(
 
 def _notes(started: RunStarted, tools: Mapping[str, Tool], brain: Brain | None) -> list[str]:
     notes = []
-    if started.prompt_hash != prompts.prompt_hash():
+    known = [(spec.name, tools[spec.name]) for spec in started.tools if spec.name in tools]
+    lines = [prompts.ToolLine(name, tool.parameters, tool.description) for name, tool in known]
+    if len(lines) == len(started.tools) and started.prompt_hash != prompts.texts_hash(lines):
         notes.append("the prompts have changed since this run")
     for spec in started.tools:
         if spec.name not in tools:

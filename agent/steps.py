@@ -173,7 +173,9 @@ def opening(
         model=brain.name,
         model_hash=brain.fingerprint,
         tokenizer_hash=brain.tokenizer_hash,
-        prompt_hash=prompts.prompt_hash(),
+        prompt_hash=prompts.texts_hash(
+            prompts.ToolLine(name, tool.parameters, tool.description) for name, tool in tools.items()
+        ),
         tools=specs,
         grants=grants,
         grants_hash=hashlib.sha256(json.dumps(grants, sort_keys=True).encode()).hexdigest()[:16],

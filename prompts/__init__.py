@@ -9,7 +9,7 @@ comes after them, so that the first part is computed once for all goals.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -104,4 +104,12 @@ def prompt_hash() -> str:
     digest = hashlib.sha256()
     for path in sorted(_FOLDER.glob("*.jinja")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def texts_hash(tools: Iterable[ToolLine]) -> str:
+    """Return one hash over all that a run's model reads from us: the templates and its tools' lines."""
+    digest = hashlib.sha256(prompt_hash().encode())
+    for tool in tools:
+        digest.update(f"{tool.signature}\0{tool.description}\0".encode())
     return digest.hexdigest()[:16]

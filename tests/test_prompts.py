@@ -91,4 +91,6 @@ def test_system_and_core_calls_are_short(chat_folder: Path) -> None:
     assert ChatTokenizer(chat_folder).count(core) <= 300
     tools = [prompts.ToolLine(spec.name, spec.parameters, spec.description) for spec in started.tools]
     assert len(prompts.system(tools)) <= 300 * 3.5
-    assert started.prompt_hash == prompts.prompt_hash()
+    assert started.prompt_hash == prompts.texts_hash(tools)
+    other = [*tools[:-1], prompts.ToolLine(tools[-1].name, tools[-1].parameters, "something else")]
+    assert prompts.texts_hash(other) != prompts.texts_hash(tools)
