@@ -40,7 +40,7 @@ class Limits(Strict):
 
     steps: int = Field(default=20, ge=1)
     tokens: int = Field(default=20_000, ge=1)
-    """Generated tokens."""
+    """Tokens that the model computes: generated ones, and those of prompts that no cache held."""
     seconds: float = Field(default=300, gt=0)
 
 

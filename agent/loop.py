@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from ..llm.message import CallSpec, Message, Prompt, Sampling
 from ..tools.base import Tool
+from ..tools.table_read import TABLE_SUFFIXES
 from .calls import allowed_calls
 from .events import Event, PersonSaid
 from .state import State
@@ -22,7 +23,6 @@ from .transcript import messages
 
 MAX_INVALID = 3
 MAX_REPEATS = 3
-TABLE_ENDINGS = (".csv", ".tsv", ".json", ".xlsx", ".sqlite", ".db")
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def _inspection(state: State, tools: Mapping[str, Tool]) -> Act | None:
     """Look at the inputs before the model does: describe tables, list other files."""
     others = False
     for path in state.inputs:
-        if "tables.describe" in tools and path.lower().endswith(TABLE_ENDINGS):
+        if "tables.describe" in tools and path.lower().endswith(TABLE_SUFFIXES):
             if f"d:{path}" not in state.inspected:
                 return Act(f"d:{path}", "tables.describe", {"path": path}, "driver")
         else:

@@ -17,9 +17,10 @@ from ...llm.grammar import GrammarCompiler, teacher_ids
 from ...llm.message import Prompt, ToolCall, Turn
 from ...llm.tokenizer import ChatTokenizer
 from ...tools.registry import Registry
+from ...tools.table_read import TABLE_SUFFIXES
 from ..events import Event, ModelTurn, PersonSaid
 from ..goal import Goal
-from ..loop import TABLE_ENDINGS, Think
+from ..loop import Think
 from ..rollout import Episode, Rollout
 from ..state import input_names
 from ..transcript import messages
@@ -65,7 +66,7 @@ def call(name: str, /, **arguments: Any) -> ToolCall:
 def handles_before(goal: Goal) -> int:
     """Return how many handles the driver's inspections take before the model's first call."""
     names = input_names(goal.model_dump(mode="json"))
-    tables = sum(name.lower().endswith(TABLE_ENDINGS) for name in names)
+    tables = sum(name.lower().endswith(TABLE_SUFFIXES) for name in names)
     return tables + (tables < len(names))
 
 
