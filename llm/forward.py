@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Protocol, cast
 
 import torch
@@ -26,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ModelUnavailable
+from .attention import Span, attend, layout
 from .cache import Cache, Slot
 
 FUSED_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
@@ -39,11 +41,16 @@ class Forward(Protocol):
         """Return an empty cache."""
         ...
 
-    def hidden(self, batch: Sequence[tuple[Cache, Sequence[int]]], every: bool = False) -> Tensor:
+    def hidden(
+        self,
+        batch: Sequence[tuple[Cache, Sequence[int]]],
+        every: bool = False,
+        tails: Sequence[int] | None = None,
+    ) -> Tensor:
         """Run new ids through the model, extending each sequence's cache.
 
-        Returns what :meth:`head` takes, ``[sequences, width]`` for the last id of each sequence, or
-        ``[R, width]`` for every id when ``every`` is set.
+        Returns what :meth:`head` takes, one row ``[width]`` for each of the last ``tails[i]`` ids of
+        sequence i (None: 1 each), sequence after sequence; all ``[R, width]`` when ``every`` is set.
         """
         ...
 
@@ -125,7 +132,12 @@ class FusedForward:
         weight = self._head if allowed is None else self._head[allowed]
         return F.linear(hidden, weight).float()
 
-    def hidden(self, batch: Sequence[tuple[Cache, Sequence[int]]], every: bool = False) -> Tensor:
+    def hidden(
+        self,
+        batch: Sequence[tuple[Cache, Sequence[int]]],
+        every: bool = False,
+        tails: Sequence[int] | None = None,
+    ) -> Tensor:
         """See :class:`Forward`. A cache's length moves only when all layers are done."""
         slots = [cast(Slot, cache) for cache, _ in batch]
         counts = [len(ids) for _, ids in batch]
@@ -134,14 +146,14 @@ class FusedForward:
         device = self._embedding.device
         flat = torch.tensor([i for _, ids in batch for i in ids], device=device)
         cos, sin = self._rotation(slots, counts)
-        spans = _spans(slots, counts, {layer.window for layer in self._layers}, self._embedding)
+        spans = layout(slots, counts, {layer.window for layer in self._layers}, self._embedding)
         x = F.embedding(flat, self._embedding)
         for index, layer in enumerate(self._layers):
             x = self._layer(x, index, layer, cos, sin, spans)
         for slot, count in zip(slots, counts, strict=True):
             slot.length += count
         if not every:
-            x = x[torch.tensor(counts, device=device).cumsum(0) - 1]
+            x = _last_rows(x, counts, tails)
         return self._rms(x, self._norm)
 
     def _rms(self, x: Tensor, weight: Tensor) -> Tensor:
@@ -168,7 +180,7 @@ class FusedForward:
         return torch.cat([self._cos[p] for p in parts]), torch.cat([self._sin[p] for p in parts])
 
     def _layer(
-        self, x: Tensor, index: int, w: _Layer, cos: Tensor, sin: Tensor, spans: Sequence[_Span]
+        self, x: Tensor, index: int, w: _Layer, cos: Tensor, sin: Tensor, spans: Sequence[Span]
     ) -> Tensor:
         """One decoder layer over all rows; ``x [R, width]`` is updated in place and returned."""
         heads, groups, dim = self._heads, self._groups, self._dim
@@ -180,7 +192,7 @@ class FusedForward:
         out = x.new_empty(x.shape[0], heads * dim) if len(spans) > 1 else None
         for span in spans:
             rows = span.rows
-            part = _attend(qk[rows, :heads], qk[rows, heads:], v[rows], span, index, w.window)
+            part = attend(qk[rows, :heads], qk[rows, heads:], v[rows], span, index, w.window)
             if out is None:
                 out = part
             else:
@@ -192,64 +204,14 @@ class FusedForward:
         return x
 
 
-@dataclass(frozen=True)
-class _Span:
-    """The rows of one sequence in a forward, with its masks by window (None: no mask is needed)."""
-
-    slot: Slot
-    rows: slice
-    start: int
-    end: int
-    masks: dict[int, Tensor | None]
-
-
-def _spans(
-    slots: Sequence[Slot], counts: Sequence[int], windows: set[int], like: Tensor
-) -> list[_Span]:
-    """Lay out a batch: which rows, positions and masks belong to each sequence."""
-    spans, row = [], 0
-    for slot, count in zip(slots, counts, strict=True):
-        start, end = slot.length, slot.length + count
-        masks = {window: _mask(start, end, window, like) for window in windows}
-        spans.append(_Span(slot, slice(row, row + count), start, end, masks))
-        row += count
-    return spans
-
-
-def _mask(start: int, end: int, window: int, like: Tensor) -> Tensor | None:
-    """Return an additive mask ``[end - start, end]``, or None where causality alone is enough."""
-    windowed = 0 < window < end
-    if end - start == 1 or (start == 0 and not windowed):
-        return None
-    query = torch.arange(start, end, device=like.device)[:, None]
-    key = torch.arange(end, device=like.device)[None]
-    hidden = key > query
-    if windowed:
-        hidden |= key <= query - window
-    return like.new_zeros(end - start, end).masked_fill_(hidden, float("-inf"))
-
-
-def _attend(q: Tensor, k: Tensor, v: Tensor, span: _Span, index: int, window: int) -> Tensor:
-    """Write keys and values ``[n, G, D]``, attend with ``q [n, H, D]``; returns ``[n, H * D]``."""
-    n, heads, dim = q.shape
-    buffer = span.slot.buffer[index]
-    buffer[0, :, span.start : span.end] = k.transpose(0, 1)
-    buffer[1, :, span.start : span.end] = v.transpose(0, 1)
-    first = max(0, span.end - window) if window and n == 1 else 0
-    keys, values = buffer[0, None, :, first : span.end], buffer[1, None, :, first : span.end]
-    if n == 1:  # the heads of a group become the rows of one query: nothing is repeated or masked
-        grouped = q.reshape(1, keys.shape[1], -1, dim)
-        return F.scaled_dot_product_attention(grouped, keys, values).reshape(1, heads * dim)
-    mask = span.masks[window]
-    out = F.scaled_dot_product_attention(
-        q.transpose(0, 1)[None],
-        keys,
-        values,
-        attn_mask=mask,
-        is_causal=mask is None,
-        enable_gqa=heads != keys.shape[1],
-    )
-    return out[0].transpose(0, 1).reshape(n, heads * dim)
+def _last_rows(x: Tensor, counts: Sequence[int], tails: Sequence[int] | None) -> Tensor:
+    """Return the last ``tails[i]`` (None: 1) of each sequence's ``counts[i]`` rows of ``x``."""
+    wanted = tails or [1] * len(counts)
+    if sum(wanted) == len(x):
+        return x
+    ends = accumulate(counts)
+    rows = [row for end, n in zip(ends, wanted, strict=True) for row in range(end - n, end)]
+    return x[torch.tensor(rows, device=x.device)]
 
 
 def _read_layer(layer: Any, config: Any, index: int) -> _Layer:
@@ -347,17 +309,22 @@ class ModuleForward:
         """Return fp32 logits; ``hidden`` holds them already, the module has computed its head."""
         return (hidden if allowed is None else hidden[:, allowed]).float()
 
-    def hidden(self, batch: Sequence[tuple[Cache, Sequence[int]]], every: bool = False) -> Tensor:
+    def hidden(
+        self,
+        batch: Sequence[tuple[Cache, Sequence[int]]],
+        every: bool = False,
+        tails: Sequence[int] | None = None,
+    ) -> Tensor:
         """See :class:`Forward`; here the result is the module's logits."""
         rows = []
-        for item, ids in batch:
+        for (item, ids), tail in zip(batch, tails or [1] * len(batch), strict=True):
             cache = cast(ModuleCache, item)
             cache.crop(cache.length)
             output = self._model(
                 input_ids=torch.tensor([list(ids)], device=self._device),
                 past_key_values=cache.inner,
                 use_cache=True,
-                logits_to_keep=0 if every else 1,
+                logits_to_keep=0 if every else tail,
             )
             cache.length += len(ids)
             rows.append(output.logits[0])
