@@ -53,7 +53,21 @@ def _mask(start: int, end: int, window: int, like: Tensor) -> Tensor | None:
     return like.new_zeros(end - start, end).masked_fill_(hidden, float("-inf"))
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, span: Span, index: int, window: int) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, spans: Sequence[Span], index: int, window: int) -> Tensor:
+    """Write keys and values ``[R, G, D]`` of a batch and attend with ``q [R, H, D]``.
+
+    Returns ``[R, H * D]``, the rows in the batch's order.
+    """
+    if len(spans) == 1:
+        return _attend_alone(q, k, v, spans[0], index, window)
+    out = q.new_empty(q.shape[0], q.shape[1] * q.shape[2])
+    for span in spans:
+        rows = span.rows
+        out[rows] = _attend_alone(q[rows], k[rows], v[rows], span, index, window)
+    return out
+
+
+def _attend_alone(q: Tensor, k: Tensor, v: Tensor, span: Span, index: int, window: int) -> Tensor:
     """Write keys and values ``[n, G, D]``, attend with ``q [n, H, D]``; returns ``[n, H * D]``."""
     n, heads, dim = q.shape
     buffer = span.slot.buffer[index]

@@ -189,15 +189,7 @@ class FusedForward:
         if w.q_norm is not None and w.k_norm is not None:
             qk = torch.cat([self._rms(qk[:, :heads], w.q_norm), self._rms(qk[:, heads:], w.k_norm)], 1)
         qk = (qk * cos).addcmul_(qk.roll(dim // 2, -1), sin)
-        out = x.new_empty(x.shape[0], heads * dim) if len(spans) > 1 else None
-        for span in spans:
-            rows = span.rows
-            part = attend(qk[rows, :heads], qk[rows, heads:], v[rows], span, index, w.window)
-            if out is None:
-                out = part
-            else:
-                out[rows] = part
-        assert out is not None
+        out = attend(qk[:, :heads], qk[:, heads:], v, spans, index, w.window)
         x += F.linear(out, w.out, w.out_bias)
         gate, up = F.linear(self._rms(x, w.mlp_norm), w.gate_up, w.gate_up_bias).chunk(2, -1)
         x += F.linear(F.silu(gate).mul_(up), w.down, w.down_bias)
