@@ -20,7 +20,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from itertools import accumulate
 from typing import Any, Protocol, cast
 
 import torch
@@ -195,16 +194,6 @@ class FusedForward:
         gate, up = F.linear(self._rms(x, w.mlp_norm), w.gate_up, w.gate_up_bias).chunk(2, -1)
         x += F.linear(F.silu(gate).mul_(up), w.down, w.down_bias)
         return x
-
-
-def _last_rows(x: Tensor, counts: Sequence[int], tails: Sequence[int] | None) -> Tensor:
-    """Return the last ``tails[i]`` (None: 1) of each sequence's ``counts[i]`` rows of ``x``."""
-    wanted = tails or [1] * len(counts)
-    if sum(wanted) == len(x):
-        return x
-    ends = accumulate(counts)
-    rows = [row for end, n in zip(ends, wanted, strict=True) for row in range(end - n, end)]
-    return x[torch.tensor(rows, device=x.device)]
 
 
 def _last_rows(x: Tensor, counts: Sequence[int], tails: Sequence[int] | None) -> Tensor:
