@@ -26,6 +26,7 @@ from sqlalchemy.engine import URL, Connection, Engine, make_url
 from tenacity import Retrying, before_sleep_log, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from ..errors import UserError
+from .tables import create_memory
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ def _create_runs_and_events(connection: Connection) -> None:
     metadata.create_all(connection, tables=[runs, events])
 
 
-MIGRATIONS: list[Callable[[Connection], None]] = [_create_runs_and_events]
+MIGRATIONS: list[Callable[[Connection], None]] = [_create_runs_and_events, create_memory]
 """Migration ``i`` (from 0) makes schema version ``i + 1``. Append only; never edit one that shipped."""
 
 
@@ -271,7 +272,8 @@ def _set_pragmas(dbapi_connection: Any, _record: Any) -> None:
     """SQLite: leave transactions to us; durable commits; references enforced."""
     dbapi_connection.isolation_level = None
     cursor = dbapi_connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+    # secure_delete: what is forgotten is overwritten with zeros, whoever deletes it.
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 

@@ -1,0 +1,204 @@
+"""What a transaction on memory is made of: insert, fetch, search, supersede, delete, record.
+
+Functions over an open connection, so that the store and its upkeep can put several of them into one
+transaction. They decide nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+from numpy.typing import NDArray
+from sqlalchemy.engine import Connection
+
+from ..labels import Label
+from . import tables as t
+from .database import StorageError
+from .entry import Draft, Entry, Kind, Vectors
+
+_BATCH = 400
+"""Ids in one query; SQLite allows at least 999 variables."""
+
+
+def parts(ids: Sequence[int]) -> Iterator[Sequence[int]]:
+    """Yield ``ids`` in pieces that fit one query."""
+    return (ids[i : i + _BATCH] for i in range(0, len(ids), _BATCH))
+
+
+def to_entry(row: Any) -> Entry:
+    """Return the entry of a row of the table (a mapping)."""
+    return Entry(**(dict(row) | {"kind": Kind(row["kind"]), "label": Label(row["label"])}))
+
+
+def is_live(now: float) -> sa.ColumnElement[bool]:
+    """Return the condition for an entry that may be recalled: not superseded and not expired."""
+    expires = t.entries.c.expires
+    return sa.and_(t.entries.c.superseded_by.is_(None), sa.or_(expires.is_(None), expires > now))
+
+
+def chosen(
+    namespaces: Sequence[str] | None, kinds: Sequence[Kind] | None, labels: Sequence[Label] | None
+) -> list[sa.ColumnElement[bool]]:
+    """Return the conditions of a choice; None is no choice."""
+    columns = (t.entries.c.namespace, t.entries.c.kind, t.entries.c.label)
+    wanted = (namespaces, kinds, labels)
+    return [
+        column.in_([str(value) for value in values])
+        for column, values in zip(columns, wanted, strict=True)
+        if values is not None
+    ]
+
+
+def fetch(connection: Connection, ids: Sequence[int]) -> list[Entry]:
+    """Return the entries with these ids in the given order; ids that are gone are skipped."""
+    found: dict[int, Entry] = {}
+    for part in parts(ids):
+        rows = connection.execute(sa.select(t.entries).where(t.entries.c.id.in_(part))).mappings()
+        found.update((row["id"], to_entry(row)) for row in rows)
+    return [found[entry] for entry in ids if entry in found]
+
+
+def search(
+    connection: Connection,
+    query: str,
+    k: int,
+    namespaces: Sequence[str] | None,
+    now: float,
+    kinds: Sequence[Kind] | None = None,
+    labels: Sequence[Label] | None = None,
+) -> list[tuple[int, float]]:
+    """Return up to ``k`` pairs (entry id, BM25 score) of live entries, greatest score first."""
+    terms = t.query_words(query)
+    if not terms:
+        return []
+    words = sa.table(t.FTS, sa.column("rowid"), sa.column("rank"))
+    statement = (
+        sa.select(t.entries.c.id, words.c.rank)
+        .join_from(words, t.entries, t.entries.c.id == words.c.rowid)
+        .where(sa.literal_column(t.FTS).op("MATCH")(t.match_expression(terms)))
+        .where(is_live(now), *chosen(namespaces, kinds, labels))
+        .order_by(words.c.rank)
+        .limit(k)
+    )
+    return [(int(entry), -float(rank)) for entry, rank in connection.execute(statement)]
+
+
+def insert_entry(connection: Connection, draft: Draft, digest: str, now: float) -> Entry:
+    """Insert an entry with its words and note the change."""
+    values = {
+        "kind": draft.kind.value,
+        "text": draft.text,
+        "namespace": draft.namespace,
+        "label": draft.label.value,
+        "run": draft.run,
+        "event": draft.event,
+        "source": draft.source,
+        "hash": digest,
+        "created": now,
+        "expires": draft.expires,
+        "used": None,
+        "uses": 0,
+        "successes": 0,
+        "superseded_by": None,
+    }
+    key = connection.execute(sa.insert(t.entries).values(values)).inserted_primary_key
+    assert key is not None
+    entry = int(key[0])
+    connection.exec_driver_sql(
+        f"INSERT INTO {t.FTS}(rowid, words) VALUES (?, ?)", (entry, t.index_words(draft.text))
+    )
+    note_changes(connection, [entry], live=True)
+    return to_entry(values | {"id": entry})
+
+
+def insert_vectors(connection: Connection, ids: Sequence[int], vectors: Vectors, embedder: str) -> None:
+    """Keep ``vectors [n, dimension]`` for the entries, in place of older ones."""
+    dimension = vectors.shape[1]
+    rows = [
+        (entry, embedder, dimension, np.ascontiguousarray(vector, np.float32).tobytes())
+        for entry, vector in zip(ids, vectors, strict=True)
+    ]
+    if rows:
+        statement = f"INSERT OR REPLACE INTO {t.vectors.name}(entry, embedder, dimension, vector) VALUES (?, ?, ?, ?)"
+        connection.exec_driver_sql(statement, rows)
+
+
+def check_dimension(connection: Connection, embedder: str, dimension: int) -> None:
+    """Refuse a vector that is not as wide as the embedder's others."""
+    query = sa.select(t.vectors.c.dimension).where(t.vectors.c.embedder == embedder).limit(1)
+    known = connection.execute(query).scalar()
+    if known is not None and known != dimension:
+        raise StorageError(
+            f"embedder {embedder} gives {dimension} numbers a text, but the store has its vectors with "
+            f"{known}; give the changed embedder another id and it embeds everything anew"
+        )
+
+
+def cosines(
+    connection: Connection,
+    ids: Sequence[int],
+    vector: NDArray[np.float32] | None,
+    embedder: str | None,
+) -> dict[int, float]:
+    """Return the cosine of ``vector`` with the vectors of those entries that have one of its kind."""
+    if vector is None or not ids:
+        return {}
+    query = sa.select(t.vectors.c.entry, t.vectors.c.vector).where(
+        t.vectors.c.entry.in_(ids), t.vectors.c.embedder == embedder
+    )
+    rows = connection.execute(query).all()
+    return {row.entry: float(np.frombuffer(row.vector, np.float32) @ vector) for row in rows}
+
+
+def mark_superseded(connection: Connection, older: int, newer: int) -> None:
+    """Mark an entry as contradicted by a newer one; it stays, and is not recalled."""
+    change = sa.update(t.entries).where(t.entries.c.id == older).values(superseded_by=newer)
+    connection.execute(change)
+    note_changes(connection, [older], live=False)
+
+
+def delete_entries(connection: Connection, found: Sequence[Entry]) -> None:
+    """Delete entries, their words and vectors; the change says that they are gone."""
+    ids = [entry.id for entry in found]
+    for part in parts(ids):
+        connection.execute(sa.delete(t.vectors).where(t.vectors.c.entry.in_(part)))
+        connection.execute(sa.delete(t.entries).where(t.entries.c.id.in_(part)))
+    rows = [(entry.id, t.index_words(entry.text)) for entry in found]
+    if rows:
+        statement = f"INSERT INTO {t.FTS}({t.FTS}, rowid, words) VALUES ('delete', ?, ?)"
+        connection.exec_driver_sql(statement, rows)
+    note_changes(connection, ids, live=False)
+
+
+def last_change(connection: Connection) -> int:
+    """Return the number of the newest change, 0 before the first."""
+    return int(connection.execute(sa.select(sa.func.max(t.changes.c.number))).scalar() or 0)
+
+
+def note_changes(connection: Connection, ids: Sequence[int], live: bool) -> None:
+    """Give each of ``ids`` the next change number."""
+    number = last_change(connection)
+    rows = [(entry, number + i, live) for i, entry in enumerate(ids, start=1)]
+    if rows:
+        statement = f"INSERT OR REPLACE INTO {t.changes.name}(entry, number, live) VALUES (?, ?, ?)"
+        connection.exec_driver_sql(statement, rows)
+
+
+def record(
+    connection: Connection, about: Draft | Entry, verdict: str, reason: str, entry: int | None, now: float
+) -> None:
+    """Log what was decided about a draft, or done to an entry; never its text."""
+    values = {
+        "at": now,
+        "verdict": verdict,
+        "reason": reason,
+        "kind": about.kind.value,
+        "namespace": about.namespace,
+        "entry": entry,
+        "run": about.run,
+        "event": about.event,
+    }
+    connection.execute(sa.insert(t.writes).values(values))

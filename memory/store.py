@@ -1,0 +1,316 @@
+"""The truth of memory: entries, their vectors and their words, in the one database of the home.
+
+Everything else (the vector index, the cache of a process) is made from this and can be thrown away.
+A write goes through the gate inside one transaction, so that two processes never store the same
+thing twice, and is durable when it returns. Every change of an entry gets the next change number,
+which is all that a follower needs (:meth:`MemoryStore.changes`). Memory is always in the SQLite file
+under the home, also where the runs are in another database. Word search is BM25 by FTS5; vectors
+are only kept here, not searched. Forgetting, merging and auditing are in ``upkeep``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+from numpy.typing import NDArray
+from sqlalchemy.engine import Connection
+
+from ..labels import Label
+from . import tables as t
+from .claims import normal_hash
+from .database import Database
+from .entry import GLOBAL, Draft, Entry, Kind, Vectors, Verdict, Written
+from .gate import Decision, Neighbour, compare, inspect
+from .rows import (
+    check_dimension,
+    chosen,
+    cosines,
+    delete_entries,
+    fetch,
+    insert_entry,
+    insert_vectors,
+    is_live,
+    last_change,
+    mark_superseded,
+    note_changes,
+    parts,
+    record,
+    search,
+    to_entry,
+)
+
+NEIGHBOURS = 12
+"""How many of the entries most similar in words a draft is compared with."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """The last change of an entry: follow them by ``number`` and nothing is missed."""
+
+    number: int
+    entry: int
+    live: bool
+    """False when the entry is gone or superseded; true when it, or its vector, is new."""
+
+
+class MemoryStore:
+    """The entries under ``home``; or over a SQLite ``database`` that is already open.
+
+    Times are seconds since the epoch (``clock``). Raises ``StorageError`` with one clear line when
+    the file cannot be used.
+    """
+
+    def __init__(
+        self, home: Path, database: Database | None = None, clock: Callable[[], float] = time.time
+    ) -> None:
+        if database is not None and database.path != Database(home).path:
+            raise ValueError(f"memory lives in {Database(home).path}, not in {database.where}")
+        self.home = home
+        self.database = database or Database(home)
+        self.clock = clock
+
+    def close(self) -> None:
+        """Release the database's connections; the next call opens them again."""
+        self.database.close()
+
+    # Writing
+
+    def write(
+        self, draft: Draft, vector: NDArray[np.float32] | None = None, embedder: str | None = None
+    ) -> Written:
+        """Let ``draft`` through the gate and store it; what was decided, and why, is recorded.
+
+        ``vector`` ``[dimension]`` of length one comes with the id of its ``embedder``. When this
+        returns, the entry survives ``kill -9``.
+        """
+        vectors = None if vector is None else vector[None, :]
+        return self.write_many([draft], vectors, embedder)[0]
+
+    def write_many(
+        self, drafts: Sequence[Draft], vectors: Vectors | None = None, embedder: str | None = None
+    ) -> list[Written]:
+        """Write ``drafts`` (with ``vectors [n, dimension]``) in order, in one transaction: all or none.
+
+        A refused draft does not stop the others.
+        """
+        if vectors is not None and (embedder is None or len(vectors) != len(drafts)):
+            raise ValueError("vectors come with their embedder's id, one for every draft")
+        refusals = [inspect(draft) for draft in drafts]
+        now = self.clock()
+
+        def work(connection: Connection) -> list[Written]:
+            if vectors is not None:
+                check_dimension(connection, str(embedder), vectors.shape[1])
+            return [
+                self._write_one(
+                    connection, draft, refusal, None if vectors is None else vectors[i], embedder, now
+                )
+                for i, (draft, refusal) in enumerate(zip(drafts, refusals, strict=True))
+            ]
+
+        answer: list[Written] = self.database.write(work)
+        return answer
+
+    def _write_one(
+        self,
+        connection: Connection,
+        draft: Draft,
+        refusal: str | None,
+        vector: NDArray[np.float32] | None,
+        embedder: str | None,
+        now: float,
+    ) -> Written:
+        entry: Entry | None = None
+        if refusal is not None:
+            decision = Decision(Verdict.REFUSED, refusal)
+        else:
+            digest = normal_hash(draft.text)
+            decision = compare(draft, self._neighbours(connection, draft, digest, vector, embedder, now))
+            if decision.verdict is not Verdict.REFUSED:
+                entry = insert_entry(connection, draft, digest, now)
+                if vector is not None:
+                    insert_vectors(connection, [entry.id], vector[None, :], str(embedder))
+                if decision.replaces is not None:
+                    mark_superseded(connection, decision.replaces, entry.id)
+            elif decision.entry is not None:
+                entry = next(iter(fetch(connection, [decision.entry])), None)
+        record(connection, draft, decision.verdict.value, decision.reason, entry.id if entry else None, now)
+        return Written(decision.verdict, decision.reason, entry, decision.replaces)
+
+    def _neighbours(
+        self,
+        connection: Connection,
+        draft: Draft,
+        digest: str,
+        vector: NDArray[np.float32] | None,
+        embedder: str | None,
+        now: float,
+    ) -> list[Neighbour]:
+        """Return the live entries beside which ``draft`` is judged: equal, recalled, of similar words."""
+        spaces = list(dict.fromkeys([draft.namespace, GLOBAL]))
+        equal = sa.select(t.entries.c.id).where(
+            t.entries.c.hash == digest, t.entries.c.namespace.in_(spaces), is_live(now)
+        )
+        exact = set(connection.execute(equal).scalars())
+        ids = [*exact, *draft.recalled]
+        if draft.kind is not Kind.DOCUMENT and not exact:
+            kinds = (draft.kind,)
+            ids += [id for id, _ in search(connection, draft.text, NEIGHBOURS, spaces, now, kinds)]
+        found = fetch(connection, list(dict.fromkeys(ids)))
+        similar = cosines(connection, [entry.id for entry in found], vector, embedder)
+        return [
+            Neighbour(
+                id=entry.id,
+                text=entry.text,
+                kind=entry.kind,
+                cosine=similar.get(entry.id),
+                recalled=entry.id in draft.recalled,
+                exact=entry.hash == digest,
+            )
+            for entry in found
+        ]
+
+    def used(self, ids: Iterable[int], success: bool) -> None:
+        """Count one use of each entry in a run that has ended, and whether it reached its goal."""
+        change: dict[str, Any] = {"uses": t.entries.c.uses + 1, "used": self.clock()}
+        if success:
+            change["successes"] = t.entries.c.successes + 1
+        wanted = list(dict.fromkeys(ids))
+
+        def work(connection: Connection) -> None:
+            for part in parts(wanted):
+                connection.execute(sa.update(t.entries).where(t.entries.c.id.in_(part)).values(change))
+
+        if wanted:
+            self.database.write(work)
+
+    def set_vectors(self, ids: Sequence[int], vectors: Vectors, embedder: str) -> None:
+        """Keep ``vectors [n, dimension]`` for entries, in place of older ones; those gone or superseded are skipped."""
+        if len(ids) != len(vectors):
+            raise ValueError("one vector for every entry")
+
+        def work(connection: Connection) -> None:
+            check_dimension(connection, embedder, vectors.shape[1])
+            present = {entry.id for entry in fetch(connection, ids) if entry.superseded_by is None}
+            rows = [i for i, entry in enumerate(ids) if entry in present]
+            kept = [ids[i] for i in rows]
+            insert_vectors(connection, kept, vectors[rows], embedder)
+            note_changes(connection, kept, live=True)
+
+        if len(ids):
+            self.database.write(work)
+
+    def forget(self, ids: Iterable[int], reason: str = "forgotten") -> list[int]:
+        """Remove entries, their words and vectors, and return those that were there.
+
+        The bytes are overwritten; :func:`upkeep.scrub` then clears what the file still holds of them.
+        """
+        wanted = list(dict.fromkeys(ids))
+        now = self.clock()
+
+        def work(connection: Connection) -> list[int]:
+            found = fetch(connection, wanted)
+            delete_entries(connection, found)
+            for entry in found:
+                record(connection, entry, "forgotten", reason, entry.id, now)
+            return [entry.id for entry in found]
+
+        gone: list[int] = self.database.write(work)
+        return gone
+
+    # Reading
+
+    def get(self, ids: Sequence[int]) -> list[Entry]:
+        """Return the entries with these ids in the given order; ids that are gone are skipped."""
+        with self.database.read() as connection:
+            return fetch(connection, ids)
+
+    def entries(
+        self,
+        namespaces: Sequence[str] | None = None,
+        kinds: Sequence[Kind] | None = None,
+        labels: Sequence[Label] | None = None,
+        live: bool | None = True,
+        limit: int | None = None,
+        after: int = 0,
+    ) -> list[Entry]:
+        """Return entries in the order of their ids, from the first above ``after``.
+
+        ``live`` False gives those that are superseded or expired, None all. None elsewhere: any.
+        """
+        query = sa.select(t.entries).where(t.entries.c.id > after).order_by(t.entries.c.id).limit(limit)
+        query = query.where(*chosen(namespaces, kinds, labels))
+        if live is not None:
+            query = query.where(is_live(self.clock()) if live else sa.not_(is_live(self.clock())))
+        with self.database.read() as connection:
+            return [to_entry(row) for row in connection.execute(query).mappings()]
+
+    def search_words(
+        self,
+        query: str,
+        k: int,
+        namespaces: Sequence[str] | None = None,
+        kinds: Sequence[Kind] | None = None,
+        labels: Sequence[Label] | None = None,
+    ) -> list[tuple[int, float]]:
+        """Return up to ``k`` pairs (entry id, BM25 score) of live entries, best (greatest) first."""
+        with self.database.read() as connection:
+            return search(connection, query, k, namespaces, self.clock(), kinds, labels)
+
+    def vectors(
+        self, embedder: str, namespaces: Sequence[str] | None = None
+    ) -> tuple[NDArray[np.int64], Vectors]:
+        """Return ids ``[n]`` (ascending) and vectors ``[n, dimension]`` of live entries."""
+        alive = sa.select(t.entries.c.id).where(is_live(self.clock()), *chosen(namespaces, None, None))
+        with self.database.read() as connection:
+            live_ids = connection.execute(alive).scalars().all()
+            rows = connection.exec_driver_sql(
+                f"SELECT entry, vector FROM {t.vectors.name} WHERE embedder = ? ORDER BY entry", (embedder,)
+            ).fetchall()
+        if not rows or not live_ids:
+            return np.empty(0, np.int64), np.empty((0, len(rows[0][1]) // 4 if rows else 0), np.float32)
+        ids = np.fromiter((row[0] for row in rows), np.int64, len(rows))
+        matrix = np.frombuffer(b"".join([row[1] for row in rows]), np.float32).reshape(len(rows), -1)
+        keep = np.isin(ids, np.fromiter(live_ids, np.int64, len(live_ids)))
+        return (ids, matrix) if keep.all() else (ids[keep], matrix[keep])
+
+    def missing_vectors(self, embedder: str, limit: int = 256) -> list[tuple[int, str]]:
+        """Return up to ``limit`` live entries (id, text) without a vector of ``embedder``."""
+        has = sa.select(t.vectors.c.entry).where(t.vectors.c.embedder == embedder)
+        query = (
+            sa.select(t.entries.c.id, t.entries.c.text)
+            .where(is_live(self.clock()), t.entries.c.id.not_in(has))
+            .order_by(t.entries.c.id)
+            .limit(limit)
+        )
+        with self.database.read() as connection:
+            return [(int(id), str(text)) for id, text in connection.execute(query)]
+
+    def changes(self, since: int = 0, limit: int | None = None) -> list[Change]:
+        """Return the entries that changed after change number ``since``, in that order.
+
+        An entry appears once, with its last change; what was forgotten stays as a number, not live.
+        """
+        query = sa.select(t.changes).where(t.changes.c.number > since).order_by(t.changes.c.number)
+        with self.database.read() as connection:
+            rows = connection.execute(query.limit(limit)).all()
+        return [Change(number=row.number, entry=row.entry, live=row.live) for row in rows]
+
+    def last_change(self) -> int:
+        """Return the number of the newest change, 0 before the first."""
+        with self.database.read() as connection:
+            return last_change(connection)
+
+    def count(self, live: bool = True) -> int:
+        """Return how many entries there are; ``live`` leaves out superseded and expired ones."""
+        query = sa.select(sa.func.count()).select_from(t.entries)
+        if live:
+            query = query.where(is_live(self.clock()))
+        with self.database.read() as connection:
+            return int(connection.execute(query).scalar_one())
