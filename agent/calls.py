@@ -1,7 +1,8 @@
 """Which calls the model may make now, and with which arguments.
 
 The loop steers by masks: first only ``plan``, ``ask`` or ``finish``; then the tools that the plan
-named; after repeated failures or a repeated call, ``plan`` again. Each call's schema is narrowed to
+named; after repeated failures or a repeated call, ``plan`` again. Where a memory is at hand, ``remember``
+and ``recall`` stand last among them. Each call's schema is narrowed to
 what the run knows. With our engine the masks hold at the token level; other brains are validated
 after the fact with the same schemas.
 """
@@ -18,12 +19,16 @@ from .state import State
 MAX_STEPS_IN_PLAN = 6
 FAILURES_BEFORE_REPLAN = 2
 MAX_PLANS = 4
+MAX_REMEMBERED = 3
+"""Things that the model may ask to keep per goal or message."""
+MAX_RECALLS = 2
+"""Recalls of the model's own per goal or message, beside the one that the driver makes."""
 
 
 def allowed_calls(state: State, tools: Mapping[str, Tool]) -> tuple[CallSpec, ...]:
     """Return the calls that may come next, narrowed, in a fixed order (tools by registry order)."""
     if state.started.plan and not state.plan:
-        first = (plan_call(state, tools), finish_call(state), ask_call())
+        first = (plan_call(state, tools), finish_call(state), ask_call(), *memory_calls(state))
         return tuple(spec for spec in first if spec is not None)
     stuck = state.failures >= FAILURES_BEFORE_REPLAN or state.repeated
     may_plan = state.started.plan and bool(state.outcomes) and state.plans < MAX_PLANS
@@ -40,6 +45,7 @@ def allowed_calls(state: State, tools: Mapping[str, Tool]) -> tuple[CallSpec, ..
     if may_plan:
         specs.append(plan_call(state, tools))
     specs.append(ask_call())
+    specs.extend(memory_calls(state))
     return tuple(spec for spec in specs if spec is not None)
 
 
@@ -47,7 +53,7 @@ def _narrowed(name: str, state: State, tools: Mapping[str, Tool]) -> CallSpec | 
     tool = tools.get(name)
     if tool is None or name in state.refused:
         return None
-    schema = tool.narrow(state.facts, tuple(state.handles))
+    schema = tool.narrow(state.facts, tuple(state.offered))
     return None if schema is None else CallSpec(name, schema, tool.description)
 
 
@@ -71,14 +77,27 @@ def finish_call(state: State) -> CallSpec:
     """Return the ``finish`` call: a handle that exists, or a bounded text that is none."""
     text = {"type": "string", "pattern": r"^[^$](.|\n){0,599}$"}
     answer: dict[str, Any] = text
-    if state.handles:
-        answer = {"anyOf": [{"enum": list(state.handles)}, text]}
+    if state.offered:
+        answer = {"anyOf": [{"enum": list(state.offered)}, text]}
     return CallSpec("finish", _object(answer=answer))
 
 
 def ask_call() -> CallSpec:
     """Return the ``ask`` call."""
     return CallSpec("ask", _object(question={"type": "string", "minLength": 1, "maxLength": 200}))
+
+
+def memory_calls(state: State) -> tuple[CallSpec, ...]:
+    """Return ``remember`` and ``recall`` where a memory is at hand, until their number is used up."""
+    if not state.started.memory:
+        return ()
+    text = {"type": "string", "minLength": 1, "maxLength": 300}
+    calls = []
+    if state.remembered < MAX_REMEMBERED:
+        calls.append(CallSpec("remember", _object(text=text)))
+    if state.recalls < MAX_RECALLS:
+        calls.append(CallSpec("recall", _object(query={**text, "maxLength": 120})))
+    return tuple(calls)
 
 
 def _object(**properties: Any) -> dict[str, Any]:

@@ -56,6 +56,8 @@ class RunStarted(Event):
     """The goal's folder: its paths are relative to it, and results are delivered there."""
     destinations: dict[str, str] = {}
     """Hashes of the files there that the run may replace, as they were at the start."""
+    memory: bool = False
+    """Whether a memory was at hand: then ``remember`` and ``recall`` are calls of the core."""
     plan: bool = True
     """False only for measuring what planning gains: the run then starts without a plan."""
 
@@ -120,21 +122,50 @@ class ToolOutcome(Event):
     by: Literal["model", "driver"] = "model"
 
 
+class RecalledEntry(BaseModel):
+    """An entry of memory as the model was shown it."""
+
+    model_config = ConfigDict(frozen=True)
+    id: int
+    kind: str
+    text: str
+    """One bounded line: what stands in the prompt."""
+    label: Label
+    hash: str
+    score: float = 0.0
+
+
 class MemoryRecalled(Event):
-    """Entries of memory shown to the model."""
+    """What a recall brought: once per goal or message by the driver, else by the model's call."""
 
     type: Literal["memory.recalled"] = "memory.recalled"
     query: str
-    entries: list[dict[str, Any]]
+    entries: list[RecalledEntry]
+    """In the order shown, oldest first; empty when nothing was relevant."""
+    considered: int = 0
+    label: Label = Label.TRUSTED
+    """Merged from the entries: what is made of them is trusted no more than this."""
+    seconds: float = 0.0
+    by: Literal["model", "driver"] = "model"
 
 
 class MemoryWritten(Event):
-    """An entry written to memory, or the reason it was refused."""
+    """Something that asked to be remembered, and what the write gate decided."""
 
     type: Literal["memory.written"] = "memory.written"
-    entry: str
     text: str
-    refused: str | None = None
+    kind: str
+    verdict: str
+    """``written``, ``superseded`` or ``refused``."""
+    reason: str
+    entry: int | None = None
+    """Id of what was written, or for a duplicate of what is already there."""
+    hash: str | None = None
+    replaced: int | None = None
+    """Id of the older entry that this one supersedes."""
+    label: Label = Label.TRUSTED
+    seconds: float = 0.0
+    by: Literal["model", "driver"] = "model"
 
 
 class PersonAsked(Event):

@@ -1,9 +1,10 @@
 """The loop: a pure function from what happened to what comes next.
 
-``decide(events, tools)`` returns one of four requests: :class:`Think` (ask the model, with the calls
-that are allowed now), :class:`Act` (run this call), :class:`Ask` (a person must answer) or
-:class:`Stop`. Drivers (``runner`` on disk, ``rollout`` in memory, ``replay`` over a record) carry
-requests out and append what happened. Planning, limits and loop detection are read from the events;
+``decide(events, tools)`` returns one of six requests: :class:`Think` (ask the model, with the calls
+that are allowed now), :class:`Act` (run this call), :class:`Ask` (a person must answer),
+:class:`Recall` or :class:`Remember` (where a memory is at hand) or :class:`Stop`.
+Drivers (``runner`` on disk, ``rollout`` in memory, ``replay`` over a record) carry requests out and
+append what happened. Planning, limits and loop detection are read from the events;
 nothing is remembered elsewhere, so resuming is deciding again.
 """
 
@@ -68,7 +69,22 @@ class Stop:
     answer: Any = None
 
 
-Request = Think | Act | Ask | Stop
+@dataclass(frozen=True)
+class Recall:
+    """Look into the memory: for the model, or once per goal or message for the driver."""
+
+    query: str
+    by: Literal["model", "driver"] = "model"
+
+
+@dataclass(frozen=True)
+class Remember:
+    """Ask the memory to keep what the model says."""
+
+    text: str
+
+
+Request = Think | Act | Ask | Recall | Remember | Stop
 
 
 def decide(events: Sequence[Event], tools: Mapping[str, Tool]) -> Request:
@@ -84,6 +100,11 @@ def decide(events: Sequence[Event], tools: Mapping[str, Tool]) -> Request:
         return inspection
     if state.started.mode == "chat" and _waits_for_message(events):
         return Stop("idle", "waiting for a message")
+    if state.started.memory and not state.looked_back:
+        return Recall(state.said, "driver")
+    if state.memory_call:
+        name, text = state.memory_call
+        return Remember(text) if name == "remember" else Recall(text)
     if state.waiting:
         return Ask(state.waiting.kind, state.waiting.text, state.waiting.call_id)
     if state.question is not None:

@@ -24,7 +24,8 @@ from ..tools.registry import Registry
 from .checks import reward, run_checks
 from .events import CheckResult, Event, PersonAsked, RunEnded, RunStarted
 from .goal import Goal
-from .loop import Act, Ask, Stop, Think, decide
+from .loop import Act, Ask, Recall, Remember, Stop, Think, decide
+from .remembering import NoMemory, RunMemory
 from .result import RunResult, resolved_answer, stub_calls, summarise
 from .state import State
 from .steps import Workbench, model_turn, opening
@@ -39,6 +40,7 @@ class Episode:
     events: list[Event]
     bench: Workbench
     workspace: Path
+    memory: RunMemory | None = None
     result: RunResult | None = None
     sampling: Sampling = field(default_factory=Sampling)
 
@@ -56,7 +58,10 @@ class Episode:
 
 
 class Rollout:
-    """Runs goals with one brain. ``parallel`` bounds how many are under way together."""
+    """Runs goals with one brain. ``parallel`` bounds how many are under way together.
+
+    ``memory`` gives each goal what it may recall from and keep things in; without it there is none.
+    """
 
     def __init__(
         self,
@@ -67,6 +72,7 @@ class Rollout:
         seed: int = 0,
         temperature: float = 0.0,
         plan: bool = True,
+        memory: Callable[[Goal], RunMemory | None] | None = None,
     ) -> None:
         self.brain = brain
         self.registry = registry
@@ -74,6 +80,7 @@ class Rollout:
         self.seed = seed
         self.temperature = temperature
         self.plan = plan
+        self.memory = memory
         self._count = 0
 
     def run(self, goals: Iterable[Goal], on_done: Callable[[Episode], None] | None = None) -> list[Episode]:
@@ -125,6 +132,7 @@ class Rollout:
         except BaseException:
             shutil.rmtree(workspace, ignore_errors=True)
             raise
+        memory = self.memory(goal) if self.memory else None
         started = opening(
             run,
             {**goal.model_dump(mode="json"), "workspace": None},
@@ -134,10 +142,11 @@ class Rollout:
             mode=mode,
             seed=self.seed,
             plan=self.plan,
+            memory=memory is not None,
         )
         bench = Workbench(tools, workspace, goal.text())
         sampling = Sampling(temperature=self.temperature, seed=self.seed)
-        return Episode(goal, [started], bench, workspace, sampling=sampling)
+        return Episode(goal, [started], bench, workspace, memory, sampling=sampling)
 
     def _round(self, active: Mapping[int, Episode]) -> list[int]:
         """Advance every episode to its next model call, then ask the model for all; return the ended."""
@@ -180,6 +189,9 @@ class Rollout:
                     return think
                 case Act() as act:
                     self._act(episode, act)
+                case Recall() | Remember() as request:
+                    memory = episode.memory or RunMemory(NoMemory())
+                    episode.events.append(memory.answer(request, episode.events))
                 case Ask(kind=kind, text=text):
                     if State.of(episode.events).waiting is None:
                         episode.events.append(PersonAsked(kind=kind, text=text))

@@ -15,17 +15,20 @@ from typing import Any
 from ..tools.base import Facts, merge_facts
 from .events import (
     Event,
+    MemoryRecalled,
+    MemoryWritten,
     ModelTurn,
     PersonAnswered,
     PersonAsked,
     PersonSaid,
+    RecalledEntry,
     RunEnded,
     RunStarted,
     ToolIntent,
     ToolOutcome,
 )
 
-CORE_CALLS = ("plan", "finish", "ask")
+CORE_CALLS = ("plan", "finish", "ask", "remember", "recall")
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,10 @@ class State:
     started: RunStarted
     facts: Facts = field(default_factory=dict)
     handles: list[str] = field(default_factory=list)
+    """Every handle so far; the next one is numbered after them."""
+    offered: list[str] = field(default_factory=list)
+    """The handles that a call may take as a value: all but those of the driver's table descriptions,
+    which the model reads but never passes on."""
     plan: tuple[PlanStep, ...] = ()
     """The plan in force; empty before the first plan of a goal or message."""
     planned_tools: tuple[str, ...] = ()
@@ -76,6 +83,18 @@ class State:
     tokens: int = 0
     """Tokens computed: generated ones, and those of prompts that were not in the cache."""
     seconds: float = 0.0
+    said: str = ""
+    """The goal, or in a conversation the user's last message."""
+    looked_back: bool = False
+    """Whether the driver has recalled what may help with the goal or message."""
+    recalls: int = 0
+    """Recalls of the model's own since the last message."""
+    remembered: int = 0
+    """What the model asked to keep since the last message."""
+    memory_call: tuple[str, str] | None = None
+    """A call of the model to its memory without outcome: (``remember`` or ``recall``, its text)."""
+    shown: dict[int, RecalledEntry] = field(default_factory=dict)
+    """Entries of memory that the model has seen in this run."""
     ended: RunEnded | None = None
     inputs: list[str] = field(default_factory=list)
     _seen: dict[str, str] = field(default_factory=dict)
@@ -88,6 +107,8 @@ class State:
             raise ValueError("a run begins with run.started")
         state = cls(started=events[0])
         state.inputs = input_names(events[0].goal)
+        if events[0].mode != "chat":
+            state.said = str(events[0].goal.get("goal", ""))
         for event in events[1:]:
             state._apply(event)
         return state
@@ -100,6 +121,11 @@ class State:
                 self.pending = (event.call_id, event.tool, event.arguments)
             case ToolOutcome():
                 self._outcome(event)
+            case MemoryRecalled():
+                self._recalled(event)
+            case MemoryWritten(by="model"):
+                self.memory_call = None
+                self.remembered += 1
             case PersonSaid():
                 self._new_message(event)
             case PersonAsked():
@@ -131,6 +157,8 @@ class State:
             self.finished, self.answer = True, arguments["answer"]
         elif name == "ask":
             self.question = arguments["question"]
+        elif name in ("remember", "recall"):
+            self.memory_call = (name, arguments["text" if name == "remember" else "query"])
         else:
             self.pending = (f"c{self.turns_total}", name, arguments)
         if name not in CORE_CALLS:
@@ -141,6 +169,8 @@ class State:
         self.facts = merge_facts(self.facts, outcome.facts)
         if outcome.handle:
             self.handles.append(outcome.handle)
+            if outcome.by != "driver" or outcome.tool != "tables.describe":
+                self.offered.append(outcome.handle)
         if outcome.by == "driver":
             self.inspected.add(outcome.call_id)
             return
@@ -154,6 +184,15 @@ class State:
         self.repeats += self.repeated
         self._seen[key] = outcome.preview
 
+    def _recalled(self, event: MemoryRecalled) -> None:
+        self.shown.update((entry.id, entry) for entry in event.entries)
+        self.seconds += event.seconds
+        if event.by == "driver":
+            self.looked_back = True
+        else:
+            self.memory_call = None
+            self.recalls += 1
+
     def _new_message(self, message: PersonSaid) -> None:
         self.plan, self.planned_tools, self.plans = (), (), 0
         self.finished, self.answer, self.outcomes = False, None, []
@@ -161,6 +200,8 @@ class State:
         self.failures = self.repeats = self.turns = self.invalid_row = 0
         self.tokens, self.seconds = 0, 0.0
         self.repeated = False
+        self.said, self.looked_back, self.memory_call = message.text, False, None
+        self.recalls = self.remembered = 0
         self._seen.clear()  # asking again in a new message is no loop
         self.refused.clear()
         self.inputs.extend(path for path in message.inputs if path not in self.inputs)

@@ -150,6 +150,7 @@ def opening(
     unattended: bool = True,
     seed: int = 0,
     plan: bool = True,
+    memory: bool = False,
 ) -> RunStarted:
     """Return the first event of a run. ``sources`` says per tool where it came from."""
     grants = goal.get("grants") or {}
@@ -182,6 +183,7 @@ def opening(
         limits=goal.get("limits") or {},
         seed=seed,
         plan=plan,
+        memory=memory,
     )
 
 

@@ -1,7 +1,7 @@
 """From events to the conversation that the model reads.
 
-The first user message holds the goal and what was inspected beforehand; then turns and results
-alternate. Append-only: the messages of n events are a prefix of those of n+1 (once the first turn
+The first user message holds the goal, what was recalled and what was inspected beforehand; then turns
+and results alternate. Append-only: the messages of n events are a prefix of those of n+1 (once the first turn
 has been taken), so a kept KV cache always fits.
 """
 
@@ -13,6 +13,8 @@ from .. import prompts
 from ..llm.message import Message
 from .events import (
     Event,
+    MemoryRecalled,
+    MemoryWritten,
     ModelTurn,
     PersonAnswered,
     PersonSaid,
@@ -29,20 +31,25 @@ def messages(events: Sequence[Event]) -> tuple[Message, ...]:
     assert isinstance(started, RunStarted)
     own = [_line(spec) for spec in started.tools if spec.source != "built-in"]
     shared = [_line(spec) for spec in started.tools if spec.source == "built-in"]
-    conversation = [Message("system", prompts.system(shared))]
+    conversation = [Message("system", prompts.system(shared, started.memory))]
     opening: str | None = None if started.mode == "chat" else str(started.goal.get("goal", ""))
     first = True
     seen: list[prompts.Observation] = []
+    remembered: list[prompts.MemoryLine] = []
     calls: dict[str, str] = {}
 
     def flush() -> None:
         nonlocal opening, first
         if opening is None:
             return
-        text = prompts.goal(opening, own, seen) if first else prompts.said(opening, seen)
+        if first:
+            text = prompts.goal(opening, own, seen, remembered)
+        else:
+            text = prompts.said(opening, seen, remembered)
         conversation.append(Message("user", text))
         opening, first = None, False
         seen.clear()
+        remembered.clear()
 
     for event in events[1:]:
         match event:
@@ -63,10 +70,27 @@ def messages(events: Sequence[Event]) -> tuple[Message, ...]:
             case ToolOutcome():
                 text = prompts.observation(prompts.Observation(event.handle, event.tool, event.preview))
                 conversation.append(Message("tool", text))
+            case MemoryRecalled(by="driver"):
+                remembered.extend(_lines(event))
+            case MemoryRecalled():
+                conversation.append(Message("tool", prompts.recalled(_lines(event))))
+            case MemoryWritten(by="model"):
+                conversation.append(Message("tool", _kept(event)))
             case PersonAnswered(decision=None):
                 conversation.append(Message("tool", event.text))
     flush()
     return tuple(conversation)
+
+
+def _lines(event: MemoryRecalled) -> list[prompts.MemoryLine]:
+    return [prompts.MemoryLine(entry.id, entry.text) for entry in event.entries]
+
+
+def _kept(event: MemoryWritten) -> str:
+    """Return what the model reads after ``remember``."""
+    if event.verdict == "refused":
+        return f"not kept: {event.reason}"
+    return f"kept as [{event.entry}]"
 
 
 def _line(spec: ToolSpec) -> prompts.ToolLine:

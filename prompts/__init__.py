@@ -45,6 +45,14 @@ class Observation:
     text: str
 
 
+@dataclass(frozen=True)
+class MemoryLine:
+    """A recalled entry as the prompt shows it: its id, by which an answer can cite it, and its text."""
+
+    id: int
+    text: str
+
+
 @lru_cache(maxsize=1)
 def _environment() -> Any:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -78,19 +86,34 @@ def _variables(name: str) -> frozenset[str]:
     return frozenset(meta.find_undeclared_variables(environment.parse(source)))
 
 
-def system(tools: Sequence[ToolLine]) -> str:
-    """Return the system message: who the agent is, the core calls, the built-in tools."""
-    return _render("system.jinja", tools=tools)
+def system(tools: Sequence[ToolLine], memory: bool = False) -> str:
+    """Return the system message: who the agent is, the core calls, the built-in tools.
+
+    The calls of ``memory`` stand last, so that runs with and without one share what comes before.
+    """
+    return _render("system.jinja", tools=tools, memory=memory)
 
 
-def goal(text: str, tools: Sequence[ToolLine], observations: Sequence[Observation]) -> str:
-    """Return the first user message: the goal, its own tools, what was inspected beforehand."""
-    return _render("goal.jinja", goal=text, tools=tools, observations=observations)
+def goal(
+    text: str,
+    tools: Sequence[ToolLine],
+    observations: Sequence[Observation],
+    remembered: Sequence[MemoryLine] = (),
+) -> str:
+    """Return the first user message: the goal, its own tools, what was recalled and inspected."""
+    seen = recalled(remembered) if remembered else ""
+    return _render("goal.jinja", goal=text, tools=tools, observations=observations, recalled=seen)
 
 
-def said(text: str, observations: Sequence[Observation]) -> str:
-    """Return a later user message of a conversation, with newly added inputs inspected."""
-    return _render("said.jinja", text=text, observations=observations)
+def said(text: str, observations: Sequence[Observation], remembered: Sequence[MemoryLine] = ()) -> str:
+    """Return a later user message of a conversation, with what was recalled and newly added inputs."""
+    seen = recalled(remembered) if remembered else ""
+    return _render("said.jinja", text=text, observations=observations, recalled=seen)
+
+
+def recalled(entries: Sequence[MemoryLine]) -> str:
+    """Return recalled entries as the model sees them."""
+    return _render("recalled.jinja", entries=entries) if entries else "Memory: nothing"
 
 
 def observation(result: Observation) -> str:

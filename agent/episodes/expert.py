@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...llm.grammar import GrammarCompiler, teacher_ids
@@ -21,6 +21,7 @@ from ...tools.table_read import TABLE_SUFFIXES
 from ..events import Event, ModelTurn, PersonSaid
 from ..goal import Goal
 from ..loop import Think
+from ..remembering import RunMemory
 from ..rollout import Episode, Rollout
 from ..state import input_names
 from ..transcript import messages
@@ -44,6 +45,10 @@ class Task:
     """``(what the user says, the expert's calls)``; used instead of ``calls`` when not empty."""
     unlearned: tuple[int, ...] = ()
     """Indices of calls that are mistakes on purpose (recovered from later); they carry no loss."""
+    plan: bool = True
+    """Whether the run begins with a plan; without, :func:`unplanned` has taken the expert's plans out."""
+    memory: RunMemory | None = None
+    """What the task recalls from and keeps things in; without it those calls are not offered."""
     may_miss: bool = False
     """The task has no check that could fail (chat); keep it when it ended as intended."""
 
@@ -68,6 +73,22 @@ def handles_before(goal: Goal) -> int:
     names = input_names(goal.model_dump(mode="json"))
     tables = sum(name.lower().endswith(TABLE_SUFFIXES) for name in names)
     return tables + (tables < len(names))
+
+
+def unplanned(task: Task) -> Task:
+    """Return the same task for a run without a plan (``--no-plan``): its first call is a tool's."""
+
+    def bare(calls: list[ToolCall]) -> list[ToolCall]:
+        return [made for made in calls if made.name != "plan"]
+
+    plans = [number for number, made in enumerate(task.calls) if made.name == "plan"]
+    return replace(
+        task,
+        plan=False,
+        calls=bare(task.calls),
+        turns=[(text, bare(calls)) for text, calls in task.turns],
+        unlearned=tuple(n - sum(before < n for before in plans) for n in task.unlearned if n not in plans),
+    )
 
 
 class Expert:
@@ -138,7 +159,9 @@ class Recorder:
             yield sample
 
     def _play(self, task: Task) -> Episode:
-        rollout = Rollout(self.expert, self.registry, parallel=1)
+        rollout = Rollout(
+            self.expert, self.registry, parallel=1, plan=task.plan, memory=lambda goal: task.memory
+        )
         if task.turns:
             return self._converse(rollout, task)
         self.expert.assign(FIRST, task.calls)

@@ -1,0 +1,186 @@
+"""Memory as a run sees it: the seam to the store, and what becomes of ``recall`` and ``remember``.
+
+A :class:`Memory` finds, keeps and learns which entries helped; :class:`RunMemory` binds one to a run
+and turns its answers into events. What the model was shown stands in the events, so ``decide`` and
+replay never ask the memory again. A memory that fails costs the run what it would have recalled, never
+the run itself: the reason is recorded and the run goes on.
+
+Limits: an entry is shown as one line of at most :data:`LINE` characters, and what a goal is shown of its
+own accord is bounded by :data:`BUDGET`.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..errors import AutoGPTError
+from ..labels import Label, merge
+from ..memory.entry import GLOBAL, Draft, Hit, Kind, Recalled, Verdict, Written
+from .events import (
+    Event,
+    MemoryRecalled,
+    MemoryWritten,
+    PersonAnswered,
+    PersonSaid,
+    RecalledEntry,
+    RunStarted,
+    ToolOutcome,
+)
+from .loop import Recall, Remember
+from .state import State
+
+BUDGET = 160
+"""Tokens that a recall may bring into the prompt."""
+LINE = 300
+"""Characters of an entry that are shown."""
+
+
+class Memory(Protocol):
+    """What the agent asks of a memory; ``memory`` on the floor below provides it."""
+
+    def recall(self, query: str, namespaces: Sequence[str], budget: int) -> Recalled:
+        """Return what is relevant to ``query`` within ``budget`` tokens, best first."""
+        ...
+
+    def write(self, draft: Draft) -> Written:
+        """Put ``draft`` through the write gate."""
+        ...
+
+    def used(self, ids: Sequence[int], success: bool) -> None:
+        """Count that a run was shown these entries, and whether it reached its goal."""
+        ...
+
+
+class NoMemory:
+    """What answers where there is no memory: a run that had one is resumed without it."""
+
+    def recall(self, query: str, namespaces: Sequence[str], budget: int) -> Recalled:
+        """Find nothing."""
+        return Recalled((), 0, 0)
+
+    def write(self, draft: Draft) -> Written:
+        """Refuse."""
+        return Written(Verdict.REFUSED, "there is no memory")
+
+    def used(self, ids: Sequence[int], success: bool) -> None:
+        """Count nothing."""
+
+
+@dataclass(frozen=True)
+class RunMemory:
+    """A memory bound to a run. ``folder`` is the namespace of its project."""
+
+    memory: Memory
+    folder: str = GLOBAL
+
+    @property
+    def namespaces(self) -> tuple[str, ...]:
+        """Where a recall looks: the project, then what holds everywhere."""
+        return (self.folder, GLOBAL) if self.folder else (GLOBAL,)
+
+    def answer(self, request: Recall | Remember, events: Sequence[Event]) -> MemoryRecalled | MemoryWritten:
+        """Carry out what the loop asks of the memory."""
+        if isinstance(request, Recall):
+            return self.recall(request, events)
+        return self.remember(request, events)
+
+    def recall(self, request: Recall, events: Sequence[Event]) -> MemoryRecalled:
+        """Return what the memory holds on a query, as the model will see it.
+
+        What the driver recalls leaves out entries that the conversation shows already.
+        """
+        begun = time.perf_counter()
+        state = State.of(events)
+        try:
+            found = self.memory.recall(request.query, self.namespaces, BUDGET)
+        except (AutoGPTError, OSError):
+            found = Recalled((), 0, 0)
+        hits = [hit for hit in found.hits if request.by == "model" or not _visible(hit, state)]
+        entries = [_shown(hit) for hit in sorted(hits, key=lambda hit: hit.entry.id)]
+        return MemoryRecalled(
+            at=time.time(),
+            query=request.query,
+            entries=entries,
+            considered=found.considered,
+            label=merge(entry.label for entry in entries),
+            seconds=time.perf_counter() - begun,
+            by=request.by,
+        )
+
+    def remember(self, request: Remember, events: Sequence[Event]) -> MemoryWritten:
+        """Put what the model wants to keep through the write gate."""
+        state = State.of(events)
+        draft = Draft(
+            Kind.FACT,
+            request.text,
+            label=said_label(request.text, events),
+            run=state.started.run,
+            event=len(events) - 1,
+            recalled=tuple(state.shown),
+        )
+        return self.write(draft)
+
+    def write(self, draft: Draft, by_driver: bool = False) -> MemoryWritten:
+        """Write ``draft`` and return the event that says what became of it."""
+        begun = time.perf_counter()
+        verdict, reason, entry, digest, replaced = "refused", "", None, None, None
+        try:
+            written = self.memory.write(draft)
+        except (AutoGPTError, OSError) as error:
+            reason = f"the memory cannot be written: {error}"
+        else:
+            verdict, reason, replaced = str(written.verdict), written.reason, written.replaced
+            if written.entry is not None:
+                entry, digest = written.entry.id, written.entry.hash
+        return MemoryWritten(
+            at=time.time(),
+            text=draft.text,
+            kind=str(draft.kind),
+            verdict=verdict,
+            reason=reason,
+            entry=entry,
+            hash=digest,
+            replaced=replaced,
+            label=draft.label,
+            seconds=time.perf_counter() - begun,
+            by="driver" if by_driver else "model",
+        )
+
+
+def said_label(text: str, events: Sequence[Event]) -> Label:
+    """Return how far ``text`` may be trusted: fully if the user said all its words, else as what was seen."""
+    started = events[0]
+    assert isinstance(started, RunStarted)
+    said = [str(started.goal.get("goal", ""))]
+    said += [event.text for event in events if isinstance(event, PersonSaid | PersonAnswered)]
+    if set(_words(text)) <= set(_words(" ".join(said))):
+        return Label.TRUSTED
+    return merge(event.label for event in events if isinstance(event, ToolOutcome | MemoryRecalled))
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.casefold())
+
+
+def _visible(hit: Hit, state: State) -> bool:
+    """Whether the conversation shows the entry already: recalled before, or said in this very run."""
+    return hit.entry.id in state.shown or hit.entry.run == state.started.run
+
+
+def _shown(hit: Hit) -> RecalledEntry:
+    entry = hit.entry
+    line = " ".join(entry.text.split())
+    if entry.kind is not Kind.FACT:
+        line = f"{entry.kind}: {line}"
+    return RecalledEntry(
+        id=entry.id,
+        kind=str(entry.kind),
+        text=line if len(line) <= LINE else line[: LINE - 1] + "…",
+        label=entry.label,
+        hash=entry.hash,
+        score=round(hit.score, 4),
+    )
