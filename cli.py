@@ -177,6 +177,14 @@ def _models(groups: Group) -> None:
     made.add_argument("out", metavar="OUT", help="folder for train.jsonl.zst and valid.jsonl.zst")
     made.add_argument("--scale", type=float, default=1.0, metavar="S", help="share of the whole (default: 1)")
     made.add_argument("--seed", type=int, default=0, metavar="N")
+    made.add_argument(
+        "--recipe", choices=["whole", "update"], default="whole",
+        help="whole: to train from the base model (default); update: to mend an adapter",
+    )  # fmt: skip
+    made.add_argument(
+        "--without", metavar="SUITE", action="append", default=[],
+        help="leave this suite's goals out (repeatable)",
+    )  # fmt: skip
     made.add_argument("--model", "-m", metavar="NAME", default="small", help="whose tokens (default: small)")
 
     train = _command(

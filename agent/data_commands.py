@@ -8,7 +8,9 @@ from pathlib import Path
 from ..errors import UsageError
 from ..llm.registry import ModelRegistry
 from ..settings import load
-from .episodes.make import SAMPLES, make
+from .episodes.make import make, size
+from .eval_commands import holds_sessions
+from .goal import load_conversations, load_goals
 from .progress import progress_line
 
 
@@ -20,16 +22,26 @@ def make_episodes(args: argparse.Namespace) -> int:
     if not source.is_dir():
         raise UsageError(f"{args.model}: not a model on this machine; its tokenizer is needed")
     folder = Path(args.out)
-    expected = SAMPLES * args.scale
+    expected = size(args.recipe) * args.scale
+    without = [text for suite in args.without for text in _texts(suite)]
     with progress_line() as say:
         report = make(
             folder,
             source,
             seed=args.seed,
             scale=args.scale,
+            recipe=args.recipe,
+            without=without,
             progress=lambda count: say("episodes", min(0.99, count / expected), f"{count} kept"),
         )
     for line in report.lines():
         print(line)
     print(f"wrote {folder / 'train.jsonl.zst'} and {folder / 'valid.jsonl.zst'}")
     return 0
+
+
+def _texts(suite: str) -> list[str]:
+    """Return what a suite's goals or messages say."""
+    if holds_sessions(suite):
+        return [turn.say for session in load_conversations(suite) for turn in session.turns]
+    return [goal.goal for goal in load_goals(suite)]

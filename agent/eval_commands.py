@@ -18,7 +18,7 @@ from ..errors import UsageError
 from ..llm.message import Brain
 from ..settings import Settings, load
 from ..tools.registry import Registry
-from .evaluate import Evaluation, converse, draw, evaluate, write_report
+from .evaluate import Evaluation, converse, evaluate, write_report
 from .goal import load_conversations, load_goals
 from .goal_source import find_source, read_text
 from .outcome import show_table
@@ -49,13 +49,13 @@ def evaluate_suite(args: argparse.Namespace) -> int:
 def _evaluation(args: argparse.Namespace, settings: Settings) -> Evaluation:
     registry = open_registry()
     suite = Path(args.suite).name
-    if _holds_sessions(args.suite):
+    if holds_sessions(args.suite):
         sessions = load_conversations(args.suite)[: args.limit]
         brain = _brain(settings)
         messages = sum(len(session.turns) for session in sessions)
         with _counter(suite, messages) as count:
             return converse(suite, sessions, brain, registry, on_done=lambda row: count(row.status))
-    goals = draw(load_goals(args.suite, tool_names(registry)), args.limit)
+    goals = load_goals(args.suite, tool_names(registry))[: args.limit]
     return _goals(args, suite, goals, _brain(settings), registry)
 
 
@@ -120,7 +120,7 @@ def _row(name: str, group: dict[str, Any]) -> tuple[str, ...]:
     return name, str(group["n"]), f"{group['pass_rate']:.1%}", f"{low:.1%} to {high:.1%}"
 
 
-def _holds_sessions(suite: str) -> bool:
+def holds_sessions(suite: str) -> bool:
     """Say whether the suite's first record is a scripted session."""
     path = find_source(suite)
     if path is None or path.is_dir():

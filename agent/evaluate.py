@@ -101,11 +101,6 @@ def _rates(rows: Sequence[RunResult]) -> dict[str, Any]:
     }
 
 
-def draw(goals: Sequence[Goal], limit: int | None) -> list[Goal]:
-    """Return the first ``limit`` goals of a suite (suites are stored in random order)."""
-    return list(goals if limit is None else goals[:limit])
-
-
 def evaluate(
     suite: str,
     goals: Sequence[Goal],

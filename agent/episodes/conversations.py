@@ -1,6 +1,7 @@
 """Chat sessions of a few messages over one table: questions, follow-ups on the last value, small talk.
 
-A session has no checks of its own; what its calls give is worked out by running them.
+A session has no checks of its own; what its calls give is worked out by running them. ``chatty`` ones
+are mostly talk, so that a table at hand is left alone when nobody asks about it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any
 
 from ...llm.message import ToolCall
 from ..goal import Goal
+from .chat import small_talk
 from .expert import Task, finish, plan
 from .sheets import STATISTICS, Query, Sheet, Work, sheet, sheet_files, target_name
 
@@ -23,6 +25,23 @@ def sessions(rng: random.Random, number: int) -> Iterator[Task]:
         run = Work(1)
         for turn in range(rng.randint(2, 4)):
             task.turns.append(_message(item, run, turn, rng))
+        yield task
+
+
+def chatty(rng: random.Random, number: int) -> Iterator[Task]:
+    """Yield ``number`` sessions over one table that begin with talk and hold at most one question."""
+    for _ in range(number):
+        item = sheet(rng)
+        task = Task("chat", Goal.model_validate({"goal": "session", "files": sheet_files(item)}))
+        run = Work(1)
+        length = rng.randint(1, 3)
+        asked = rng.randrange(1, 5)
+        for turn in range(length):
+            if turn == asked:
+                task.turns.append(_message(item, run, turn, rng))
+            else:
+                text, reply = small_talk(rng)
+                task.turns.append((text, [finish(reply)]))
         yield task
 
 

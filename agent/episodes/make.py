@@ -2,7 +2,9 @@
 
 ``make(folder, tokenizer_folder)`` plays every task, keeps what succeeded, shuffles, and writes
 ``train.jsonl.zst`` with a small held-out ``valid.jsonl.zst`` beside it. The same seed gives the same
-files. On the command line: ``autogpt data make episodes``.
+files. Two recipes say how many tasks of each family there are: ``whole`` to train from the base model,
+``update`` to mend an adapter, mostly of what the first recipe lacked once, with two fifths of the rest so
+that nothing is forgotten. On the command line: ``autogpt data make episodes``.
 """
 
 from __future__ import annotations
@@ -10,8 +12,9 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,11 +22,9 @@ from typing import Any
 from ...errors import UsageError
 from ...llm.tokenizer import ChatTokenizer
 from ...tools.registry import Registry, builtins
-from . import chat, conversations, files, mixed, stubs, tables, words, workflows
-from .expert import Recorder, Task
+from . import chat, conversations, exact, files, memory, mixed, stubs, tables, words, workflows
+from .expert import Recorder, Task, unplanned
 
-SAMPLES = 19_000
-"""About how many samples the whole mixture gives."""
 HELD_OUT = 200
 """Samples put aside for the evaluation loss."""
 
@@ -48,33 +49,84 @@ class Report:
         return [*rows, *(f"dropped {count}: {why}" for why, count in self.refused.most_common(12))]
 
 
-def mixture(seed: int, scale: float) -> Iterator[Task]:
-    """Yield the tasks of all families; ``scale`` 1 gives about :data:`SAMPLES`."""
+UNPLANNED = 12
+"""One episode in so many is played without a plan, so that ``--no-plan`` is a format the model knows."""
+
+Family = Callable[[random.Random, int], Iterator[Task]]
+"""Yields so many tasks, or fewer where the data give out."""
+
+FAMILIES: dict[str, Family] = {
+    "wikisql": lambda rng, number: tables.wikisql(rng),
+    "wtq": lambda rng, number: tables.wtq(rng),
+    "tables": tables.templated,
+    "mawps": lambda rng, number: words.mawps(rng),
+    "gsm8k": words.gsm8k,
+    "gsm8k chained": words.chained,
+    "words": words.templated,
+    "files": files.chores,
+    "exact": exact.chores,
+    "workflows": workflows.chores,
+    "answers to files": mixed.answers_to_file,
+    "mixed": mixed.chores,
+    "conversations": conversations.sessions,
+    "chatty conversations": conversations.chatty,
+    "chat": chat.own,
+    "talk": chat.talk,
+    "chatterbot": chat.chatterbot,
+    "seal-tools": lambda rng, number: stubs.seal_tools(rng, number, strangers=3),
+    "chat beside tools": lambda rng, number: stubs.beside(chat.own(rng, number), rng),
+    "talk beside tools": lambda rng, number: stubs.beside(chat.talk(rng, number), rng),
+    "chatterbot beside tools": lambda rng, number: stubs.beside(chat.chatterbot(rng, number), rng),
+    "files beside tools": lambda rng, number: stubs.beside(files.chores(rng, number), rng),
+    "tables beside tools": lambda rng, number: stubs.beside(tables.templated(rng, number), rng),
+    "words beside tools": lambda rng, number: stubs.beside(words.templated(rng, number), rng),
+    "memory": memory.chores,
+}
+
+RECIPES: dict[str, Mapping[str, int]] = {
+    "whole": {
+        "wikisql": 4500, "wtq": 700, "tables": 1700, "mawps": 1400, "gsm8k": 500, "gsm8k chained": 500,
+        "words": 700, "files": 2400, "exact": 1400, "workflows": 2400, "answers to files": 1000,
+        "mixed": 1800, "conversations": 600, "chatty conversations": 200, "chat": 400, "talk": 200,
+        "chatterbot": 200, "seal-tools": 800, "chat beside tools": 400, "talk beside tools": 500,
+        "chatterbot beside tools": 300, "files beside tools": 150, "tables beside tools": 150,
+        "words beside tools": 150, "memory": 2400,
+    },
+    "update": {
+        "wikisql": 170, "wtq": 25, "tables": 50, "mawps": 50, "words": 20, "files": 70, "workflows": 105,
+        "answers to files": 40, "mixed": 90, "conversations": 55, "chat": 15, "chatterbot": 10,
+        "exact": 450, "gsm8k chained": 110, "seal-tools": 75, "chatty conversations": 75, "talk": 15,
+        "chat beside tools": 105, "talk beside tools": 105, "chatterbot beside tools": 60,
+        "files beside tools": 25, "tables beside tools": 25, "words beside tools": 25, "memory": 1000,
+    },
+}  # fmt: skip
+"""Tasks per family at scale 1."""
+
+
+def size(recipe: str) -> int:
+    """Return about how many tasks a recipe gives at scale 1."""
+    return sum(RECIPES[recipe].values())
+
+
+def mixture(seed: int, scale: float, recipe: str = "whole", without: Collection[str] = ()) -> Iterator[Task]:
+    """Yield the tasks of all families of a recipe, ``scale`` times as many as it says.
+
+    ``without``: texts of goals that must not be trained on, such as those of a suite; case, white space
+    and marks at their ends do not count.
+    """
     rng = random.Random(seed)
+    barred = {plain(text) for text in without}
+    for family, count in RECIPES[recipe].items():
+        wanted = max(1, round(count * scale))
+        for task in itertools.islice(FAMILIES[family](rng, wanted), wanted):
+            texts = [task.goal.goal, *(text for text, _ in task.turns)]
+            if barred.isdisjoint(map(plain, texts)):
+                yield unplanned(task) if rng.randrange(UNPLANNED) == 0 else task
 
-    def some(count: int) -> int:
-        return max(1, round(count * scale))
 
-    def capped(source: Iterator[Task], count: int) -> Iterator[Task]:
-        return itertools.islice(source, some(count))
-
-    families: list[Iterator[Task]] = [
-        capped(tables.wikisql(rng), 4500),
-        capped(tables.wtq(rng), 700),
-        tables.templated(rng, some(1700)),
-        capped(words.mawps(rng), 1400),
-        words.gsm8k(rng, some(500)),
-        words.templated(rng, some(700)),
-        files.chores(rng, some(2400)),
-        workflows.chores(rng, some(2400)),
-        capped(mixed.answers_to_file(rng, some(1000)), 1000),
-        mixed.chores(rng, some(1800)),
-        conversations.sessions(rng, some(600)),
-        chat.own(rng, some(500)),
-        chat.chatterbot(rng, some(300)),
-        stubs.seal_tools(rng, some(700)),
-    ]
-    return itertools.chain(*families)
+def plain(text: str) -> str:
+    """Return a text without case, white space at will, and marks at its ends."""
+    return re.sub(r"\s+", " ", text.casefold()).strip(" .!?,;:'\"")
 
 
 def make(
@@ -83,12 +135,15 @@ def make(
     *,
     seed: int = 0,
     scale: float = 1.0,
+    recipe: str = "whole",
+    without: Collection[str] = (),
     progress: Callable[[int], None] | None = None,
     registry: Registry | None = None,
 ) -> Report:
     """Write ``train.jsonl.zst`` and ``valid.jsonl.zst`` into ``folder``; return what was made.
 
-    Tokens are those of ``tokenizer_folder``. ``progress`` hears how many samples there are so far.
+    Tokens are those of ``tokenizer_folder``; for ``recipe`` and ``without`` see :func:`mixture`.
+    ``progress`` hears how many samples there are so far.
     Raises UsageError when a data file is missing (``AUTOGPT_DATA``) or the folder cannot be made.
     """
     try:
@@ -98,7 +153,7 @@ def make(
     report = Report()
     recorder = Recorder(ChatTokenizer(tokenizer_folder), registry or builtins(), seed)
     samples: list[dict[str, Any]] = []
-    for sample in recorder.samples(mixture(seed, scale)):
+    for sample in recorder.samples(mixture(seed, scale, recipe, without)):
         samples.append(sample)
         kind = sample["kind"]
         report.samples[kind] += 1

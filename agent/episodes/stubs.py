@@ -1,14 +1,18 @@
-"""Calls to tools the model has never seen: Seal-Tools queries with their APIs as stubs.
+"""Tools of a goal's own: calls to ones the model has never seen, and goals that must leave them alone.
 
-The goal brings its own tools, described after the built-ins; a distractor or two stand beside the
-right one. A third of the tool and argument names are replaced by made-up ones (function masking, as
-Hammer does), so that the model reads descriptions instead of remembering names.
+Seal-Tools queries come with their APIs as stubs, described after the built-ins; distractors stand beside
+the right one. A third of the tool and argument names are replaced by made-up ones (function masking, as
+Hammer does), so that the model reads descriptions instead of remembering names. The mirror image is
+:func:`beside`: any task, with tools offered that have nothing to do with it. Without it the model
+calls whatever it is shown, even when greeted.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ..goal import Goal
@@ -17,16 +21,23 @@ from .data import read_records
 from .expert import Task, call, finish, plan
 
 _TYPES = {"str": "string", "int": "integer", "float": "number", "bool": "boolean"}
+MASKED = 0.33
+"""The share of goals whose tools have made-up names."""
 _MASKS = ("alpha", "beta", "gamma", "delta", "kappa", "omega", "sigma", "theta", "zeta", "lambda")
 
 
-def seal_tools(rng: random.Random, limit: int) -> Iterator[Task]:
-    """Yield tasks of one to three calls with literal arguments."""
+def seal_tools(rng: random.Random, limit: int, strangers: int = 0) -> Iterator[Task]:
+    """Yield tasks of one to three calls with literal arguments.
+
+    Up to ``strangers`` tools of other fields stand beside a goal's own, so that one of many fits.
+    """
     apis = {record["api_name"]: record for record in read_records("sealtools_apis")}
+    unknown = [name for name in apis if is_train("sealtools", name)]
     records = [record for record in read_records("sealtools_train") if _usable(record, apis)]
     rng.shuffle(records)
     for record in records[:limit]:
-        task = _task(record, apis, rng)
+        more = rng.sample(unknown, rng.randint(0, strangers)) if strangers else []
+        task = _task({**record, "more": more}, apis, rng)
         if task is not None:
             yield task
 
@@ -69,8 +80,9 @@ def _task(record: Mapping[str, Any], apis: Mapping[str, Any], rng: random.Random
     wanted = [item["api"] for item in record["calls"]]
     others = [name for name in record["candidates"] if name in apis and name not in wanted]
     shown = wanted + rng.sample(others, min(len(others), rng.randint(1, 2)))
+    shown += [name for name in record["more"] if name not in shown]
     rng.shuffle(shown)
-    masked = rng.random() < 0.33
+    masked = rng.random() < MASKED
     tool_names = {name: f"{rng.choice(_MASKS)}_{n}" if masked else name for n, name in enumerate(shown)}
     stubs, argument_names = [], {}
     for name in shown:
@@ -78,14 +90,7 @@ def _task(record: Mapping[str, Any], apis: Mapping[str, Any], rng: random.Random
         keys = {key: f"arg_{n}" if masked and rng.random() < 0.3 else key for n,
                 key in enumerate(api["parameters"])}
         argument_names[name] = keys
-        stubs.append(
-            {
-                "name": tool_names[name],
-                "description": str(api["api_description"])[:90],
-                "parameters": _schema(api, keys),
-                "returns": "ok",
-            }
-        )
+        stubs.append(_stub(tool_names[name], api, keys))
     calls, checks = [], []
     for item in record["calls"]:
         api, keys = apis[item["api"]], argument_names[item["api"]]
@@ -101,6 +106,30 @@ def _task(record: Mapping[str, Any], apis: Mapping[str, Any], rng: random.Random
     goal = Goal.model_validate({"goal": record["query"], "stubs": stubs, "check": [{"calls": checks}]})
     steps = [plan(*[(item.name, _purpose(item.name)) for item in calls]), *calls]
     return Task("stubs", goal, [*steps, finish(f"${len(calls)}")])
+
+
+def _stub(name: str, api: Mapping[str, Any], keys: Mapping[str, str]) -> dict[str, Any]:
+    described = str(api["api_description"])[:90]
+    return {"name": name, "description": described, "parameters": _schema(api, keys), "returns": "ok"}
+
+
+def beside(tasks: Iterable[Task], rng: random.Random) -> Iterator[Task]:
+    """Yield ``tasks`` with one to four tools of the goal's own that must not be called."""
+    apis = [record for record in read_records("sealtools_apis") if is_train("sealtools", record["api_name"])]
+    for task in tasks:
+        masked = rng.random() < MASKED
+        stubs = []
+        for number, api in enumerate(rng.sample(apis, rng.choice((1, 1, 2, 2, 3, 4)))):
+            name = api["api_name"] if rng.random() < 0.5 else _snake(api["api_name"])
+            stubs.append(_stub(f"{rng.choice(_MASKS)}_{number}" if masked else name, api, {}))
+        data = task.goal.model_dump(mode="json", exclude={"id"})
+        data["check"] = [*data["check"], {"calls": []}] if not task.turns else data["check"]
+        yield replace(task, goal=Goal.model_validate({**data, "stubs": stubs}))
+
+
+def _snake(name: str) -> str:
+    """Return ``getLevel`` as ``get_level``."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
 
 
 def _purpose(name: str) -> str:

@@ -1,7 +1,8 @@
 """Arithmetic: word problems from MAWPS and GSM8K, and our own wordings, done with the calculator.
 
 The equation that a data set records becomes the calculator's expression; GSM8K's marked calculations
-become one call each. Kept only when the checked answer is reached.
+become one call each, which may take earlier results by handle. Kept only when the checked answer is
+reached.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from .data import read_records
 from .expert import Task, call, finish, plan
 
 _MARKED = re.compile(r"<<([^=<>]+)=([^<>]+)>>")
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
 PURPOSES = ("the answer", "work it out", "compute the result", "calculate")
 
 
@@ -51,6 +53,32 @@ def gsm8k(rng: random.Random, limit: int) -> Iterator[Task]:
         made += 1
         yield _task(record["question"], [left.strip() for left, _ in marked],
                     record["answer"].replace(",", ""), rng)
+
+
+def chained(rng: random.Random, limit: int) -> Iterator[Task]:
+    """Yield problems of two or three calculations, in which earlier results are handles."""
+    records = [record for record in read_records("gsm8k_train") if is_train("gsm8k", record["question"])]
+    rng.shuffle(records)
+    made = 0
+    for record in records:
+        marked = _MARKED.findall(record["solution"])
+        if not 2 <= len(marked) <= 3 or len(record["question"]) > 300 or made >= limit:
+            continue
+        expressions = _chain(record["question"], marked)
+        if "$" in "".join(expressions):
+            made += 1
+            yield _task(record["question"], expressions, record["answer"].replace(",", ""), rng)
+
+
+def _chain(question: str, marked: list[tuple[str, str]]) -> list[str]:
+    """Write the handle of an earlier result wherever it is used, unless the question has that number too."""
+    handles: dict[str, str] = {}
+    expressions = []
+    for number, (left, result) in enumerate(marked, start=1):
+        expressions.append(_NUMBER.sub(lambda match: handles.get(match[0], match[0]), left.strip()))
+        if not re.search(rf"(?<![\d.]){re.escape(result)}(?![\d.])", question):
+            handles[result] = f"${number}"
+    return expressions
 
 
 NAMES = ("Mia", "Omar", "Lena", "Ravi", "Nora", "Jonas", "Aisha", "Peter", "Sofia", "Ken", "Ivan", "Clara",
