@@ -190,13 +190,16 @@ class Sessions:
         """Bytes of all caches."""
         return sum(s.cache.nbytes for s in [*self._live.values(), *self._closed, *self._prefixes])
 
-    def shrink(self, busy: set[str]) -> None:
+    def shrink(self, busy: set[str], budget: int | None = None) -> None:
         """Free the oldest caches until the budget holds; sessions in ``busy`` stay in any case.
+
+        Another ``budget`` than the usual one may be given: 0 frees all that is idle.
 
         Closed sessions go first, then idle live ones (they are computed again when they return),
         shared prefixes last: they are small and save the most.
         """
-        while self.nbytes > self._budget:
+        budget = self._budget if budget is None else budget
+        while self.nbytes > budget:
             idle = next((name for name in self._live if name not in busy), None)
             if self._closed:
                 self._closed.pop(0)

@@ -1,108 +1,56 @@
 """The decoding engine: many sessions, one forward a step, nothing computed twice.
 
 An agent's prompt grows by appending, its outputs are short calls under a grammar, and many goals
-share one system prompt. So a session keeps its keys and values between turns; a new one copies the
-longest prefix that any other holds, and waits for a neighbour that is just computing it; every step
-is one forward over all active sequences, whatever they need next (a chunk of a prompt, one sampled
-token, a run of tokens that the grammar forces); and a sequence leaves the batch when its call is
-complete. Where the grammar leaves no choice, tokens are appended without being sampled.
+share one system prompt. So a session keeps its keys and values between turns; a new one starts from
+the longest prefix that any other holds, and waits for a neighbour that is just computing it; every
+step is one forward over all active sequences, whatever they need next: a chunk of a prompt, or one
+token with a draft of what probably follows (:mod:`.drafts`); and a sequence leaves the batch when
+its call is complete. Where the grammar leaves no choice, tokens are appended without being sampled.
+Drafts change neither what is chosen nor with what probability: a guess stays only where the choice
+at its row, greedy or drawn for its position, is the same token.
 
-Limits: one thread at a time (a lock sees to it); drafts are not guessed, only forced; shared
-prefixes are copied, not shared. After changing the model's weights call :meth:`Engine.clear`.
+Limits: one thread at a time (a lock sees to it). After changing the model's weights call
+:meth:`Engine.clear`.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import DefectError
-from .cache import WORTH_COPYING, Session, Sessions, common_prefix, default_budget
+from .cache import WORTH_COPYING, Sessions, common_prefix, default_budget
+from .choosing import Chooser, Work
+from .drafts import Acceptance, Drafter, Said
 from .forward import make_forward
 from .message import Sampling
 from .model import LoadedModel
-from .sampling import NotFinite, allowed_ids, choose, uniform
+from .sampling import NotFinite
+from .sequence import Generated, Grammar, Matcher, Request, Stuck
+from .sequence import Sequence as Active
+from .tokenlog import COPIED, FORCED, TokenLog
+from .trouble import OutOfMemory, first_bad_layer, patiently
+
+__all__ = ["Engine", "Generated", "Grammar", "Matcher", "OnToken", "Request", "Stats"]
 
 MAX_ROWS = 512
 """Rows a forward takes at most: prompts are computed in chunks, so that others keep decoding."""
 MAX_ACTIVE = 32
 """Sequences decoded at once; further requests wait for a place."""
-FEW_ALLOWED = 8
-"""The head is computed for the allowed tokens alone when they are fewer than 1/8 of all."""
+MAX_DRAFT = 16
+"""Rows of one draft at most: about where a forward's cost begins to grow with every row."""
+KEPT_LOGS = 1024
+"""Sessions whose token logs are kept; callers who never close a session must not fill the memory."""
 
 OnToken = Callable[[int, list[int]], None]
-
-
-class Matcher(Protocol):
-    """The state of a grammar along one output."""
-
-    def forced(self) -> list[int]:
-        """Ids that must come next (maybe none); the state does not change."""
-        ...
-
-    def bitmask(self) -> NDArray[np.int32]:
-        """Allowed next ids, one bit each, least significant first."""
-        ...
-
-    def consume(self, token: int) -> bool:
-        """Advance by one id; False if it is not allowed."""
-        ...
-
-    def done(self) -> bool:
-        """True when the output is complete and nothing more may follow."""
-        ...
-
-    def rollback(self, count: int) -> None:
-        """Take back the last ``count`` ids."""
-        ...
-
-
-class Grammar(Protocol):
-    """A compiled grammar."""
-
-    def matcher(self) -> Matcher:
-        """Return a matcher at the start of an output."""
-        ...
-
-
-@dataclass(frozen=True)
-class Request:
-    """Continue ``ids``, the session's full prompt so far."""
-
-    session: str
-    ids: Sequence[int]
-    grammar: Grammar | None = None
-    sampling: Sampling = Sampling()  # noqa: RUF009 (frozen)
-    stop_ids: frozenset[int] = frozenset()
-
-
-@dataclass
-class Generated:
-    """What came after the prompt, token by token, and what it cost."""
-
-    ids: list[int] = field(default_factory=list)
-    """Generated ids; a stop id that ended the output is included."""
-    forced: list[bool] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    complete: bool = False
-    """The grammar was satisfied or a stop id reached; False when cut by a limit or failed."""
-    error: str | None = None
-    """Why this request failed, while others of the batch went on."""
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    """Prompt tokens whose keys and values were already there."""
-    forwards: int = 0
-    """Forwards that this request took part in."""
-    seconds: float = 0.0
-    """From the start of ``generate`` to this request's end."""
 
 
 @dataclass
@@ -114,40 +62,32 @@ class Stats:
     """Rows computed in all forwards."""
     prompt_tokens: int = 0
     cached_tokens: int = 0
-    sampled: int = 0
+    generated: int = 0
     forced: int = 0
-
-
-@dataclass(eq=False)
-class _Sequence:
-    """A request on its way: ``ids`` is the prompt and what was generated so far."""
-
-    index: int
-    request: Request
-    ids: list[int]
-    out: Generated
-    matcher: Matcher | None
-    session: Session
-    limit: int
-    allowed: NDArray[np.int64] | None = None
-    leader: _Sequence | None = None
-    """An earlier sequence that is computing a prefix of ours; we wait and copy it."""
-    shared: int = 0
-    settled: bool = False
-    """The session has found the prefix it starts from."""
-    streamed: int = 0
-    finished: bool = False
-
-    @property
-    def todo(self) -> int:
-        """Ids that are not yet in the cache."""
-        return len(self.ids) - len(self.session.ids)
+    """Generated tokens that the grammar left no choice about."""
+    drafted: int = 0
+    """Guesses put into forwards, and in :attr:`copied` those that the model confirmed."""
+    copied: int = 0
 
 
 class Engine:
     """Decodes for one loaded model; see the module's text."""
 
-    def __init__(self, loaded: LoadedModel, cache_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        cache_bytes: int | None = None,
+        drafts: Literal["none", "ngram"] = "ngram",
+        forced: bool = True,
+        max_draft: int = MAX_DRAFT,
+        row_cost: float | None = None,
+    ) -> None:
+        """Prepare to decode for ``loaded``.
+
+        ``forced=False`` has forced tokens found by the mask, a forward each (to measure what taking
+        them at once gains). ``row_cost`` is what a further row adds to a forward of one, as a share
+        of it; it decides how long drafts are.
+        """
         self.loaded = loaded
         self.stats = Stats()
         self._forward = make_forward(loaded.model, loaded.config)
@@ -156,10 +96,15 @@ class Engine:
         self._sessions = Sessions(self._forward.new_cache, budget)
         self._lock = threading.RLock()
         self._context = int(getattr(loaded.config, "max_position_embeddings", 0)) or 1 << 30
+        self._drafts = drafts == "ngram"
+        self._forced = forced
+        self._max_draft = max_draft
+        self._row_cost = default_row_cost(loaded) if row_cost is None else row_cost
+        self._said = Said()
+        self._experience = Acceptance()
+        self._logs: OrderedDict[str, tuple[TokenLog, Drafter | None]] = OrderedDict()
 
-    def generate(
-        self, requests: Sequence[Request], on_token: OnToken | None = None
-    ) -> list[Generated]:
+    def generate(self, requests: Sequence[Request], on_token: OnToken | None = None) -> list[Generated]:
         """Answer all requests, in order. ``on_token(i, ids)`` streams the new ids of request ``i``.
 
         A request that cannot be served has its reason in ``error``. Two requests for one session
@@ -172,7 +117,7 @@ class Engine:
         started = time.perf_counter()
         results: list[Generated] = [Generated() for _ in requests]
         waiting = list(enumerate(requests))
-        active: list[_Sequence] = []
+        active: list[Active] = []
         with self._lock, torch.inference_mode():
             while waiting or active:
                 while waiting and len(active) < MAX_ACTIVE:
@@ -183,23 +128,42 @@ class Engine:
                     self._step(active, on_token)
                 for sequence in [s for s in active if s.finished]:
                     sequence.out.seconds = time.perf_counter() - started
+                    self._end(sequence)
                     active.remove(sequence)
         return results
+
+    def prefill(self, session: str, ids: Sequence[int]) -> Generated:
+        """Compute ``ids``, the beginning of the session's next prompt, without sampling.
+
+        For what is known before it is needed, as while a tool runs; chunked like any prompt.
+        """
+        return self.generate([Request(session, ids, sampling=Sampling(max_tokens=0))])[0]
+
+    def log(self, session: str) -> TokenLog:
+        """Return the session's token log (an empty one for an unknown session)."""
+        with self._lock:
+            return self._logs[session][0] if session in self._logs else TokenLog()
 
     def close(self, session: str) -> None:
         """End ``session``; unknown names are ignored."""
         with self._lock:
             self._sessions.close(session)
+            self._logs.pop(session, None)
 
     def fork(self, session: str, new_session: str) -> None:
         """Start ``new_session`` with a copy of what ``session`` holds."""
         with self._lock, torch.inference_mode():
             self._sessions.fork(session, new_session)
+            self._logs.pop(new_session, None)
+            if session in self._logs:
+                log = self._logs[session][0]
+                self._logs[new_session] = (log.branch(len(log)), self._drafter())
 
     def clear(self) -> None:
         """Forget all sessions and prefixes, as after a change of weights."""
         with self._lock:
             self._sessions.clear()
+            self._logs.clear()
 
     def logits(self, ids: Sequence[int]) -> Tensor:
         """Return fp32 logits ``[len(ids), V]`` of a cold forward over ``ids``, for tests."""
@@ -207,12 +171,32 @@ class Engine:
             hidden = self._forward.hidden([(self._forward.new_cache(), ids)], every=True)
             return self._forward.head(hidden)
 
+    # -- what follows runs under the lock --
+
+    def _drafter(self) -> Drafter | None:
+        return Drafter(self._said, self._experience) if self._drafts else None
+
+    def _open_log(self, session: str, ids: list[int]) -> tuple[TokenLog, Drafter | None]:
+        """Return the session's log, made to hold exactly ``ids``, and its drafter."""
+        log, drafter = self._logs.get(session) or (TokenLog(), self._drafter())
+        kept = common_prefix(log.ids, ids)
+        if kept < len(log):
+            log = log.branch(kept)
+        log.give(ids[kept:])
+        if drafter is not None:
+            drafter.sync(log.ids, kept)
+        self._logs[session] = (log, drafter)
+        self._logs.move_to_end(session)
+        if len(self._logs) > KEPT_LOGS:
+            self._logs.popitem(last=False)
+        return log, drafter
+
     def _admit(
         self,
         index: int,
         request: Request,
         out: Generated,
-        active: list[_Sequence],
+        active: list[Active],
         on_token: OnToken | None,
     ) -> None:
         """Open the request's session and put it among the active, unless it cannot be served."""
@@ -227,123 +211,173 @@ class Engine:
                 else "the prompt is empty"
             )
             return
-        session = self._sessions.open(request.session)
-        session.crop(min(common_prefix(session.ids, ids), len(ids) - 1))
-        matcher = request.grammar.matcher() if request.grammar is not None else None
         limit = min(request.sampling.max_tokens, room)
-        sequence = _Sequence(index, request, ids, out, matcher, session, limit)
+        session = self._sessions.open(request.session)
+        # a last row is computed again where a token is to be chosen from it
+        session.crop(min(common_prefix(session.ids, ids), len(ids) - (limit > 0)))
+        out.log, drafter = self._open_log(request.session, ids)
+        out.start = len(ids)
+        sequence = Active(
+            index, request, out, out.log, session, drafter, limit, self.loaded.vocabulary, self._forced
+        )
         for other in active:
             shared = min(common_prefix(other.request.ids, ids), len(ids) - 1)
             if shared > max(sequence.shared, len(session.ids) + WORTH_COPYING):
                 sequence.leader, sequence.shared = other, shared
         active.append(sequence)
-        self._advance(sequence, on_token)
+        try:
+            sequence.open()
+        except Stuck as error:
+            self._fail(sequence, str(error))
+        self._stream(sequence, on_token)
 
-    def _ready(self, sequence: _Sequence) -> bool:
+    def _ready(self, sequence: Active) -> bool:
         """Say whether the sequence may compute now; finds it a prefix to start from, once."""
         if sequence.settled:
             return True
         leader = sequence.leader
         if leader is not None and not leader.finished and len(leader.session.ids) < sequence.shared:
             return False
-        ids = sequence.ids[: len(sequence.request.ids) - 1]
-        self._sessions.adopt(sequence.session, ids)
+        prompt = sequence.out.prompt_tokens
+        self._sessions.adopt(sequence.session, sequence.log.ids[: prompt - 1])
+        sequence.session.cache.reserve(prompt + sequence.limit)
         sequence.settled, sequence.leader = True, None
         sequence.out.cached_tokens = len(sequence.session.ids)
-        sequence.session.cache.reserve(len(sequence.request.ids) + sequence.limit)
-        self.stats.prompt_tokens += len(sequence.request.ids)
-        self.stats.cached_tokens += len(sequence.session.ids)
+        self.stats.prompt_tokens += prompt
+        self.stats.cached_tokens += sequence.out.cached_tokens
         return True
 
-    def _step(self, active: list[_Sequence], on_token: OnToken | None) -> None:
-        """One forward over what the active sequences need, then one token for each that is due."""
-        batch: list[tuple[_Sequence, list[int]]] = []
-        room = MAX_ROWS
-        # those that decode come first: they need few rows, and must not wait behind prompts
-        for sequence in sorted((s for s in active if not s.finished), key=lambda s: s.todo):
-            if room and self._ready(sequence):
-                start = len(sequence.session.ids)
-                rows = sequence.ids[start : start + room]
-                batch.append((sequence, rows))
-                room -= len(rows)
+    def _step(self, active: list[Active], on_token: OnToken | None) -> None:
+        """One forward over what the active sequences need, then a choice for each that is due."""
+
+        def free() -> None:
+            self._sessions.shrink({sequence.request.session for sequence in active}, 0)
+
+        batch = self._gather(active, free)
+        self._draft(batch)
+        batch = [work for work in batch if not work.sequence.finished]
         if not batch:
             return
-        hidden = self._forward.hidden([(s.session.cache, rows) for s, rows in batch])
-        for sequence, rows in batch:
-            sequence.session.ids.extend(rows)
-            sequence.out.forwards += 1
+        tails = [work.choices[-1].offset + 1 if work.choices else 1 for work in batch]
+        pairs = [(work.sequence.session.cache, work.rows) for work in batch]
+        try:
+            hidden = patiently(lambda: self._forward.hidden(pairs, tails=tails), free, len(active))
+        except OutOfMemory as error:
+            for work in batch:
+                self._fail(work.sequence, str(error))
+            return
+        first = 0
+        for work, tail in zip(batch, tails, strict=True):
+            work.first, first = first, first + tail
+            work.sequence.out.forwards += 1
+            self.stats.rows += len(work.rows)
         self.stats.forwards += 1
-        self.stats.rows += MAX_ROWS - room
-        due = [i for i, (sequence, _) in enumerate(batch) if not sequence.todo]
-        self._sample([batch[i][0] for i in due], hidden[due] if len(due) < len(batch) else hidden)
-        for i in due:
-            self._advance(batch[i][0], on_token)
+        chooser = Chooser(self._forward, self._device, hidden, batch)
+        for work in batch:
+            self._conclude(work, chooser)
+            self._stream(work.sequence, on_token)
 
-    def _sample(self, due: list[_Sequence], hidden: Tensor) -> None:
-        """Choose one token for each sequence from its row of ``hidden``."""
-        few = self.loaded.vocabulary // FEW_ALLOWED
-        narrow = [s.allowed is not None and len(s.allowed) < few for s in due]
-        wide = [i for i, is_narrow in enumerate(narrow) if not is_narrow]
-        full = dict(zip(wide, self._forward.head(hidden[wide]), strict=True)) if wide else {}
-        for i, sequence in enumerate(due):
-            allowed = None
-            if sequence.allowed is not None:
-                allowed = torch.from_numpy(sequence.allowed).to(self._device)
-            if narrow[i]:
-                logits = self._forward.head(hidden[i : i + 1], allowed)[0]
-            else:
-                logits = full[i] if allowed is None else full[i][allowed]
-            sampling = sequence.request.sampling
-            draw = uniform(sampling.seed, sequence.request.session, len(sequence.ids))
-            try:
-                token, logprob = choose(logits, sampling, draw)
-            except NotFinite as error:
-                self._fail(sequence, f"{error}, at token {len(sequence.ids)}: check the model's weights")
+    def _gather(self, active: list[Active], free: Callable[[], None]) -> list[Work]:
+        """Choose whose ids the next forward computes."""
+        batch: list[Work] = []
+        room = MAX_ROWS
+        # those that decode come first: they need few rows, and must not wait behind prompts
+        for sequence in sorted(active, key=lambda s: s.todo) if len(active) > 1 else active:
+            if sequence.finished or not room:
                 continue
-            if sequence.allowed is not None:
-                token = int(sequence.allowed[token])
-            self._append(sequence, token, logprob)
-            self.stats.sampled += 1
+            try:
+                ready = patiently(partial(self._ready, sequence), free, len(active))
+            except OutOfMemory as error:
+                self._fail(sequence, str(error))
+                continue
+            if ready:
+                start = len(sequence.session.ids)
+                rows = sequence.log.ids[start : start + room]
+                room -= len(rows)
+                batch.append(Work(sequence, rows))
+        return batch
 
-    def _fail(self, sequence: _Sequence, reason: str) -> None:
+    def _draft(self, batch: list[Work]) -> None:
+        """Give the sequences whose ids all come into this forward their choices, and rows for drafts."""
+        due = [w for w in batch if len(w.rows) == w.sequence.todo]
+        room = MAX_ROWS - sum(len(work.rows) for work in batch)
+        for work in due:
+            sequence = work.sequence
+            if not sequence.limit:  # the prompt alone was asked for
+                sequence.out.complete = True
+                sequence.finished = not work.rows
+                continue
+            try:
+                work.choices = sequence.draft(min(room, self._max_draft), self._row_cost, 1 / len(due))
+            except Stuck as error:
+                self._fail(sequence, str(error))
+                continue
+            for choice in work.choices[:-1]:
+                assert choice.guess is not None
+                work.rows += [choice.guess.token, *choice.run]
+            work.drafted = work.choices[-1].offset
+            room -= work.drafted
+            self.stats.drafted += len(work.choices) - 1
+
+    def _conclude(self, work: Work, chooser: Chooser) -> None:
+        """Let the model choose along the draft until it differs; the cache keeps what was right."""
+        sequence, session = work.sequence, work.sequence.session
+        session.ids.extend(work.rows[: len(work.rows) - work.drafted])
+        if not sequence.limit:
+            sequence.finished = not sequence.todo
+            return
+        for choice in work.choices:
+            try:
+                token, logprob = chooser.choose(work, choice)
+                right = sequence.settle(choice, token, logprob)
+            except NotFinite as error:
+                layer = first_bad_layer(self.loaded.model, sequence.log.ids) or "the output head"
+                self._fail(
+                    sequence, f"{error} at token {len(sequence.log)}, first in {layer}: check the weights"
+                )
+                return
+            except Stuck as error:
+                self._fail(sequence, str(error))
+                return
+            if not right:
+                break
+            session.ids.extend([token, *choice.run])
+        if work.drafted:
+            session.crop(len(session.ids))
+
+    def _stream(self, sequence: Active, on_token: OnToken | None) -> None:
+        """Pass on what is new."""
+        if on_token is None:
+            return
+        new = sequence.log.ids[sequence.out.start + sequence.streamed :]
+        if new:
+            sequence.streamed += len(new)
+            on_token(sequence.index, new)
+
+    def _fail(self, sequence: Active, reason: str) -> None:
         """End one request with an error and forget its session."""
         sequence.out.error = reason
         sequence.finished = True
         self._sessions.drop(sequence.request.session)
+        self._logs.pop(sequence.request.session, None)
 
-    def _append(self, sequence: _Sequence, token: int, logprob: float | None) -> None:
-        """Add a token (``logprob`` None: forced) and notice what ends the output."""
+    def _end(self, sequence: Active) -> None:
+        """Close the books of a finished request."""
         out = sequence.out
-        sequence.ids.append(token)
-        out.ids.append(token)
-        out.forced.append(logprob is None)
-        out.logprobs.append(logprob or 0.0)
-        stop = token in sequence.request.stop_ids
-        if sequence.matcher is not None and not stop and not sequence.matcher.consume(token):
-            self._fail(sequence, f"the grammar refused token {token}, which it had allowed")
-        elif stop or (sequence.matcher is not None and sequence.matcher.done()):
-            out.complete = sequence.finished = True
-        elif len(out.ids) >= sequence.limit:
-            sequence.finished = True
+        out.end = len(out.log)
+        origins = out.origins
+        self.stats.generated += len(origins)
+        self.stats.forced += origins.count(FORCED)
+        self.stats.copied += origins.count(COPIED)
+        if out.complete and self._drafts:
+            self._said.add(out.ids)
 
-    def _advance(self, sequence: _Sequence, on_token: OnToken | None) -> None:
-        """Stream what is new, appending forced tokens until there is a choice or an end."""
-        while sequence.matcher is not None and not sequence.finished:
-            forced = sequence.matcher.forced()
-            if not forced:
-                sequence.allowed = allowed_ids(sequence.matcher.bitmask(), self.loaded.vocabulary)
-                if len(sequence.allowed) > 1:
-                    break
-                if not len(sequence.allowed):
-                    self._fail(sequence, "the grammar allows no token here")
-                    break
-                forced = [int(sequence.allowed[0])]
-            for token in forced:
-                self._append(sequence, token, None)
-                self.stats.forced += 1
-                if sequence.finished:
-                    break
-        new = sequence.out.ids[sequence.streamed :]
-        if on_token is not None and new:
-            sequence.streamed += len(new)
-            on_token(sequence.index, new)
+
+def default_row_cost(loaded: LoadedModel) -> float:
+    """Return what a further row costs, as a share of a forward of one.
+
+    A processor in fp32 is soon bound by arithmetic, in bf16 later, a GPU not at these sizes.
+    """
+    if torch.device(loaded.device).type != "cpu":
+        return 0.01
+    return 0.15 if loaded.dtype == torch.float32 else 0.06

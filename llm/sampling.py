@@ -23,10 +23,32 @@ class NotFinite(AutoGPTError):
     """The model's logits hold NaN or no finite maximum."""
 
 
-def allowed_ids(bitmask: NDArray[np.int32], vocabulary: int) -> NDArray[np.int64]:
-    """Return the ids whose bits are set in ``bitmask`` (``ceil(vocabulary / 32)`` words)."""
-    bits = np.unpackbits(bitmask.view(np.uint8), bitorder="little")[:vocabulary]
-    return np.flatnonzero(bits)
+Allowed = NDArray[np.int64] | NDArray[np.bool_]
+"""What may come next: the ids in rising order when they are few, else a flag for every id."""
+FEW = 8
+"""Ids are listed when they are fewer than 1/8 of the vocabulary."""
+
+
+def read_mask(bitmask: NDArray[np.int32], vocabulary: int) -> Allowed:
+    """Return the ids below ``vocabulary`` whose bits are set (least significant first)."""
+    words = bitmask[: -(-vocabulary // 32)].view(np.uint32)
+    if vocabulary % 32:
+        words = words.copy()
+        words[-1] &= (1 << vocabulary % 32) - 1
+    if int(np.bitwise_count(words).sum()) * FEW >= vocabulary:
+        return np.unpackbits(words.view(np.uint8), count=vocabulary, bitorder="little").view(np.bool_)
+    used = np.flatnonzero(words)
+    places = np.flatnonzero(np.unpackbits(words[used].view(np.uint8), bitorder="little"))
+    ids: NDArray[np.int64] = used[places >> 5] * 32 + (places & 31)
+    return ids
+
+
+def permits(allowed: Allowed, token: int) -> bool:
+    """Say whether ``token`` is among ``allowed``."""
+    if allowed.dtype == np.bool_:
+        return bool(allowed[token])
+    place = int(np.searchsorted(allowed, token))
+    return place < len(allowed) and int(allowed[place]) == token
 
 
 def uniform(seed: int, session: str, position: int) -> float:

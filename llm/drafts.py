@@ -1,0 +1,210 @@
+"""Drafts: guesses of what comes next, copied from where the last few tokens occurred before.
+
+An agent repeats itself: paths, column names, values and whole calls stand in the prompt, in tool
+results or in an earlier output. :class:`NgramIndex` finds the longest earlier occurrence of the last
+2 to 6 ids, the most recent first. It scans an array instead of keeping hash tables: a scan of 8,000
+ids takes some 6 microseconds where five tables cost 3 for every id of every prompt. A
+:class:`Drafter` follows such a match token by token, in its session's own ids or in the finished
+outputs of all sessions, and learns how often guesses after a match of that length were right.
+
+A guess is only ever a proposal. The engine puts it into the next forward and keeps it where the
+model chooses the same token, so a wrong one costs a row and changes nothing. How long a draft is
+follows from that price (:meth:`Drafter.worth`): a further guess is made while the forward it may
+save outweighs the rows it may waste. After many wrong guesses nothing is drafted for a while.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+LONGEST, SHORTEST = 6, 2
+"""Longest and shortest run of ids that is looked up."""
+_CANDIDATES = 32
+"""Most recent occurrences compared in full."""
+_SAID = 8192
+"""Ids kept of the finished outputs of all sessions."""
+_PRIOR = {2: 0.5, 3: 0.6, 4: 0.7, 5: 0.8, 6: 0.85}
+"""Share of right guesses by match length, assumed before any was tried."""
+_TRUST = 4.0
+"""How many tries of one's own outweigh the assumption."""
+_MEMORY = 64.0
+"""Tries after which older ones begin to fade."""
+_FORGIVE = 0.9
+"""Evidence left after a guess was not made: doubt wears off, so that drafting is tried again."""
+_NONE = -1
+"""Stands between two outputs; no token."""
+
+
+class NgramIndex:
+    """Ids in a growing array, searched for runs."""
+
+    def __init__(self) -> None:
+        self._ids: NDArray[np.int32] = np.empty(1024, np.int32)
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, place: int) -> int:
+        """Return the id at ``place``, or -1 behind the end."""
+        return int(self._ids[place]) if place < self._length else _NONE
+
+    def extend(self, ids: Sequence[int]) -> None:
+        """Append ids."""
+        end = self._length + len(ids)
+        if end > len(self._ids):
+            grown = np.empty(max(end, 2 * len(self._ids)), np.int32)
+            grown[: self._length] = self._ids[: self._length]
+            self._ids = grown
+        self._ids[self._length : end] = ids
+        self._length = end
+
+    def crop(self, length: int) -> None:
+        """Keep the first ``length`` ids."""
+        self._length = min(self._length, length)
+
+    def drop(self, count: int) -> None:
+        """Forget the first ``count`` ids."""
+        self._ids[: self._length - count] = self._ids[count : self._length]
+        self._length -= count
+
+    def find(self, tail: Sequence[int]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Return ``(places, lengths)`` of earlier occurrences of the end of ``tail``.
+
+        A place is where the occurrence's continuation begins, a length how many ids agree before it
+        (2 to 6). The longest come first, of equal ones the most recent; at most 32.
+        """
+        ids, n = self._ids, self._length
+        if len(tail) < SHORTEST or n <= SHORTEST:
+            return _NOWHERE
+        hits = (ids[1 : n - 1] == tail[-1]) & (ids[: n - 2] == tail[-2])
+        places = np.flatnonzero(hits)[: -_CANDIDATES - 1 : -1] + 2
+        if not len(places):
+            return _NOWHERE
+        lengths = np.full(len(places), SHORTEST)
+        agree = np.ones(len(places), bool)
+        for back in range(SHORTEST + 1, min(LONGEST, len(tail)) + 1):
+            agree &= (places >= back) & (ids[places - back] == tail[-back])
+            if not agree.any():
+                break
+            lengths += agree
+        order = np.argsort(-lengths, kind="stable")
+        return places[order], lengths[order]
+
+
+_NOWHERE: tuple[NDArray[np.intp], NDArray[np.intp]] = (np.empty(0, np.intp), np.empty(0, np.intp))
+
+
+class Said:
+    """The finished outputs of all sessions, the latest :data:`_SAID` ids of them."""
+
+    def __init__(self) -> None:
+        self.index = NgramIndex()
+
+    def add(self, ids: Sequence[int]) -> None:
+        """Remember one output."""
+        self.index.extend([*ids[-_SAID:], _NONE])
+        if len(self.index) > 2 * _SAID:
+            self.index.drop(len(self.index) - _SAID)
+
+
+class Acceptance:
+    """How often guesses were right, by match length, with older tries fading."""
+
+    def __init__(self, prior: Acceptance | None = None) -> None:
+        """Start from what ``prior`` knows (None: from general experience)."""
+        self._prior = prior
+        self._tries = [0.0] * (LONGEST + 1)
+        self._right = [0.0] * (LONGEST + 1)
+
+    def rate(self, length: int) -> float:
+        """Return the expected share of right guesses after a match of ``length``."""
+        prior = _PRIOR[length] if self._prior is None else self._prior.rate(length)
+        return (self._right[length] + _TRUST * prior) / (self._tries[length] + _TRUST)
+
+    def count(self, length: int, right: bool) -> None:
+        """Note the outcome of one guess."""
+        keep = 1.0 if self._tries[length] < _MEMORY else 1.0 - 1.0 / _MEMORY
+        self._tries[length] = self._tries[length] * keep + 1.0
+        self._right[length] = self._right[length] * keep + right
+        if self._prior is not None:
+            self._prior.count(length, right)
+
+    def forgive(self, length: int) -> None:
+        """Let the doubt about matches of ``length`` fade."""
+        self._tries[length] *= _FORGIVE
+        self._right[length] *= _FORGIVE
+        if self._prior is not None:
+            self._prior.forgive(length)
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A token that followed the last few ids before: where, and after how long a match."""
+
+    token: int
+    length: int
+    source: NgramIndex
+    place: int
+
+
+class Drafter:
+    """Guesses for one session; see the module's text."""
+
+    def __init__(self, said: Said, experience: Acceptance) -> None:
+        self.acceptance = Acceptance(experience)
+        self._own = NgramIndex()
+        self._said = said
+        self._next: Guess | None = None
+        self._reach = 1.0
+
+    def sync(self, ids: Sequence[int], kept: int) -> None:
+        """Follow the session: its ids are now ``ids``, of which ``kept`` have not changed."""
+        self._own.crop(kept)
+        self._own.extend(ids[len(self._own) :])
+
+    def start(self) -> None:
+        """Begin a new draft."""
+        self._next, self._reach = None, 1.0
+
+    def guesses(self, tail: Sequence[int]) -> list[Guess]:
+        """Return up to three guesses of what follows ``tail``, the best first."""
+        if self._next is not None:
+            return [self._next]
+        found: dict[int, Guess] = {}
+        for source in (self._own, self._said.index):
+            places, lengths = source.find(tail)
+            for place, length in zip(places[:3].tolist(), lengths[:3].tolist(), strict=True):
+                token = source[place]
+                if token != _NONE and (token not in found or found[token].length < length):
+                    found[token] = Guess(token, length, source, place)
+        return sorted(found.values(), key=lambda guess: -guess.length)
+
+    def worth(self, guess: Guess, rows: int, row_cost: float, share: float) -> bool:
+        """Say whether to add ``guess`` to the draft at the price of ``rows`` rows.
+
+        Right, it saves ``share`` of a forward (1 when alone in the batch); wrong, it wastes its
+        rows, each of which costs ``row_cost`` of a forward.
+        """
+        reach = self._reach * self.acceptance.rate(guess.length)
+        if reach * share >= (1.0 - reach) * rows * row_cost:
+            return True
+        if self._reach == 1.0:
+            self.acceptance.forgive(guess.length)
+        return False
+
+    def take(self, guess: Guess, run: Sequence[int]) -> None:
+        """Add ``guess`` and the forced ids ``run`` to the draft, and follow the match over both."""
+        self._reach *= self.acceptance.rate(guess.length)
+        place, length = guess.place + 1, min(LONGEST, guess.length + 1)
+        for token in run:
+            if guess.source[place] != token:
+                self._next = None
+                return
+            place, length = place + 1, min(LONGEST, length + 1)
+        token = guess.source[place]
+        self._next = None if token == _NONE else Guess(token, length, guess.source, place)
