@@ -208,6 +208,8 @@ def _models(groups: Group) -> None:
     evaluate.add_argument(
         "--no-plan", action="store_true", help="let runs start without a plan, to measure it"
     )
+    evaluate.add_argument("--no-memory", action="store_true", help="without what goals have `remembered`")
+    evaluate.add_argument("--memory", metavar="FILE", help="what every goal remembers, one thing a line")
     evaluate.add_argument("--json", metavar="FILE", help="write the whole report here")
     _model_flags(evaluate)
 

@@ -21,6 +21,7 @@ from ..tools.registry import Registry
 from .evaluate import Evaluation, converse, evaluate, write_report
 from .goal import load_conversations, load_goals
 from .goal_source import find_source, read_text
+from .memories import SuiteMemories
 from .outcome import show_table
 from .progress import progress_line
 from .setup import open_brain, open_registry, tool_names, with_model
@@ -72,8 +73,20 @@ def _goals(
             samples=args.samples,
             parallel=args.parallel or PARALLEL,
             plan=not args.no_plan,
+            memories=None if args.no_memory else SuiteMemories(_told(args.memory)),
             on_done=lambda episode: count(episode.result.status if episode.result else ""),
         )
+
+
+def _told(file: str | None) -> list[str]:
+    """Return the lines of the file that ``--memory`` names: what every goal's memory holds beforehand."""
+    if file is None:
+        return []
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--memory: {file} cannot be read: {error}") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def _brain(settings: Settings) -> Brain:

@@ -12,7 +12,7 @@ import json
 import math
 import random
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from .checks import reward, run_checks
 from .events import PersonAnswered, PersonSaid
 from .goal import Conversation, Goal
 from .loop import Think
+from .memories import SuiteMemories
 from .result import RunResult, resolved_answer, summarise
 from .rollout import Episode, Rollout
 from .state import State, input_names
@@ -111,22 +112,60 @@ def evaluate(
     samples: int = 1,
     parallel: int = 16,
     plan: bool = True,
+    memories: SuiteMemories | None = None,
     on_done: Callable[[Episode], None] | None = None,
 ) -> Evaluation:
     """Run ``goals`` ``samples`` times each (greedy when once, else at temperature 0.7) and report.
 
-    ``plan=False`` lets runs start without a plan, to measure what planning gains.
+    ``plan=False`` lets runs start without a plan, to measure what planning gains. With ``memories`` each
+    goal has its own memory, which its ``earlier`` goals fill first; they are not judged.
     """
     rows: list[RunResult] = []
     for sample in range(samples):
         temperature = 0.0 if samples == 1 else 0.7
         rollout = Rollout(
-            brain, registry, parallel=parallel, seed=seed + sample, temperature=temperature, plan=plan
+            brain,
+            registry,
+            parallel=parallel,
+            seed=seed + sample,
+            temperature=temperature,
+            plan=plan,
+            memory=memories.of if memories else None,
         )
-        for episode in rollout.run(goals, on_done):
-            assert episode.result is not None
+        if memories:
+            _run_earlier(rollout, goals, memories)
+        for number, episode in sorted(_ended(rollout, goals, memories, on_done)):
+            assert episode.result is not None, number
             rows.append(episode.result)
     return Evaluation(suite, brain.name, rows)
+
+
+def _run_earlier(rollout: Rollout, goals: Sequence[Goal], memories: SuiteMemories) -> None:
+    """Run what goals have ``earlier``: first what comes first for each of them, then what comes next."""
+    for place in range(max((len(goal.earlier) for goal in goals), default=0)):
+        with_more = [goal for goal in goals if len(goal.earlier) > place]
+        before = [Goal(goal=goal.earlier[place], id=f"{goal.id}/{place + 1}") for goal in with_more]
+        for goal, first in zip(with_more, before, strict=True):
+            memories.share(goal, first)
+        rollout.run(before)
+
+
+def _ended(
+    rollout: Rollout,
+    goals: Sequence[Goal],
+    memories: SuiteMemories | None,
+    on_done: Callable[[Episode], None] | None,
+) -> Iterator[tuple[int, Episode]]:
+    try:
+        for number, episode in rollout.stream(goals):
+            if memories:
+                memories.close(goals[number])
+            if on_done:
+                on_done(episode)
+            yield number, episode
+    finally:
+        if memories:
+            memories.close_all()
 
 
 def converse(

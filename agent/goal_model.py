@@ -76,6 +76,10 @@ class Goal(Strict):
     stubs: list[Stub] = []
     check: list[Check] = []
     on_approval: Literal["refuse", "park"] = "refuse"
+    remembered: list[str] = []
+    """What earlier runs kept in memory, oldest first; for suites, where each goal has its own memory."""
+    earlier: list[str] = []
+    """Goals that the model is given before this one, with the same memory; for suites."""
 
     _base: Path | None = PrivateAttr(default=None)
     _origin: str = PrivateAttr(default="")
@@ -145,7 +149,10 @@ class Goal(Strict):
     @model_validator(mode="after")
     def _named(self) -> Goal:
         if not self.id:
-            body = json.dumps(self.model_dump(mode="json", exclude={"id"}), sort_keys=True)
+            data = self.model_dump(mode="json", exclude={"id"})
+            for name in ("remembered", "earlier"):  # later fields: without them ids stay as they were
+                data = data if data[name] else {key: data[key] for key in data if key != name}
+            body = json.dumps(data, sort_keys=True)
             slug = "-".join(re.findall(r"[a-z0-9]+", self.goal.lower())[:6])[:40].strip("-")
             self.id = f"{slug or 'goal'}-{hashlib.sha256(body.encode()).hexdigest()[:6]}"
         return self

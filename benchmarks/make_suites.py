@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from makers import chat, conversations, files, public, workflows
+from makers import chat, conversations, files, memory, public, workflows
 from makers.common import Record
 
 from autogpt.agent.goal import Conversation, Goal
@@ -29,6 +29,7 @@ MAKERS: dict[str, Callable[[Path], list[Record]]] = {
     "chat": lambda data: chat.chat(),
     "workflows": workflows.workflows,
     "conversations": lambda data: conversations.conversations(),
+    "memory": lambda data: memory.memory(),
 }
 """Per suite, the function that makes its records from the data folder."""
 
