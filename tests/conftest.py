@@ -30,6 +30,18 @@ def isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
 
 
 @pytest.fixture(scope="session")
+def packed_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder (``AUTOGPT_DATA``) with a few records of each file."""
+    import zstandard
+
+    folder = tmp_path_factory.mktemp("data")
+    for place in (Path(__file__).parent / "data").glob("*.jsonl"):
+        raw = zstandard.ZstdCompressor().compress(place.read_bytes())
+        (folder / f"{place.name}.zst").write_bytes(raw)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def chat_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a small real tokenizer, made like the base model's and prepared like it."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import zstandard
 
-from autogpt.agent.episodes import chat, conversations, files, sql, stubs, tables, words, workflows
+from autogpt.agent.episodes import chat, conversations, exact, files, sql, stubs, tables, words, workflows
 from autogpt.agent.episodes.data import read_records
 from autogpt.agent.episodes.expert import Recorder, Task, call, finish, handles_before, plan
-from autogpt.agent.episodes.make import make, mixture
+from autogpt.agent.episodes.make import FAMILIES, RECIPES, make, mixture
 from autogpt.agent.events import ModelTurn
 from autogpt.agent.goal import Goal
 from autogpt.agent.splits import is_train
@@ -27,23 +27,11 @@ from autogpt.llm.message import ToolCall
 from autogpt.llm.tokenizer import ChatTokenizer
 from autogpt.tools.registry import builtins
 
-SAMPLES = Path(__file__).parent / "data"
-
-
-@pytest.fixture(scope="module")
-def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder with a few records of each file."""
-    folder = tmp_path_factory.mktemp("data")
-    for place in SAMPLES.glob("*.jsonl"):
-        raw = zstandard.ZstdCompressor().compress(place.read_bytes())
-        (folder / f"{place.name}.zst").write_bytes(raw)
-    return folder
-
 
 @pytest.fixture(autouse=True)
-def data(packed: Path, isolated: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("AUTOGPT_DATA", str(packed))
-    return packed
+def data(packed_data: Path, isolated: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("AUTOGPT_DATA", str(packed_data))
+    return packed_data
 
 
 @pytest.fixture(scope="module")
@@ -67,13 +55,21 @@ def families(rng: random.Random) -> dict[str, Iterator[Task]]:
         "templated tables": tables.templated(rng, 6),
         "mawps": islice(words.mawps(rng), 8),
         "gsm8k": words.gsm8k(rng, 6),
+        "gsm8k chained": words.chained(rng, 6),
         "templated words": words.templated(rng, 20),
         "files": files.chores(rng, 30),
+        "exact": exact.chores(rng, 30),
         "workflows": workflows.chores(rng, 20),
         "conversations": conversations.sessions(rng, 5),
+        "chatty": conversations.chatty(rng, 8),
+        "talk": chat.talk(rng, 12),
         "own chat": chat.own(rng, 12),
         "chatterbot": chat.chatterbot(rng, 8),
         "stubs": stubs.seal_tools(rng, 12),
+        "one of many stubs": stubs.seal_tools(rng, 12, strangers=3),
+        "talk beside tools": stubs.beside(chat.talk(rng, 6), rng),
+        "files beside tools": stubs.beside(files.chores(rng, 6), rng),
+        "tables beside tools": stubs.beside(tables.templated(rng, 6), rng),
     }
 
 
@@ -85,7 +81,7 @@ def test_the_expert_achieves_its_tasks(family: str, tokenizer: ChatTokenizer) ->
     samples = list(recorder.samples(tasks, max_tokens=100_000))
     assert len(tasks) >= 3
     assert len(samples) >= 0.8 * len(tasks), recorder.refused
-    if family not in ("wikisql", "wtq", "gsm8k"):
+    if family not in ("wikisql", "wtq", "gsm8k", "gsm8k chained"):
         assert not recorder.refused
     assert {sample["kind"] for sample in samples} == {task.kind for task in tasks}
     for sample in samples:
@@ -98,7 +94,7 @@ def test_tasks_are_never_judged_by_nothing() -> None:
     rng = random.Random(5)
     for name, tasks in families(rng).items():
         for task in tasks:
-            if name not in ("conversations", "own chat", "chatterbot"):
+            if name not in ("conversations", "chatty", "talk", "own chat", "chatterbot"):
                 assert task.goal.check, name
 
 
@@ -304,6 +300,28 @@ def test_seed_and_scale_decide_the_mixture() -> None:
     assert len(texts(1, 0.001)) < len(texts(1, 0.002))
 
 
+def test_recipes_name_families_and_all_of_them_are_used() -> None:
+    assert set(RECIPES["whole"]) == set(FAMILIES)
+    assert set(RECIPES["update"]) <= set(FAMILIES)
+
+
+def test_goals_of_a_suite_can_be_left_out() -> None:
+    def texts(without: list[str]) -> list[str]:
+        return [task.goal.goal for task in mixture(1, 0.1, "update", without) if task.kind == "chat"]
+
+    said = texts([])
+    barred = next(text for text in said if text != "session")
+    left = texts([f"  {barred.upper().rstrip('.!?')}?"])
+    assert barred not in left
+    assert set(left) < set(said)
+
+
+def test_some_of_a_mixture_is_without_a_plan() -> None:
+    made = list(mixture(2, 0.1, "update"))
+    share = sum(not task.plan for task in made) / len(made)
+    assert 0.03 < share < 0.16
+
+
 def test_missing_data_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AUTOGPT_DATA", str(tmp_path))
     with pytest.raises(UsageError, match=r"mawps_train\.jsonl\.zst: no such data file"):
@@ -325,6 +343,11 @@ def test_the_command_makes_both_files(
     assert main(["data", "make", str(out), "--scale", "0.001", "--model", str(model)]) == 0
     assert sorted(path.name for path in out.iterdir()) == ["train.jsonl.zst", "valid.jsonl.zst"]
     assert "wrote" in capsys.readouterr().out
+    suite = tmp_path / "suite.jsonl"
+    suite.write_text('{"goal": "hi"}\n')
+    update = ["--recipe", "update", "--without", str(suite)]
+    assert main(["data", "make", str(out), "--scale", "0.01", "--model", str(model), *update]) == 0
+    assert "memory: " in capsys.readouterr().out
     assert main(["data", "make", str(out), "--scale", "0"]) == 2
     assert main(["data", "make", str(out), "--scale", "0.001"]) == 2
     assert "autogpt model fetch" in capsys.readouterr().err

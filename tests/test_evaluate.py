@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from autogpt.agent.evaluate import Evaluation, bootstrap, converse, draw, evaluate, wilson, write_report
+from autogpt.agent.evaluate import Evaluation, bootstrap, converse, evaluate, wilson, write_report
 from autogpt.agent.goal import Conversation, Goal
 from autogpt.agent.result import RunResult
 from autogpt.llm.message import Prompt, ToolCall, Turn
@@ -60,12 +60,6 @@ def test_bootstrap() -> None:
     assert low == pytest.approx(0.4, abs=0.02)
     assert high == pytest.approx(0.6, abs=0.02)
     assert bootstrap([0.0, 1.0] * 50) == (low, high)
-
-
-def test_the_first_goals_are_drawn() -> None:
-    made = goals({}, {}, {})
-    assert draw(made, 2) == made[:2]
-    assert draw(made, None) == made
 
 
 def test_the_report_has_its_fields_and_adds_up(tmp_path: Path) -> None:

@@ -135,6 +135,18 @@ def test_finish_offers_the_handles_that_exist() -> None:
         assert (why_invalid(ToolCall("finish", {"answer": answer}), calls) is None) == fits, answer
 
 
+def test_the_drivers_table_description_is_read_but_is_no_value() -> None:
+    """Its handle counts, so that later ones keep their numbers, but no call is offered it."""
+    run = Run(files={"t.csv": "a\n1\n"}).outcome("tables.describe", call_id="d:t.csv", by="driver")
+    assert State.of(run.events).handles == ["$1"]
+    assert why_invalid(ToolCall("finish", {"answer": "$1"}), run.next().calls)
+    run.plan("calculator").compute()
+    assert why_invalid(ToolCall("finish", {"answer": "$2"}), run.next().calls) is None
+    assert why_invalid(ToolCall("finish", {"answer": "$1"}), run.next().calls)
+    listed = Run(files={"n.txt": "1"}).outcome("files.list", call_id="d:list1", by="driver")
+    assert why_invalid(ToolCall("finish", {"answer": "$1"}), listed.next().calls) is None
+
+
 # --- planning anew, repetition, refusal ---------------------------------------------------------
 
 

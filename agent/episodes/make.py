@@ -3,8 +3,8 @@
 ``make(folder, tokenizer_folder)`` plays every task, keeps what succeeded, shuffles, and writes
 ``train.jsonl.zst`` with a small held-out ``valid.jsonl.zst`` beside it. The same seed gives the same
 files. Two recipes say how many tasks of each family there are: ``whole`` to train from the base model,
-``update`` to mend an adapter, mostly of what the first recipe lacked once, with two fifths of the rest so
-that nothing is forgotten. On the command line: ``autogpt data make episodes``.
+``update`` to teach an adapter what it lacks, with a good share of the rest so that nothing is
+forgotten. On the command line: ``autogpt data make episodes``.
 """
 
 from __future__ import annotations
