@@ -45,6 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
     _running(groups)
     _runs(groups)
     _models(groups)
+    _training(groups)
     _looking(groups)
     return parser
 
@@ -167,6 +168,8 @@ def _models(groups: Group) -> None:
     for parser in (listing, show):
         _json_flag(parser)
 
+
+def _training(groups: Group) -> None:
     data = groups.add_parser("data", help="make training data", description="Make training data.")
     actions = data.add_subparsers(dest="action", metavar="ACTION", required=True)
     made = _command(
