@@ -27,8 +27,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ModelUnavailable
-from .attention import Span, attend, layout
+from .attention import Plan, attend, layout
 from .cache import Cache, Slot
+from .tree import Node, Span, narrow
 
 FUSED_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 _STATIC_ROPE = frozenset({"default", "linear", "llama3", "yarn"})
@@ -125,7 +126,8 @@ class FusedForward:
 
     def new_cache(self) -> Slot:
         """Return an empty slot of this model's shape."""
-        return Slot(len(self._layers), self._groups, self._dim, self._embedding)
+        windowed = any(layer.window for layer in self._layers)
+        return Slot(len(self._layers), self._groups, self._dim, self._embedding, shares=not windowed)
 
     def head(self, hidden: Tensor, allowed: Tensor | None = None) -> Tensor:
         """Return fp32 logits of ``hidden [rows, width]``; ``allowed`` picks rows of the head."""
@@ -146,10 +148,10 @@ class FusedForward:
         device = self._embedding.device
         flat = torch.tensor([i for _, ids in batch for i in ids], device=device)
         cos, sin = self._rotation(slots, counts)
-        spans = layout(slots, counts, {layer.window for layer in self._layers}, self._embedding)
+        plan = layout(slots, counts, {layer.window for layer in self._layers}, self._embedding)
         x = F.embedding(flat, self._embedding)
         for index, layer in enumerate(self._layers):
-            x = self._layer(x, index, layer, cos, sin, spans)
+            x = self._layer(x, index, layer, cos, sin, plan)
         for slot, count in zip(slots, counts, strict=True):
             slot.length += count
         if not every:
@@ -179,9 +181,7 @@ class FusedForward:
             return self._cos[parts[0]], self._sin[parts[0]]
         return torch.cat([self._cos[p] for p in parts]), torch.cat([self._sin[p] for p in parts])
 
-    def _layer(
-        self, x: Tensor, index: int, w: _Layer, cos: Tensor, sin: Tensor, spans: Sequence[Span]
-    ) -> Tensor:
+    def _layer(self, x: Tensor, index: int, w: _Layer, cos: Tensor, sin: Tensor, plan: Plan) -> Tensor:
         """One decoder layer over all rows; ``x [R, width]`` is updated in place and returned."""
         heads, groups, dim = self._heads, self._groups, self._dim
         qkv = F.linear(self._rms(x, w.norm), w.qkv, w.qkv_bias).view(-1, heads + 2 * groups, dim)
@@ -189,7 +189,7 @@ class FusedForward:
         if w.q_norm is not None and w.k_norm is not None:
             qk = torch.cat([self._rms(qk[:, :heads], w.q_norm), self._rms(qk[:, heads:], w.k_norm)], 1)
         qk = (qk * cos).addcmul_(qk.roll(dim // 2, -1), sin)
-        out = attend(qk[:, :heads], qk[:, heads:], v, spans, index, w.window)
+        out = attend(qk[:, :heads], qk[:, heads:], v, plan, index, w.window)
         x += F.linear(out, w.out, w.out_bias)
         gate, up = F.linear(self._rms(x, w.mlp_norm), w.gate_up, w.gate_up_bias).chunk(2, -1)
         x += F.linear(F.silu(gate).mul_(up), w.down, w.down_bias)
@@ -249,10 +249,10 @@ class ModuleCache:
         self.length = 0
 
     @property
-    def nbytes(self) -> int:
-        """Bytes of all keys and values."""
+    def memory(self) -> Span:
+        """All keys and values, ``[1, G, positions, D]`` each; layers may differ in G and D."""
         layers = [layer for layer in self.inner.layers if layer.is_initialized]
-        return sum(t.numel() * t.element_size() for layer in layers for t in (layer.keys, layer.values))
+        return tuple(tensor for layer in layers for tensor in (layer.keys, layer.values))
 
     def reserve(self, positions: int) -> None:
         """Nothing to do: the inner cache grows by itself."""
@@ -265,16 +265,24 @@ class ModuleCache:
                 layer.values = layer.values[:, :, :length]
         self.length = min(self.length, length)
 
-    def copy(self, length: int) -> ModuleCache:
-        """Return a new cache with the first ``length`` positions."""
-        other = ModuleCache()
-        for index, layer in enumerate(self.inner.layers):
-            if layer.is_initialized:
-                other.inner.update(
-                    layer.keys[:, :, :length].clone(), layer.values[:, :, :length].clone(), index
-                )
-        other.length = length
-        return other
+    def covers(self, start: int) -> bool:
+        """True: this cache always holds everything itself."""
+        return True
+
+    def export(self, start: int, end: int) -> Span:
+        """Return views; the inner cache never writes into its tensors, it makes longer ones."""
+        return narrow(self.memory, start, end)
+
+    def begin(self, node: Node, base: int, copied: Sequence[Span]) -> None:
+        """Begin anew with copies of the path's positions below ``base`` and of the next."""
+        from transformers import DynamicCache
+
+        self.inner = DynamicCache()
+        spans = [*node.spans(0, base), *copied]
+        self.length = sum(span[0].shape[-2] for span in spans)
+        tensors = [torch.cat(parts, -2) for parts in zip(*spans, strict=True)]
+        for index in range(0, len(tensors), 2):
+            self.inner.update(tensors[index], tensors[index + 1], index // 2)
 
 
 class ModuleForward:
