@@ -4,7 +4,7 @@ Most of what agents store is junk: what they had just been told from memory, the
 value that is no longer true beside the one that is, tool output of unknown origin, passwords. The gate
 is pure: :func:`inspect` looks at a draft alone, :func:`compare` at the draft beside the entries that
 resemble it; the store finds those, carries the decision out and records its reason. How two texts relate
-is judged in ``claims``, secrets are found in ``secrets``. Reasons never quote the text.
+is judged in ``relation``, secrets are found in ``secrets``. Reasons never quote the text.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..labels import Label
-from .claims import Relation, relate
+from ..labels import Label, merge
 from .entry import Draft, Kind, Verdict
+from .relation import Relation, relate
 from .secrets import find_secret
 
 MOST_CHARACTERS = 8_000
@@ -28,6 +28,8 @@ class Neighbour:
     id: int
     text: str
     kind: Kind
+    namespace: str
+    label: Label
     cosine: float | None
     """None where one of the two has no vector of the same embedder."""
     recalled: bool
@@ -90,8 +92,14 @@ def compare(draft: Draft, neighbours: Iterable[Neighbour]) -> Decision:
             return Decision(Verdict.REFUSED, f"{how} is already there (entry {near.id})", near.id)
         if relation is Relation.WITHIN and near.recalled:
             return Decision(Verdict.REFUSED, f"it only repeats what was recalled (entry {near.id})", near.id)
-        if relation is Relation.CONTRADICTS and near.kind is Kind.FACT and replaces is None:
-            replaces = near.id
+        if relation is not Relation.CONTRADICTS or near.namespace != draft.namespace:
+            continue  # what holds in one project may differ from what holds elsewhere
+        if draft.kind is not Kind.FACT or near.kind is not Kind.FACT:
+            continue
+        if merge([draft.label, near.label]) is not near.label:
+            reason = f"it contradicts entry {near.id}, which is trusted more"
+            return Decision(Verdict.REFUSED, reason, near.id)
+        replaces = replaces or near.id
     if replaces is not None:
         return Decision(Verdict.SUPERSEDED, f"new value; entry {replaces} is superseded", replaces=replaces)
     return Decision(Verdict.WRITTEN, "new")

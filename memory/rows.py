@@ -16,11 +16,13 @@ from sqlalchemy.engine import Connection
 
 from ..labels import Label
 from . import tables as t
+from .claims import claims
 from .database import StorageError
 from .entry import Draft, Entry, Kind, Vectors
 
 _BATCH = 400
 """Ids in one query; SQLite allows at least 999 variables."""
+_SAME_TOPIC = 50
 
 
 def parts(ids: Sequence[int]) -> Iterator[Sequence[int]]:
@@ -86,6 +88,21 @@ def search(
     return [(int(entry), -float(rank)) for entry, rank in connection.execute(statement)]
 
 
+def same_topic(connection: Connection, text: str, namespace: str, now: float) -> list[int]:
+    """Return the newest live facts of ``namespace`` that claim something of what ``text`` claims."""
+    topics = {claim.topic for claim in claims(text)}
+    if not topics:
+        return []
+    query = (
+        sa.select(t.entries.c.id)
+        .join_from(t.claims, t.entries, t.entries.c.id == t.claims.c.entry)
+        .where(t.claims.c.topic.in_(topics), t.entries.c.namespace == namespace, is_live(now))
+        .order_by(t.entries.c.id.desc())
+        .limit(_SAME_TOPIC)
+    )
+    return list(connection.execute(query).scalars())
+
+
 def insert_entry(connection: Connection, draft: Draft, digest: str, now: float) -> Entry:
     """Insert an entry with its words and note the change."""
     values = {
@@ -110,6 +127,9 @@ def insert_entry(connection: Connection, draft: Draft, digest: str, now: float) 
     connection.exec_driver_sql(
         f"INSERT INTO {t.FTS}(rowid, words) VALUES (?, ?)", (entry, t.index_words(draft.text))
     )
+    if draft.kind is Kind.FACT and (topics := {claim.topic for claim in claims(draft.text)}):
+        rows = [{"topic": topic, "entry": entry} for topic in topics]
+        connection.execute(sa.insert(t.claims), rows)
     note_changes(connection, [entry], live=True)
     return to_entry(values | {"id": entry})
 
@@ -122,8 +142,10 @@ def insert_vectors(connection: Connection, ids: Sequence[int], vectors: Vectors,
         for entry, vector in zip(ids, vectors, strict=True)
     ]
     if rows:
-        statement = f"INSERT OR REPLACE INTO {t.vectors.name}(entry, embedder, dimension, vector) VALUES (?, ?, ?, ?)"
-        connection.exec_driver_sql(statement, rows)
+        columns = "entry, embedder, dimension, vector"
+        connection.exec_driver_sql(
+            f"INSERT OR REPLACE INTO {t.vectors.name}({columns}) VALUES (?, ?, ?, ?)", rows
+        )
 
 
 def check_dimension(connection: Connection, embedder: str, dimension: int) -> None:
@@ -165,6 +187,7 @@ def delete_entries(connection: Connection, found: Sequence[Entry]) -> None:
     ids = [entry.id for entry in found]
     for part in parts(ids):
         connection.execute(sa.delete(t.vectors).where(t.vectors.c.entry.in_(part)))
+        connection.execute(sa.delete(t.claims).where(t.claims.c.entry.in_(part)))
         connection.execute(sa.delete(t.entries).where(t.entries.c.id.in_(part)))
     rows = [(entry.id, t.index_words(entry.text)) for entry in found]
     if rows:

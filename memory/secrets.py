@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 
+from .wording import word_set
+
 _PATTERNS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     (name, re.compile(pattern))
     for name, pattern in (
@@ -29,21 +31,20 @@ _PATTERNS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
 )
 _NAMED = re.compile(
     r"""(?ix) \b ( (?P<word> pass(?:word|wd|phrase|code)s? | pwd )
-              | (?P<key> (?:api|access|secret|private|auth|client|encryption|signing) [\s_-]* (?:key|token|secret) s?
-                  | (?:bot|session|refresh|auth) [\s_-]* token | secret | token | pin(?:[\s_-]*(?:code|number))? ) ) \b
-        [^.\n:=]{0,40}? (?: \s*[:=]+\s* | \s+(?:is|was|are)(?:\s+(?:now|set\s+to))?\s+ | \s+to\s+ )
+        | (?P<key> (?:api|access|secret|private|auth|client|encryption|signing) [\s_-]*
+            (?:key|token|secret) s? | (?:bot|session|refresh|auth) [\s_-]* token | secret | token
+            | pin(?:[\s_-]*(?:code|number))? ) ) \b
+        [^.\n:=]{0,40}? (?: \s*[:=]+\s* | \s+to\s+
+            | \s+(?:is|was|are)(?:\s+now)?(?:\s+(?:re)?set\s+to|\s+changed\s+to)?\s+ )
         ["'`\u201c]? (?P<value> [^\s"'`\u201d]{3,} )"""
 )
-_NAMED_CHINESE = re.compile(
-    r"(\u5bc6\u7801|\u53e3\u4ee4|\u5bc6\u94a5|\u79c1\u94a5|\u4ee4\u724c|\u9a8c\u8bc1\u7801)"
-    r"[^\uff0c\u3002,.\n]{0,6}?[\u662f\u4e3a:\uff1a=]\s*[!-~]{4,}"
-)
+_NAMED_CHINESE = re.compile(r"(密码|口令|密钥|私钥|令牌|验证码)[^，。,.\n]{0,6}?[是为:：=]\s*[!-~]{4,}")
 _CARD = re.compile(r"(?<![\w.])(?:\d[ -]?){12,18}\d(?![\w.]*\d)")
-_NOT_A_VALUE = frozenset(
+_NOT_A_VALUE = word_set(
     "a an the not never no in on at of kept stored required needed expired missing wrong invalid optional "
     "too very long short secure weak empty unset changed rotated hashed encrypted managed there here "
     "valid correct incorrect for used only case-sensitive be been being reset your my their his her our "
-    "none null true false".split()
+    "none null true false"
 )
 
 
@@ -68,7 +69,7 @@ def find_secret(text: str) -> str | None:
 def _is_card(found: str) -> bool:
     """Whether the digits have a card's beginning and length, and Luhn's check digit."""
     digits = [int(c) for c in found if c.isdigit()]
-    if not 13 <= len(digits) <= 19 or digits[0] not in (2, 3, 4, 5, 6) or len(set(digits)) < 3:
+    if not 13 <= len(digits) <= 19 or digits[0] not in (2, 3, 4, 5, 6) or len(set(digits)) < 2:
         return False
     doubled = [d if i % 2 == 0 else (d * 2 - 9 if d > 4 else d * 2) for i, d in enumerate(reversed(digits))]
     return sum(doubled) % 10 == 0

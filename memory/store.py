@@ -23,7 +23,6 @@ from sqlalchemy.engine import Connection
 
 from ..labels import Label
 from . import tables as t
-from .claims import normal_hash
 from .database import Database
 from .entry import GLOBAL, Draft, Entry, Kind, Vectors, Verdict, Written
 from .gate import Decision, Neighbour, compare, inspect
@@ -41,9 +40,11 @@ from .rows import (
     note_changes,
     parts,
     record,
+    same_topic,
     search,
     to_entry,
 )
+from .wording import normal_hash
 
 NEIGHBOURS = 12
 """How many of the entries most similar in words a draft is compared with."""
@@ -161,6 +162,8 @@ class MemoryStore:
         ids = [*exact, *draft.recalled]
         if draft.kind is not Kind.DOCUMENT and not exact:
             kinds = (draft.kind,)
+            if draft.kind is Kind.FACT:
+                ids += same_topic(connection, draft.text, draft.namespace, now)
             ids += [id for id, _ in search(connection, draft.text, NEIGHBOURS, spaces, now, kinds)]
         found = fetch(connection, list(dict.fromkeys(ids)))
         similar = cosines(connection, [entry.id for entry in found], vector, embedder)
@@ -169,6 +172,8 @@ class MemoryStore:
                 id=entry.id,
                 text=entry.text,
                 kind=entry.kind,
+                namespace=entry.namespace,
+                label=entry.label,
                 cosine=similar.get(entry.id),
                 recalled=entry.id in draft.recalled,
                 exact=entry.hash == digest,
@@ -191,7 +196,10 @@ class MemoryStore:
             self.database.write(work)
 
     def set_vectors(self, ids: Sequence[int], vectors: Vectors, embedder: str) -> None:
-        """Keep ``vectors [n, dimension]`` for entries, in place of older ones; those gone or superseded are skipped."""
+        """Keep ``vectors [n, dimension]`` for entries, in place of older ones.
+
+        Entries that are gone or superseded meanwhile are skipped.
+        """
         if len(ids) != len(vectors):
             raise ValueError("one vector for every entry")
 

@@ -45,7 +45,7 @@ vectors = sa.Table(
     "memory_vectors",
     metadata,
     sa.Column("entry", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("embedder", sa.Text, nullable=False),
+    sa.Column("embedder", sa.Text, primary_key=True),
     sa.Column("dimension", sa.Integer, nullable=False),
     sa.Column("vector", sa.LargeBinary, nullable=False),
 )
@@ -84,9 +84,19 @@ changes = sa.Table(
     sa.Column("live", sa.Boolean, nullable=False),
 )
 
+claims = sa.Table(
+    "memory_claims",
+    metadata,
+    sa.Column("topic", sa.String(16), primary_key=True),
+    sa.Column("entry", sa.Integer, primary_key=True, index=True),
+    sqlite_with_rowid=False,
+)
+"""What facts are about, as hashes: where a contradiction is looked for."""
+
 FTS = "memory_words"
 _CREATE_FTS = (
-    f"CREATE VIRTUAL TABLE {FTS} USING fts5(words, content='', tokenize='porter unicode61 remove_diacritics 2')"
+    f"CREATE VIRTUAL TABLE {FTS} USING fts5("
+    "words, content='', tokenize='porter unicode61 remove_diacritics 2')"
 )
 
 
@@ -97,18 +107,17 @@ def create_memory(connection: Connection) -> None:
         connection.exec_driver_sql(_CREATE_FTS)
 
 
-_CHINESE = (
-    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u3040-\u30ff\uac00-\ud7af\U00020000-\U0003ffff"
-)
+_CHINESE = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u3040-\u30ff\uac00-\ud7af\U00020000-\U0003ffff"
 _RUN = re.compile(f"[{_CHINESE}]+")
 _WORD = re.compile(f"[{_CHINESE}]+|[^\\W_{_CHINESE}]+")
-STOP_WORDS = frozenset(
+_STOP_WORDS = (
     "a about after all also am an and any are as at be been before being but by can could did do does for "
-    "from had has have he her hers him his how i if in into is it its just may me might must my no nor not of "
-    "on or our ours shall she should so some such than that the their them then there these they this those "
-    "to too was we were what when where which while who whom whose why will with would you your yours s t re "
-    "ve ll d m".split()
+    "from had has have he her hers him his how i if in into is it its just may me might must my no nor not "
+    "of on or our ours shall she should so some such than that the their them then there these they this "
+    "those to too was we were what when where which while who whom whose why will with would you your yours "
+    "s t re ve ll d m"
 )
+STOP_WORDS = frozenset(_STOP_WORDS.split())
 """English words that are left out of queries: they match nearly everything and say nothing."""
 _MOST_TERMS = 48
 
