@@ -25,6 +25,26 @@ _BATCH = 400
 _SAME_TOPIC = 50
 
 
+def _insert(table: str, columns: str, verb: str = "INSERT") -> str:
+    """Return an insertion as plain SQL: building these as expressions takes longer than SQLite's work."""
+    marks = ", ".join("?" for _ in columns.split())
+    return f"{verb} INTO {table}({', '.join(columns.split())}) VALUES ({marks})"
+
+
+_INSERT_ENTRY = _insert(
+    t.entries.name,
+    "kind text namespace label run event source hash created expires used uses successes superseded_by",
+)
+_INSERT_WORDS = _insert(t.FTS, "rowid words")
+_DELETE_WORDS = f"INSERT INTO {t.FTS}({t.FTS}, rowid, words) VALUES ('delete', ?, ?)"
+_INSERT_CLAIM = _insert(t.claims.name, "topic entry")
+_INSERT_VECTOR = _insert(t.vectors.name, "entry embedder dimension vector", "INSERT OR REPLACE")
+_INSERT_CHANGE = _insert(t.changes.name, "entry number live", "INSERT OR REPLACE")
+_INSERT_WRITE = _insert(t.writes.name, "at verdict reason kind namespace entry run event")
+_SAME_TEXT = f"SELECT id, namespace, superseded_by, expires FROM {t.entries.name} WHERE hash = ?"
+_LAST_CHANGE = f"SELECT max(number) FROM {t.changes.name}"
+
+
 def parts(ids: Sequence[int]) -> Iterator[Sequence[int]]:
     """Yield ``ids`` in pieces that fit one query."""
     return (ids[i : i + _BATCH] for i in range(0, len(ids), _BATCH))
@@ -88,6 +108,18 @@ def search(
     return [(int(entry), -float(rank)) for entry, rank in connection.execute(statement)]
 
 
+def same_text(connection: Connection, digest: str, namespaces: Sequence[str], now: float) -> set[int]:
+    """Return the live entries of ``namespaces`` whose normalised text has this hash."""
+    rows = connection.exec_driver_sql(_SAME_TEXT, (digest,))
+    return {
+        row.id
+        for row in rows
+        if row.namespace in namespaces
+        and row.superseded_by is None
+        and (row.expires is None or row.expires > now)
+    }
+
+
 def same_topic(connection: Connection, text: str, namespace: str, now: float) -> list[int]:
     """Return the newest live facts of ``namespace`` that claim something of what ``text`` claims."""
     topics = {claim.topic for claim in claims(text)}
@@ -121,15 +153,11 @@ def insert_entry(connection: Connection, draft: Draft, digest: str, now: float) 
         "successes": 0,
         "superseded_by": None,
     }
-    key = connection.execute(sa.insert(t.entries).values(values)).inserted_primary_key
-    assert key is not None
-    entry = int(key[0])
-    connection.exec_driver_sql(
-        f"INSERT INTO {t.FTS}(rowid, words) VALUES (?, ?)", (entry, t.index_words(draft.text))
-    )
-    if draft.kind is Kind.FACT and (topics := {claim.topic for claim in claims(draft.text)}):
-        rows = [{"topic": topic, "entry": entry} for topic in topics]
-        connection.execute(sa.insert(t.claims), rows)
+    entry = int(connection.exec_driver_sql(_INSERT_ENTRY, tuple(values.values())).lastrowid)
+    connection.exec_driver_sql(_INSERT_WORDS, (entry, t.index_words(draft.text)))
+    if draft.kind is Kind.FACT:
+        for topic in {claim.topic for claim in claims(draft.text)}:
+            connection.exec_driver_sql(_INSERT_CLAIM, (topic, entry))
     note_changes(connection, [entry], live=True)
     return to_entry(values | {"id": entry})
 
@@ -142,10 +170,7 @@ def insert_vectors(connection: Connection, ids: Sequence[int], vectors: Vectors,
         for entry, vector in zip(ids, vectors, strict=True)
     ]
     if rows:
-        columns = "entry, embedder, dimension, vector"
-        connection.exec_driver_sql(
-            f"INSERT OR REPLACE INTO {t.vectors.name}({columns}) VALUES (?, ?, ?, ?)", rows
-        )
+        connection.exec_driver_sql(_INSERT_VECTOR, rows)
 
 
 def check_dimension(connection: Connection, embedder: str, dimension: int) -> None:
@@ -191,14 +216,13 @@ def delete_entries(connection: Connection, found: Sequence[Entry]) -> None:
         connection.execute(sa.delete(t.entries).where(t.entries.c.id.in_(part)))
     rows = [(entry.id, t.index_words(entry.text)) for entry in found]
     if rows:
-        statement = f"INSERT INTO {t.FTS}({t.FTS}, rowid, words) VALUES ('delete', ?, ?)"
-        connection.exec_driver_sql(statement, rows)
+        connection.exec_driver_sql(_DELETE_WORDS, rows)
     note_changes(connection, ids, live=False)
 
 
 def last_change(connection: Connection) -> int:
     """Return the number of the newest change, 0 before the first."""
-    return int(connection.execute(sa.select(sa.func.max(t.changes.c.number))).scalar() or 0)
+    return int(connection.exec_driver_sql(_LAST_CHANGE).scalar() or 0)
 
 
 def note_changes(connection: Connection, ids: Sequence[int], live: bool) -> None:
@@ -206,22 +230,12 @@ def note_changes(connection: Connection, ids: Sequence[int], live: bool) -> None
     number = last_change(connection)
     rows = [(entry, number + i, live) for i, entry in enumerate(ids, start=1)]
     if rows:
-        statement = f"INSERT OR REPLACE INTO {t.changes.name}(entry, number, live) VALUES (?, ?, ?)"
-        connection.exec_driver_sql(statement, rows)
+        connection.exec_driver_sql(_INSERT_CHANGE, rows)
 
 
 def record(
     connection: Connection, about: Draft | Entry, verdict: str, reason: str, entry: int | None, now: float
 ) -> None:
     """Log what was decided about a draft, or done to an entry; never its text."""
-    values = {
-        "at": now,
-        "verdict": verdict,
-        "reason": reason,
-        "kind": about.kind.value,
-        "namespace": about.namespace,
-        "entry": entry,
-        "run": about.run,
-        "event": about.event,
-    }
-    connection.execute(sa.insert(t.writes).values(values))
+    values = (now, verdict, reason, about.kind.value, about.namespace, entry, about.run, about.event)
+    connection.exec_driver_sql(_INSERT_WRITE, values)

@@ -40,6 +40,7 @@ from .rows import (
     note_changes,
     parts,
     record,
+    same_text,
     same_topic,
     search,
     to_entry,
@@ -155,10 +156,7 @@ class MemoryStore:
     ) -> list[Neighbour]:
         """Return the live entries beside which ``draft`` is judged: equal, recalled, of similar words."""
         spaces = list(dict.fromkeys([draft.namespace, GLOBAL]))
-        equal = sa.select(t.entries.c.id).where(
-            t.entries.c.hash == digest, t.entries.c.namespace.in_(spaces), is_live(now)
-        )
-        exact = set(connection.execute(equal).scalars())
+        exact = same_text(connection, digest, spaces, now)
         ids = [*exact, *draft.recalled]
         if draft.kind is not Kind.DOCUMENT and not exact:
             kinds = (draft.kind,)
