@@ -97,6 +97,7 @@ def _running(groups: Group) -> None:
                      help="deliver this file here when the run ends (may be repeated)")  # fmt: skip
     run.add_argument("--parallel", "-p", type=int, metavar="N", help="how many goals run at once")
     run.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the run (default: 0)")
+    run.add_argument("--no-memory", action="store_true", help="recall nothing and keep nothing")
     _model_flags(run)
     _json_flag(run)
 
@@ -104,6 +105,7 @@ def _running(groups: Group) -> None:
         groups, "chat", "repl:chat", "talk with the agent in one lasting run", "autogpt chat sales.csv"
     )
     chat.add_argument("inputs", metavar="INPUT", nargs="*", help="files to talk about")
+    chat.add_argument("--no-memory", action="store_true", help="recall nothing and keep nothing")
     _model_flags(chat)
 
     resume = _command(groups, "resume", "commands:resume", "go on with an interrupted run", "autogpt resume")

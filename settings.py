@@ -11,6 +11,7 @@ import os
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import (
@@ -39,13 +40,25 @@ class Settings(BaseSettings):
     Empty: the one in use (``autogpt model use``), at first ``small``."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    memory: bool = True
+    """Whether runs remember and recall. Entries are kept in ``home`` and stay on this machine."""
     parallel: int = Field(default=1, ge=1, le=64)
     """How many goals run at once."""
+    chroma: str = ""
+    """A Chroma server for memory's index, ``http://host:8000``; empty: Chroma in a process of ours."""
 
     @field_validator("home", "data")
     @classmethod
     def _expand(cls, value: Path | None) -> Path | None:
         return None if value is None else value.expanduser().absolute()
+
+    @field_validator("chroma")
+    @classmethod
+    def _server(cls, value: str) -> str:
+        url = urlsplit(value)
+        if value and (url.scheme not in ("http", "https") or not url.hostname):
+            raise ValueError("a URL such as http://host:8000 is wanted")
+        return value.rstrip("/")
 
     @property
     def database(self) -> Path:

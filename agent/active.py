@@ -19,6 +19,7 @@ from .events import CheckResult, Event, RunEnded, RunInterrupted, RunStarted, To
 from .goal import Goal
 from .journal import DatabaseJournal
 from .loop import Act, Stop
+from .remembering import RunMemory
 from .result import resolved_answer, stub_calls
 from .steps import Workbench
 
@@ -32,6 +33,7 @@ class ActiveRun:
     goal: Goal
     journal: DatabaseJournal
     bench: Workbench
+    memory: RunMemory
     prepared: dict[str, str]
     """Hashes of the workspace's files that may be written, as they were prepared."""
     on_event: Callable[[str, Event], None] | None = None
@@ -128,6 +130,9 @@ class ActiveRun:
         """Append ``run.ended``. A goal with checks that did not get to them is worth nothing."""
         if points is None and self.goal.check and status != "achieved":
             points = 0.0
+        if self.started.memory:
+            for event in self.memory.conclude(self.events, status, answer):
+                self.append(event)
         ended = RunEnded(status=status, cause=cause, answer=answer, reward=points, delivered=list(delivered))
         self.append(ended)
 

@@ -68,6 +68,11 @@ class ChatSession:
         return self._run.workspace
 
     @property
+    def folder(self) -> str:
+        """The folder in which the conversation began; memory of projects goes by it."""
+        return self._run.started.folder
+
+    @property
     def events(self) -> Sequence[Event]:
         """What happened so far; the first is ``run.started``."""
         return self._run.events

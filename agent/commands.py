@@ -26,7 +26,7 @@ from .report import Report, make_report
 from .result import RunResult
 from .runner import WAITING, Runner
 from .runs import RunStore
-from .setup import open_brain, open_registry, open_store, tool_names, with_model
+from .setup import open_brain, open_memory, open_registry, open_store, tool_names, with_model
 
 FILE_NAME = re.compile(r"[^\s?!]+\.[A-Za-z][A-Za-z0-9]{0,5}|[^\s?!]*/[^\s?!]*")
 """One word with a suffix or a slash: surely meant as a file."""
@@ -39,7 +39,7 @@ def settings_of(args: argparse.Namespace, **flags: Any) -> Settings:
 
 def run(args: argparse.Namespace) -> int:
     """Run the goals that the arguments name; return the largest exit code."""
-    settings = settings_of(args, parallel=args.parallel)
+    settings = settings_of(args, parallel=args.parallel, memory=False if args.no_memory else None)
     registry = open_registry()
     if FILE_NAME.fullmatch(args.goal) and not Path(args.goal).exists():
         raise UsageError(f"{args.goal}: no such file (a goal in words has more than one)")
@@ -51,13 +51,15 @@ def run(args: argparse.Namespace) -> int:
         with report.busy(f"loading {settings.model}"):
             brain = open_brain(settings)
         ask = ask_at_terminal(report) if at_terminal() and not args.json else None
+        store = open_store(settings)
         runner = Runner(
-            open_store(settings),
+            store,
             brain,
             registry,
             ask=ask,
             on_event=report.on_event,
             sampling=Sampling(seed=args.seed),
+            memory=open_memory(settings, store),
         )
         results = runner.run_all(goals, settings.parallel)
     return finish(results, args.json)
@@ -134,4 +136,5 @@ def _runner_for(
         ask=ask,
         on_event=report.on_event,
         sampling=Sampling(seed=getattr(events[0], "seed", 0)),
+        memory=open_memory(settings, store),
     )

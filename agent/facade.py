@@ -38,6 +38,7 @@ class AutoGPT:
         device: str | None = None,
         dtype: str | None = None,
         seed: int = 0,
+        memory: bool | None = None,
         ask: Callable[[str, PersonAsked], PersonAnswered] | None = None,
         on_event: Callable[[str, Event], None] | None = None,
     ) -> None:
@@ -45,11 +46,12 @@ class AutoGPT:
 
         ``model`` is a name as on the command line, or a brain such as ``ScriptedModel``. ``tools``
         are added to the built-in ones: functions under ``@tool``, LangChain tools, Tool objects.
+        ``memory`` False: nothing is recalled or kept across runs.
         ``ask`` answers approvals and questions (without it runs are unattended); ``on_event`` hears
         of every recorded event, with the run's id. Raises UsageError for wrong settings.
         """
         name = model if isinstance(model, str) else None
-        self.settings = load(home=home, model=name, device=device, dtype=dtype)
+        self.settings = load(home=home, model=name, device=device, dtype=dtype, memory=memory)
         self._brain: Brain | None = None if isinstance(model, str) or model is None else model
         self._tools = list(tools)
         self._seed = seed
@@ -71,15 +73,17 @@ class AutoGPT:
         """The durable driver under this object, for what the short methods do not offer."""
         if self._runner is None:
             from .runner import Runner
-            from .setup import open_registry, open_store
+            from .setup import open_memory, open_registry, open_store
 
+            store = open_store(self.settings)
             self._runner = Runner(
-                open_store(self.settings),
+                store,
                 self.brain,
                 open_registry(self._tools),
                 ask=self._ask,
                 on_event=self._on_event,
                 sampling=Sampling(seed=self._seed),
+                memory=open_memory(self.settings, store),
             )
         return self._runner
 

@@ -20,6 +20,7 @@ from .goal import Goal
 from .remembering import RunMemory
 
 if TYPE_CHECKING:
+    from ..memory.database import Database
     from ..memory.store import MemoryStore
 
 SHOWN = 6
@@ -29,15 +30,18 @@ SHOWN = 6
 class HomeMemory:
     """The memory under ``home``."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, database: Database | None = None) -> None:
+        """Use the entries under ``home``, over ``database`` where it is that of this home."""
         self.home = home
+        self._database = database
 
     @cached_property
     def store(self) -> MemoryStore:
         """The entries, opened on first use."""
         from ..memory.store import MemoryStore
 
-        return MemoryStore(self.home)
+        shared = self._database
+        return MemoryStore(self.home, shared if shared and shared.path else None)
 
     def recall(self, query: str, namespaces: Sequence[str], budget: int) -> Recalled:
         """Return what is relevant to ``query``."""

@@ -11,11 +11,12 @@ own accord is bounded by :data:`BUDGET`.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..errors import AutoGPTError
 from ..labels import Label, merge
@@ -30,6 +31,7 @@ from .events import (
     RunStarted,
     ToolOutcome,
 )
+from .lessons import helped, leftovers
 from .loop import Recall, Remember
 from .state import State
 
@@ -123,6 +125,20 @@ class RunMemory:
             recalled=tuple(state.shown),
         )
         return self.write(draft)
+
+    def conclude(self, events: Sequence[Event], status: str, answer: Any) -> list[MemoryWritten]:
+        """Write what the ending run leaves behind, and count what recalled entries were good for.
+
+        Nothing is done twice for a run that is resumed in the middle of its end.
+        """
+        if any(isinstance(event, MemoryWritten) and event.by == "driver" for event in events):
+            return []
+        used, seen = helped(events)
+        with contextlib.suppress(AutoGPTError, OSError):
+            self.memory.used(used, status == "achieved")
+            self.memory.used(seen, False)
+        drafts = leftovers(events, status, answer, self.folder)
+        return [self.write(draft, by_driver=True) for draft in drafts]
 
     def write(self, draft: Draft, by_driver: bool = False) -> MemoryWritten:
         """Write ``draft`` and return the event that says what became of it."""

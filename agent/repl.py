@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..errors import UsageError, UserError
+from ..memory.entry import Draft, Kind, Verdict
 from ..settings import Settings, load
 from .adapt import adapt
 from .asking import ask_at_terminal, at_terminal
@@ -22,10 +23,11 @@ from .chat import ChatSession
 from .events import RunStarted
 from .goal import Goal
 from .outcome import show_table, when
+from .remembering import BUDGET, RunMemory
 from .report import Report, make_report
 from .run_view import RunView, clean
 from .runner import Interrupted, Runner
-from .setup import open_brain, open_registry, open_store, with_model
+from .setup import open_brain, open_memory, open_registry, open_store, with_model
 from .state import State
 
 HELP = """\
@@ -35,6 +37,8 @@ HELP = """\
 /plan              the plan of the last message
 /usage             time and tokens so far
 /good, /bad [WHY]  rate the last answer; ratings are kept as experience
+/remember TEXT     keep something for later conversations and goals
+/recall QUERY      what the memory holds on something
 /runs              recent runs
 /exit              leave (the conversation can be resumed)
 Ctrl-J starts a new line, Ctrl-C stops the step under way."""
@@ -78,6 +82,8 @@ class Repl:
             "usage": lambda _: print(self.view().totals),
             "good": lambda text: self._rate(1.0, text),
             "bad": lambda text: self._rate(0.0, text),
+            "remember": self._remember,
+            "recall": self._recall,
             "runs": self._runs,
             "exit": self._exit,
             "quit": self._exit,
@@ -120,6 +126,28 @@ class Repl:
         self.session.rate(value, text)
         print("thanks, kept with this run")
 
+    def _remember(self, text: str) -> None:
+        """Keep what the person says by hand, as a fact that holds everywhere."""
+        if self.runner.memory is None:
+            print("the memory is off (setting `memory`, or --no-memory)")
+        elif not text:
+            print("what should be remembered? /remember TEXT")
+        else:
+            written = self.runner.memory.write(Draft(Kind.FACT, text))
+            entry = None if written.verdict is Verdict.REFUSED else written.entry
+            print(f"kept as [{entry.id}]" if entry else f"not kept: {written.reason}")
+
+    def _recall(self, query: str) -> None:
+        if self.runner.memory is None:
+            print("the memory is off (setting `memory`, or --no-memory)")
+            return
+        spaces = RunMemory(self.runner.memory, self.session.folder).namespaces
+        hits = self.runner.memory.recall(query, spaces, BUDGET).hits if query else ()
+        for hit in hits:
+            print(clean(f"[{hit.entry.id}] {hit.entry.kind}: {hit.entry.text}"))
+        if not hits:
+            print("nothing" if query else "what should be looked up? /recall QUERY")
+
     def _runs(self, _: str) -> None:
         infos = self.runner.store.list_runs(10)
         rows = [(info.run, when(info.started), info.status, clean(info.goal)) for info in infos]
@@ -146,7 +174,8 @@ def continue_chat(args: argparse.Namespace, run: str) -> int:
 
 
 def _sit(args: argparse.Namespace, goal: Goal | None, run: str | None) -> int:
-    settings = with_model(load(model=args.model, device=args.device, dtype=args.dtype))
+    memory = False if getattr(args, "no_memory", False) else None
+    settings = with_model(load(model=args.model, device=args.device, dtype=args.dtype, memory=memory))
     store = open_store(settings)
     if run and not args.model:
         settings = settings.model_copy(update={"model": store.info(run).model or settings.model})
@@ -154,7 +183,14 @@ def _sit(args: argparse.Namespace, goal: Goal | None, run: str | None) -> int:
         with report.busy(f"loading {settings.model}"):
             brain = open_brain(settings)
         ask = ask_at_terminal(report) if at_terminal() else None
-        runner = Runner(store, brain, open_registry(), ask=ask, on_event=report.on_event)
+        runner = Runner(
+            store,
+            brain,
+            open_registry(),
+            ask=ask,
+            on_event=report.on_event,
+            memory=open_memory(settings, store),
+        )
         session = ChatSession(runner, goal, run=run)
         repl = Repl(session, runner, report)
         report.pause()

@@ -14,8 +14,18 @@ from dataclasses import dataclass, field
 from .. import prompts
 from ..llm.message import Brain, Sampling
 from ..tools.base import Tool
-from .events import Event, ModelTurn, PersonAsked, RunEnded, RunStarted, ToolIntent, ToolOutcome
-from .loop import Act, Ask, Request, Stop, Think, decide
+from .events import (
+    Event,
+    MemoryRecalled,
+    MemoryWritten,
+    ModelTurn,
+    PersonAsked,
+    RunEnded,
+    RunStarted,
+    ToolIntent,
+    ToolOutcome,
+)
+from .loop import Act, Ask, Recall, Remember, Request, Stop, Think, decide
 
 
 @dataclass(frozen=True)
@@ -109,7 +119,9 @@ def _is_decided(event: Event, before: Sequence[Event]) -> bool:
     """Whether ``event`` is what a driver appends on a request (not a person's or a check's)."""
     if isinstance(event, ToolOutcome):  # with an intent, the intent was what decide asked for
         return not any(isinstance(old, ToolIntent) and old.call_id == event.call_id for old in before)
-    return isinstance(event, ModelTurn | ToolIntent | PersonAsked | RunEnded)
+    if isinstance(event, MemoryWritten):  # what the run leaves behind at its end, nobody asked for
+        return event.by == "model"
+    return isinstance(event, ModelTurn | ToolIntent | MemoryRecalled | PersonAsked | RunEnded)
 
 
 def _agrees(event: Event, request: Request) -> bool:
@@ -123,6 +135,10 @@ def _agrees(event: Event, request: Request) -> bool:
             return same and event.by == request.by
         case ToolOutcome(), Act():
             return (event.call_id, event.tool) == (request.call_id, request.tool)
+        case MemoryRecalled(), Recall():
+            return (event.query, event.by) == (request.query, request.by)
+        case MemoryWritten(), Remember():
+            return event.text == request.text
         case PersonAsked(kind="approval"), Act():
             return event.call_id == request.call_id
         case PersonAsked(), Ask():
@@ -150,6 +166,10 @@ def _shown(what: Event | Request) -> str:
             return f"the call {what.tool} {what.arguments} ({what.call_id})"
         case ToolOutcome():
             return f"an outcome of {what.tool} ({what.call_id})"
+        case MemoryRecalled() | Recall():
+            return f"a recall of {what.query!r}"
+        case MemoryWritten() | Remember():
+            return f"the memory of {what.text!r}"
         case PersonAsked() | Ask():
             return f"the {what.kind} {what.text!r}"
         case RunEnded() | Stop():

@@ -22,8 +22,19 @@ from rich.spinner import Spinner
 from rich.text import Text
 from rich.tree import Tree
 
-from .events import CheckResult, Event, ModelTurn, PersonAsked, PersonSaid, RunEnded, RunStarted, ToolOutcome
-from .run_view import CallView, RunView, StepView, answer_text, clean, delivery, one_line
+from .events import (
+    CheckResult,
+    Event,
+    MemoryRecalled,
+    MemoryWritten,
+    ModelTurn,
+    PersonAsked,
+    PersonSaid,
+    RunEnded,
+    RunStarted,
+    ToolOutcome,
+)
+from .run_view import CallView, RunView, StepView, answer_text, clean, delivery, kept, one_line
 
 MARKS = {
     "waiting": ("○", "dim"),
@@ -299,6 +310,11 @@ def plain_lines(view: RunView, event: Event) -> Iterator[str]:
             state = "" if event.state == "done" else f"{event.state}: "
             result = f"{state}{name}{one_line(call.preview)[:PREVIEW_WIDTH]}"
             yield f"{kind:<7} {call.tool} {call.arguments} -> {result}"
+        case MemoryRecalled():
+            for entry in event.entries:
+                yield f"recall  [{entry.id}] {one_line(clean(entry.text))[:PREVIEW_WIDTH]}"
+        case MemoryWritten() if event.kind != "episode":  # every run leaves one
+            yield f"memory  {one_line(kept(event))[:PREVIEW_WIDTH]}"
         case PersonAsked():
             yield f"asks    {one_line(clean(event.text))}"
         case CheckResult():

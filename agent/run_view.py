@@ -16,6 +16,8 @@ from .deliver import original
 from .events import (
     CheckResult,
     Event,
+    MemoryRecalled,
+    MemoryWritten,
     ModelTurn,
     PersonAnswered,
     PersonAsked,
@@ -147,6 +149,10 @@ class RunView:
                 self.notes.append(f"asks: {clean(event.text)}")
             case PersonAnswered():
                 self.notes.append(f"told: {clean(event.text or event.decision or '')}")
+            case MemoryRecalled():
+                self.notes += [f"recalled [{entry.id}] {clean(entry.text)}" for entry in event.entries]
+            case MemoryWritten() if event.kind != "episode":
+                self.notes.append(kept(event))
             case CheckResult():
                 self.checks.append(event)
             case RunInterrupted():
@@ -219,6 +225,15 @@ def delivery(name: str, run: str) -> str:
     """Return a delivered file as people read it; one whose place was taken says so."""
     taken = original(name, run)
     return clean(f"{name} ({taken} changed meanwhile and was left as it is)" if taken else name)
+
+
+def kept(event: MemoryWritten) -> str:
+    """Return what became of something to be remembered, as people read it."""
+    what = "" if event.kind == "fact" else f"{event.kind} "
+    if event.verdict == "refused":
+        return clean(f"{what}not kept ({event.reason}): {event.text}")
+    instead = f", in place of [{event.replaced}]" if event.replaced else ""
+    return clean(f"kept {what}[{event.entry}]{instead}: {event.text}")
 
 
 def clean(text: str) -> str:

@@ -37,7 +37,8 @@ from .events import (
 )
 from .goal import Goal, Grants
 from .journal import PARKED, DatabaseJournal, Paused
-from .loop import Act, Ask, Stop, Think, decide
+from .loop import Act, Ask, Recall, Remember, Stop, Think, decide
+from .remembering import Memory, NoMemory, RunMemory
 from .result import RunResult, summarise
 from .runs import RunStore, new_run_id
 from .state import State
@@ -73,7 +74,8 @@ class Runner:
 
     ``ask`` puts questions and approvals to a person; without it runs are unattended. ``on_event``
     hears of each event after it is committed, ``on_text`` of the model's text as it appears; both
-    get the run's id first.
+    get the run's id first. With a ``memory`` the model can ``remember`` and ``recall``, and runs leave
+    episodes and lessons in it.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class Runner:
         on_text: Callable[[str, str], None] | None = None,
         sampling: Sampling | None = None,
         plan: bool = True,
+        memory: Memory | None = None,
     ) -> None:
         self.store = store
         self.brain = brain
@@ -96,6 +99,7 @@ class Runner:
         self.on_text = on_text
         self.sampling = sampling or Sampling()
         self.plan = plan
+        self.memory = memory
         self.approvals = Approvals(store.home)
 
     def run(self, goal: Goal) -> RunResult:
@@ -132,6 +136,7 @@ class Runner:
             unattended=self.ask is None,
             seed=self.sampling.seed,
             plan=self.plan,
+            memory=self.memory is not None,
         ).model_copy(
             update={"folder": str(base), "destinations": fingerprints(base, may_write(goal))},
         )
@@ -165,6 +170,8 @@ class Runner:
                     return think
                 case Act() as act:
                     self._act(run, act)
+                case Recall() | Remember() as request:
+                    run.append(run.memory.answer(request, run.events))
                 case Ask() as ask:
                     if not self._ask(run, ask):
                         return None
@@ -214,7 +221,8 @@ class Runner:
             journal.close()
             raise
         bench = Workbench(known, workspace, goal.text(), journal.load_blob)
-        return ActiveRun(goal, journal, bench, prepared, self.on_event)
+        memory = RunMemory(self.memory or NoMemory(), str(base))
+        return ActiveRun(goal, journal, bench, memory, prepared, self.on_event)
 
     def _same_model(self, started: RunStarted) -> None:
         """Refuse a brain whose tokens mean something else than the recorded ones."""

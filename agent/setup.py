@@ -14,6 +14,7 @@ from ..errors import UsageError
 from ..llm.message import Brain
 from ..settings import Settings
 from ..tools.registry import Registry, builtins, load_plugins
+from .remembering import Memory
 from .runs import RunStore
 
 log = logging.getLogger(__name__)
@@ -22,6 +23,13 @@ log = logging.getLogger(__name__)
 def open_store(settings: Settings) -> RunStore:
     """Return the runs of this home; the database is made on first use."""
     return RunStore(settings.home)
+
+
+def open_memory(settings: Settings, store: RunStore) -> Memory | None:
+    """Return the memory of this home, or None where the settings want none; it opens on first use."""
+    from .memories import HomeMemory
+
+    return HomeMemory(settings.home, store.database) if settings.memory else None
 
 
 def open_registry(own: Iterable[object] = ()) -> Registry:
