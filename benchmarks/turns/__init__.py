@@ -1,0 +1,1 @@
+"""The parts of ``agent_turns.py``: transcripts, the engines that are compared, the gate, the report."""
