@@ -189,7 +189,8 @@ def test_a_full_disk_pauses_the_run_and_resume_finishes_it(
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, preexec_fn=limit)
 
     paused = 0
-    for size in (1000, 60_000, 80_000, 100_000):
+    for size in (1000, 100_000, 140_000, 180_000, 220_000):
+        (tmp_path / "note.txt").unlink(missing_ok=True)
         result = limited(size)
         if result.returncode == 0:
             continue
@@ -199,7 +200,6 @@ def test_a_full_disk_pauses_the_run_and_resume_finishes_it(
         if "autogpt resume " in lines[0]:
             paused += 1
             run = lines[0].split("autogpt resume ")[1].split("'")[0]
-            (tmp_path / "note.txt").unlink(missing_ok=True)
             assert main(["resume", run, "--model", "scripted:s.json"]) == 0
             assert (tmp_path / "note.txt").read_text() == "x" * 500
     assert paused, "no size was small enough to stop a run half way"
