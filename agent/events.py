@@ -80,6 +80,9 @@ class ModelTurn(Event):
     invalid: str | None = None
     ids: list[int] = []
     forced: list[bool] = []
+    """Per id: True where the grammar left no choice."""
+    copied: list[int] = []
+    """Places in ``ids`` where the model confirmed a draft: chosen like any other token."""
     logprobs: list[float] = []
     prompt_tokens: int = 0
     cached_tokens: int = 0

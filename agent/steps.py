@@ -197,6 +197,7 @@ def model_turn(think: Think, turn: Turn) -> ModelTurn:
         invalid=turn.invalid,
         ids=list(turn.ids),
         forced=list(turn.forced),
+        copied=[place for place, origin in enumerate(turn.origins) if origin == "c"],
         logprobs=[round(value, 5) for value in turn.logprobs],
         prompt_tokens=turn.prompt_tokens,
         cached_tokens=turn.cached_tokens,

@@ -8,6 +8,7 @@ has been taken), so a kept KV cache always fits.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from .. import prompts
 from ..llm.message import Message
@@ -31,7 +32,7 @@ def messages(events: Sequence[Event]) -> tuple[Message, ...]:
     assert isinstance(started, RunStarted)
     own = [_line(spec) for spec in started.tools if spec.source != "built-in"]
     shared = [_line(spec) for spec in started.tools if spec.source == "built-in"]
-    conversation = [Message("system", prompts.system(shared, started.memory))]
+    conversation = [Message("system", prompts.system(shared, started.memory), parts=_parts(shared))]
     opening: str | None = None if started.mode == "chat" else str(started.goal.get("goal", ""))
     first = True
     seen: list[prompts.Observation] = []
@@ -46,7 +47,7 @@ def messages(events: Sequence[Event]) -> tuple[Message, ...]:
             text = prompts.goal(opening, own, seen, remembered)
         else:
             text = prompts.said(opening, seen, remembered)
-        conversation.append(Message("user", text))
+        conversation.append(Message("user", text, parts=_parts(own if first else [], remembered)))
         opening, first = None, False
         seen.clear()
         remembered.clear()
@@ -73,13 +74,26 @@ def messages(events: Sequence[Event]) -> tuple[Message, ...]:
             case MemoryRecalled(by="driver"):
                 remembered.extend(_lines(event))
             case MemoryRecalled():
-                conversation.append(Message("tool", prompts.recalled(_lines(event))))
+                text = prompts.recalled(_lines(event))
+                conversation.append(Message("tool", text, parts=(("memory", text),)))
             case MemoryWritten(by="model"):
                 conversation.append(Message("tool", _kept(event)))
             case PersonAnswered(decision=None):
                 conversation.append(Message("tool", event.text))
     flush()
     return tuple(conversation)
+
+
+def _parts(
+    tools: Sequence[prompts.ToolLine], remembered: Sequence[prompts.MemoryLine] = ()
+) -> tuple[tuple[Literal["tools", "memory"], str], ...]:
+    """Name the tools' and the memory's text inside a message, for the token ledger."""
+    found: list[tuple[Literal["tools", "memory"], str]] = []
+    if tools:
+        found.append(("tools", "\n".join(f"{tool.signature}: {tool.description}" for tool in tools)))
+    if remembered:
+        found.append(("memory", prompts.recalled(remembered)))
+    return tuple(found)
 
 
 def _lines(event: MemoryRecalled) -> list[prompts.MemoryLine]:

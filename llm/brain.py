@@ -11,12 +11,15 @@ context is refused, not shortened (shortening is the transcript's work).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from ..errors import UserError
+from .best import Scorer, best, candidates
 from .grammar import GrammarCompiler, parse_call
+from .ledger import ContextOverflow, ledger, overflow
 from .message import Message, Prompt, Sampling, Turn
 from .tokenizer import ChatTokenizer
 
@@ -24,11 +27,11 @@ if TYPE_CHECKING:
     from .engine import Engine, Generated, Request
     from .model import LoadedModel
 
+__all__ = ["ContextOverflow", "LocalModel", "OnText"]
+
 OnText = Callable[[int, str], None]
-
-
-class ContextOverflow(UserError):
-    """A prompt has more tokens than the model can take."""
+_UNHEARD = -1
+"""Place of one candidate among several: its text is passed on when it has been chosen."""
 
 
 class LocalModel:
@@ -54,6 +57,8 @@ class LocalModel:
         self.context = int(getattr(loaded.config, "max_position_embeddings", 0)) or 1 << 30
         self.compiler = GrammarCompiler(tokenizer, loaded.vocabulary)
         self.engine: Engine = Engine(loaded, cache_bytes)
+        self.scorer: Scorer | None = None
+        """Ranks the candidates of a turn (``Sampling.best_of``); None: their mean log-probability."""
 
     @classmethod
     def load(
@@ -86,21 +91,41 @@ class LocalModel:
         the others are answered.
         """
         turns: list[Turn | None] = [None] * len(prompts)
-        requests: list[Request] = []
-        places: list[int] = []
+        groups: dict[int, list[Request]] = {}
         for i, prompt in enumerate(prompts):
             try:
-                requests.append(self._request(prompt))
-                places.append(i)
+                groups[i] = candidates(self._request(prompt))
             except UserError as error:
                 if len(prompts) == 1:
                     raise
                 turns[i] = Turn(None, "", invalid=str(error))
+        places = [i if len(group) == 1 else _UNHEARD for i, group in groups.items() for _ in group]
         stream = None if on_text is None else _Stream(self.tokenizer, places, on_text)
-        answers = self.engine.generate(requests, stream)
-        for i, answer in zip(places, answers, strict=True):
-            turns[i] = self._turn(answer)
+        answers = iter(self.engine.generate([r for group in groups.values() for r in group], stream))
+        for i, group in groups.items():
+            turn = turns[i] = self._pick(prompts[i], group, [self._turn(next(answers)) for _ in group])
+            if on_text is not None and len(group) > 1:
+                on_text(i, turn.text)
         return [turn for turn in turns if turn is not None]
+
+    def prefill(self, prompts: Sequence[Prompt]) -> None:
+        """Compute what is known of the next prompts before they are complete, as while a tool runs.
+
+        ``messages`` may end with anything that the next prompt will begin with; calls do not matter.
+        """
+        for prompt in prompts:
+            ids = self.tokenizer.encode_messages(prompt.messages).ids
+            if 0 < len(ids) < self.context:
+                self.engine.prefill(prompt.session, ids)
+
+    def _pick(self, prompt: Prompt, group: Sequence[Request], turns: Sequence[Turn]) -> Turn:
+        """Keep the best of a prompt's candidates, in the prompt's own session."""
+        place = best(prompt, turns, self.scorer)
+        if place:
+            self.engine.fork(group[place].session, prompt.session)
+        for request in group[1:]:
+            self.engine.forget(request.session)
+        return replace(turns[place], cached_tokens=turns[0].cached_tokens)
 
     def generate(
         self,
@@ -145,10 +170,7 @@ class LocalModel:
     def _encode(self, messages: Sequence[Message]) -> list[int]:
         ids = self.tokenizer.encode_messages(messages, continue_assistant=True).ids
         if len(ids) >= self.context:
-            raise ContextOverflow(
-                f"the conversation has {len(ids)} tokens, the model {self.name} takes at most "
-                f"{self.context - 1}: give smaller inputs or split the goal"
-            )
+            raise overflow(self.name, self.context - 1, ledger(self.tokenizer, messages))
         return ids
 
     def _turn(self, answer: Generated) -> Turn:
@@ -163,7 +185,7 @@ class LocalModel:
             call=call,
             text=text,
             ids=tuple(answer.ids),
-            forced=tuple(answer.forced),
+            origins=answer.origins,
             logprobs=tuple(answer.logprobs),
             invalid=invalid,
             prompt_tokens=answer.prompt_tokens,
@@ -183,6 +205,8 @@ class _Stream:
         self._said: dict[int, int] = {}
 
     def __call__(self, index: int, ids: list[int]) -> None:
+        if self._places[index] == _UNHEARD:
+            return
         so_far = self._ids.setdefault(index, [])
         so_far.extend(ids)
         text = self._tokenizer.decode(so_far)

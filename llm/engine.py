@@ -94,6 +94,8 @@ class Engine:
         self._device = torch.device(loaded.device)
         budget = default_budget(self._device) if cache_bytes is None else cache_bytes
         self._sessions = Sessions(self._forward.new_cache, budget)
+        self._grown = False
+        """Memory was taken since the budget was last looked at."""
         self._lock = threading.RLock()
         self._context = int(getattr(loaded.config, "max_position_embeddings", 0)) or 1 << 30
         self._drafts = drafts == "ngram"
@@ -123,7 +125,9 @@ class Engine:
                 while waiting and len(active) < MAX_ACTIVE:
                     index, request = waiting.pop(0)
                     self._admit(index, request, results[index], active, on_token)
-                self._sessions.shrink({s.request.session for s in active})
+                if self._grown:
+                    self._sessions.shrink({s.request.session for s in active})
+                    self._grown = False
                 if active:
                     self._step(active, on_token)
                 for sequence in [s for s in active if s.finished]:
@@ -137,7 +141,10 @@ class Engine:
 
         For what is known before it is needed, as while a tool runs; chunked like any prompt.
         """
-        return self.generate([Request(session, ids, sampling=Sampling(max_tokens=0))])[0]
+        with self._lock:
+            if common_prefix(self._sessions.open(session).ids, list(ids)) == len(ids):
+                return Generated(complete=True, prompt_tokens=len(ids), cached_tokens=len(ids))
+            return self.generate([Request(session, ids, sampling=Sampling(max_tokens=0))])[0]
 
     def log(self, session: str) -> TokenLog:
         """Return the session's token log (an empty one for an unknown session)."""
@@ -150,8 +157,14 @@ class Engine:
             self._sessions.close(session)
             self._logs.pop(session, None)
 
+    def forget(self, session: str) -> None:
+        """End ``session`` and free at once what only it used."""
+        with self._lock:
+            self._sessions.drop(session)
+            self._logs.pop(session, None)
+
     def fork(self, session: str, new_session: str) -> None:
-        """Start ``new_session`` with a copy of what ``session`` holds."""
+        """Start ``new_session``, anew if it exists, with what ``session`` holds now."""
         with self._lock, torch.inference_mode():
             self._sessions.fork(session, new_session)
             self._logs.pop(new_session, None)
@@ -241,6 +254,7 @@ class Engine:
         prompt = sequence.out.prompt_tokens
         self._sessions.adopt(sequence.session, sequence.log.ids[: prompt - 1])
         sequence.session.cache.reserve(prompt + sequence.limit)
+        self._grown = True
         sequence.settled, sequence.leader = True, None
         sequence.out.cached_tokens = len(sequence.session.ids)
         self.stats.prompt_tokens += prompt
@@ -304,8 +318,6 @@ class Engine:
         for work in due:
             sequence = work.sequence
             if not sequence.limit:  # the prompt alone was asked for
-                sequence.out.complete = True
-                sequence.finished = not work.rows
                 continue
             try:
                 work.choices = sequence.draft(min(room, self._max_draft), self._row_cost, 1 / len(due))
@@ -324,7 +336,7 @@ class Engine:
         sequence, session = work.sequence, work.sequence.session
         session.ids.extend(work.rows[: len(work.rows) - work.drafted])
         if not sequence.limit:
-            sequence.finished = not sequence.todo
+            sequence.finished = sequence.out.complete = not sequence.todo
             return
         for choice in work.choices:
             try:
@@ -358,8 +370,7 @@ class Engine:
         """End one request with an error and forget its session."""
         sequence.out.error = reason
         sequence.finished = True
-        self._sessions.drop(sequence.request.session)
-        self._logs.pop(sequence.request.session, None)
+        self.forget(sequence.request.session)
 
     def _end(self, sequence: Active) -> None:
         """Close the books of a finished request."""

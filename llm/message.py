@@ -41,6 +41,8 @@ class Message:
     role: Role
     content: str
     ids: tuple[int, ...] | None = None
+    parts: tuple[tuple[Literal["tools", "memory"], str], ...] = ()
+    """Excerpts of ``content`` that are a part of their own in the token ledger."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,9 @@ class Sampling:
     seed: int = 0
     max_tokens: int = 400
     """Upper bound of generated tokens, forced ones included; a call cut by it is invalid."""
+    best_of: int = 1
+    """Candidates per turn, of which the best is taken: the first as this sampling says, the others
+    drawn (at temperature 0.7 where this sampling is greedy)."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +89,9 @@ class Turn:
     text: str
     ids: tuple[int, ...] = ()
     """Generated token ids, the end-of-message token included."""
-    forced: tuple[bool, ...] = ()
-    """Per id: True where the grammar left no choice (such tokens carry no loss)."""
+    origins: str = ""
+    """One letter an id: ``s`` sampled, ``c`` copied (a draft that the model's choice confirmed),
+    ``f`` forced by the grammar (such tokens carry no loss)."""
     logprobs: tuple[float, ...] = ()
     """Per id: natural-log probability under the masked distribution; 0.0 for forced tokens."""
     invalid: str | None = None
@@ -93,6 +99,17 @@ class Turn:
     cached_tokens: int = 0
     """How many of ``prompt_tokens`` were already in the KV cache."""
     seconds: float = 0.0
+
+    @property
+    def forced(self) -> tuple[bool, ...]:
+        """Per id: True where the grammar left no choice."""
+        return tuple(origin == "f" for origin in self.origins)
+
+    @property
+    def confidence(self) -> float:
+        """Mean log-probability of the tokens that were chosen, 0.0 where none was."""
+        chosen = [p for p, origin in zip(self.logprobs, self.origins, strict=True) if origin != "f"]
+        return sum(chosen) / len(chosen) if chosen else 0.0
 
 
 class Brain(Protocol):

@@ -127,7 +127,8 @@ class Expert:
         except ValueError as error:
             script.clear()
             return Turn(None, said.text(), invalid=f"the grammar refuses {said.name}: {error}")
-        return Turn(said, said.text(), tuple(ids), tuple(forced), (0.0,) * len(ids))
+        origins = "".join("f" if mark else "s" for mark in forced)
+        return Turn(said, said.text(), tuple(ids), origins, (0.0,) * len(ids))
 
     def close_session(self, session: str) -> None:
         """Forget the session's script."""

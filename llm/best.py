@@ -1,0 +1,48 @@
+"""Best of n: several candidates for one turn, of which one is kept.
+
+The first candidate decodes as the caller asked, in the session itself; the others are drawn in
+sessions that share its prompt, so that the prompt is computed once. The best is the one with the
+highest score: the mean log-probability of its chosen tokens, or what a caller's scorer says. An
+invalid candidate loses against any valid one, and the earlier of equals wins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from .message import Prompt, Turn
+from .sequence import Request
+
+Scorer = Callable[[Prompt, Turn], float]
+"""From a prompt and a candidate to how good it is; larger is better."""
+
+TEMPERATURE = 0.7
+"""Of the further candidates where the first is greedy: enough to differ, little enough to be sane."""
+
+
+def candidates(request: Request) -> list[Request]:
+    """Return the request and its further candidates, each with a session and a seed of its own."""
+    sampling = request.sampling
+    drawn = sampling.temperature if sampling.temperature > 0 else TEMPERATURE
+    others = [
+        replace(
+            request,
+            session=f"{request.session}#{k}",
+            sampling=replace(sampling, temperature=drawn, seed=sampling.seed + k),
+        )
+        for k in range(1, sampling.best_of)
+    ]
+    return [request, *others]
+
+
+def best(prompt: Prompt, turns: Sequence[Turn], scorer: Scorer | None = None) -> int:
+    """Return the place of the best of ``turns``."""
+
+    def rank(place: int) -> tuple[bool, float, int]:
+        turn = turns[place]
+        valid = turn.invalid is None
+        score = 0.0 if not valid else turn.confidence if scorer is None else scorer(prompt, turn)
+        return valid, score, -place
+
+    return max(range(len(turns)), key=rank)
