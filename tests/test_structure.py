@@ -114,7 +114,7 @@ def room(module: str) -> str:
     "folder",
     [
         *["", "agent", "agent/episodes", "llm", "llm/training", "memory", "prompts", "tools"],
-        *["tests", "benchmarks", "benchmarks/makers", "examples"],
+        *["tests", "benchmarks", "benchmarks/makers", "benchmarks/turns", "examples"],
     ],
 )
 def test_sizes(folder: str) -> None:

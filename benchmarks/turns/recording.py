@@ -35,11 +35,6 @@ class TurnRecord:
     said: tuple[int, ...]
     forced: tuple[bool, ...]
 
-    @property
-    def decisions(self) -> list[int]:
-        """Places in ``prompt + said`` whose logits chose a token (the one after each place)."""
-        return [len(self.prompt) + i - 1 for i, forced in enumerate(self.forced) if not forced]
-
 
 @dataclass(frozen=True)
 class GoalRecord:
