@@ -12,7 +12,8 @@ import pytest
 from autogpt.llm.message import CallSpec
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
-CALL = CallSpec("look", {"type": "object", "properties": {"path": {"type": "string", "maxLength": 9}}}, "Look.")
+PATH = {"path": {"type": "string", "maxLength": 9}}
+CALL = CallSpec("look", {"type": "object", "properties": PATH}, "Look.")
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,7 +40,7 @@ class Ours:
         known = inspect.signature(Engine.__init__).parameters
         if lacking := sorted(set(wanted) - set(known)):
             raise SystemExit(f"this engine cannot switch off: {', '.join(lacking)}")
-        self._new_engine = lambda: Engine(self._model.loaded, **wanted)
+        self._new_engine: Callable[[], Engine] = lambda: Engine(self._model.loaded, **wanted)
         self._engine = self._new_engine()
         self._compiler = self._model.compiler
         config = self._model.loaded.config

@@ -104,12 +104,12 @@ def prefill_share(kept: Mapping[str, Any], label: str, together: int, active: in
     turns = [turn for turn in collect(kept, f"together {together} {label}") if turn["turn"] == 0]
     if not turns:
         return None
-    done = sum(2.0 * active * turn["computed"] for turn in turns)
+    done = 2.0 * active * sum(int(turn["computed"]) for turn in turns)
     slowest: dict[int, float] = {}
     for turn in turns:
         group = turn["goal"] // together
         slowest[group] = max(slowest.get(group, 0.0), turn["seconds"])
-    rate: float = kept["machine"]["matrix_rate"]["float32"]
+    rate = float(kept["machine"]["matrix_rate"]["float32"])
     return done / sum(slowest.values()) / rate
 
 
