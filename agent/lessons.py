@@ -129,5 +129,7 @@ def _cut(text: str, length: int) -> str:
 
 
 def _tokens(text: str) -> set[str]:
-    """Return the words of three letters or more, and the numbers, of a text."""
-    return {word for word in re.findall(r"\w+", text.casefold()) if len(word) > 2 or word.isdigit()}
+    """Return the words of a text that say something."""
+    from ..memory.tables import STOP_WORDS
+
+    return set(re.findall(r"\w+", text.casefold())) - STOP_WORDS
