@@ -74,6 +74,13 @@ def _model_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=["auto", "float32", "bfloat16", "float16"], help="number format")
 
 
+def _best_of_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--best-of", type=int, default=1, metavar="N",
+        help="let the model write N candidates for each turn and take its surest (default: 1)",
+    )  # fmt: skip
+
+
 def _json_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON, one object a line")
 
@@ -97,6 +104,7 @@ def _running(groups: Group) -> None:
                      help="deliver this file here when the run ends (may be repeated)")  # fmt: skip
     run.add_argument("--parallel", "-p", type=int, metavar="N", help="how many goals run at once")
     run.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the run (default: 0)")
+    _best_of_flag(run)
     run.add_argument("--no-memory", action="store_true", help="recall nothing and keep nothing")
     _model_flags(run)
     _json_flag(run)
@@ -209,6 +217,7 @@ def _training(groups: Group) -> None:
     evaluate.add_argument(
         "--samples", type=int, default=1, metavar="K", help="attempts per goal (default: 1)"
     )
+    _best_of_flag(evaluate)
     evaluate.add_argument("--parallel", "-p", type=int, metavar="N", help="goals in one batch (default: 16)")
     evaluate.add_argument(
         "--no-plan", action="store_true", help="let runs start without a plan, to measure it"

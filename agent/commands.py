@@ -26,7 +26,15 @@ from .report import Report, make_report
 from .result import RunResult
 from .runner import WAITING, Runner
 from .runs import RunStore
-from .setup import open_brain, open_memory, open_registry, open_store, tool_names, with_model
+from .setup import (
+    check_best_of,
+    open_brain,
+    open_memory,
+    open_registry,
+    open_store,
+    tool_names,
+    with_model,
+)
 
 FILE_NAME = re.compile(r"[^\s?!]+\.[A-Za-z][A-Za-z0-9]{0,5}|[^\s?!]*/[^\s?!]*")
 """One word with a suffix or a slash: surely meant as a file."""
@@ -58,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
             registry,
             ask=ask,
             on_event=report.on_event,
-            sampling=Sampling(seed=args.seed),
+            sampling=Sampling(seed=args.seed, best_of=check_best_of(args.best_of, brain)),
             memory=open_memory(settings, store),
         )
         results = runner.run_all(goals, settings.parallel)

@@ -24,7 +24,7 @@ from .goal_source import find_source, read_text
 from .memories import SuiteMemories
 from .outcome import show_table
 from .progress import progress_line
-from .setup import open_brain, open_registry, tool_names, with_model
+from .setup import check_best_of, open_brain, open_registry, tool_names, with_model
 
 PARALLEL = 16
 """Goals in one batch; more gains little, and each keeps its own cache."""
@@ -53,11 +53,14 @@ def _evaluation(args: argparse.Namespace, settings: Settings) -> Evaluation:
     if holds_sessions(args.suite):
         sessions = load_conversations(args.suite)[: args.limit]
         brain = _brain(settings)
+        check_best_of(args.best_of, brain)
         messages = sum(len(session.turns) for session in sessions)
         with _counter(suite, messages) as count:
-            return converse(suite, sessions, brain, registry, on_done=lambda row: count(row.status))
+            return converse(suite, sessions, brain, registry, lambda row: count(row.status), args.best_of)
     goals = load_goals(args.suite, tool_names(registry))[: args.limit]
-    return _goals(args, suite, goals, _brain(settings), registry)
+    brain = _brain(settings)
+    check_best_of(args.best_of, brain)
+    return _goals(args, suite, goals, brain, registry)
 
 
 def _goals(
@@ -72,6 +75,7 @@ def _goals(
             seed=args.seed,
             samples=args.samples,
             parallel=args.parallel or PARALLEL,
+            best_of=args.best_of,
             plan=not args.no_plan,
             memories=None if args.no_memory else SuiteMemories(_told(args.memory)),
             on_done=lambda episode: count(episode.result.status if episode.result else ""),

@@ -111,14 +111,16 @@ def evaluate(
     seed: int = 0,
     samples: int = 1,
     parallel: int = 16,
+    best_of: int = 1,
     plan: bool = True,
     memories: SuiteMemories | None = None,
     on_done: Callable[[Episode], None] | None = None,
 ) -> Evaluation:
     """Run ``goals`` ``samples`` times each (greedy when once, else at temperature 0.7) and report.
 
-    ``plan=False`` lets runs start without a plan, to measure what planning gains. With ``memories`` each
-    goal has its own memory, which its ``earlier`` goals fill first; they are not judged.
+    ``best_of`` candidates are written for each turn. ``plan=False`` lets runs start without a plan, to
+    measure what planning gains. With ``memories`` each goal has its own memory, which its ``earlier``
+    goals fill first; they are not judged.
     """
     rows: list[RunResult] = []
     for sample in range(samples):
@@ -129,6 +131,7 @@ def evaluate(
             parallel=parallel,
             seed=seed + sample,
             temperature=temperature,
+            best_of=best_of,
             plan=plan,
             memory=memories.of if memories else None,
         )
@@ -174,6 +177,7 @@ def converse(
     brain: Brain,
     registry: Registry,
     on_done: Callable[[RunResult], None] | None = None,
+    best_of: int = 1,
 ) -> Evaluation:
     """Run scripted sessions; every message is a row, its category the turn's number.
 
@@ -182,7 +186,7 @@ def converse(
     """
     rows: list[RunResult] = []
     for session in sessions:
-        for row in _session(session, Rollout(brain, registry, parallel=1)):
+        for row in _session(session, Rollout(brain, registry, parallel=1, best_of=best_of)):
             rows.append(row)
             if on_done:
                 on_done(row)

@@ -71,6 +71,7 @@ class Rollout:
         parallel: int = 16,
         seed: int = 0,
         temperature: float = 0.0,
+        best_of: int = 1,
         plan: bool = True,
         memory: Callable[[Goal], RunMemory | None] | None = None,
     ) -> None:
@@ -79,6 +80,7 @@ class Rollout:
         self.parallel = parallel
         self.seed = seed
         self.temperature = temperature
+        self.best_of = best_of
         self.plan = plan
         self.memory = memory
         self._count = 0
@@ -145,7 +147,7 @@ class Rollout:
             memory=memory is not None,
         )
         bench = Workbench(tools, workspace, goal.text())
-        sampling = Sampling(temperature=self.temperature, seed=self.seed)
+        sampling = Sampling(temperature=self.temperature, seed=self.seed, best_of=self.best_of)
         return Episode(goal, [started], bench, workspace, memory, sampling=sampling)
 
     def _round(self, active: Mapping[int, Episode]) -> list[int]:

@@ -56,6 +56,18 @@ def with_model(settings: Settings) -> Settings:
     return settings.model_copy(update={"model": ModelRegistry(settings.home).current()})
 
 
+def check_best_of(count: int, brain: Brain) -> int:
+    """Return ``count`` candidates per turn if ``brain`` can write them; raises UsageError."""
+    if count < 1:
+        raise UsageError("--best-of must be at least 1")
+    if count > 1:
+        from ..llm.brain import LocalModel
+
+        if not isinstance(brain, LocalModel):
+            raise UsageError(f"--best-of: {brain.name} cannot rank candidates; take a local model")
+    return count
+
+
 def open_brain(settings: Settings) -> Brain:
     """Load the model that the settings name. Raises ModelUnavailable or UsageError."""
     name = with_model(settings).model
