@@ -322,9 +322,8 @@ def purge(folder: Path, change: int, seconds: float = 20.0) -> bool:
             if time.monotonic() > deadline:
                 return False
             time.sleep(0.1)
-        for part in ("chroma", "building"):
-            shutil.rmtree(folder / part, ignore_errors=True)
-        return not any((folder / part).exists() for part in ("chroma", "building"))
+        shutil.rmtree(folder / "chroma", ignore_errors=True)
+        return not (folder / "chroma").exists()
     finally:
         os.close(lock)
 

@@ -3,10 +3,10 @@
 Nothing here is trusted to be right because it was right before. Opening checks the embedder, the
 dimension, the change number, the count and whether random entries find themselves; whatever is wrong
 raises :class:`IndexFailed`, and the answer to that is always the same: throw the copy away and
-build it from the store. A build happens in a folder beside (a collection beside, on a server) that
-takes the name of the real one when it is complete and closed, so a kill during a build leaves
-nothing that could be taken for an index. Forgotten entries also end a copy: Chroma keeps deleted
-vectors in its files, so only a new copy is free of them. Superseded entries are just deleted.
+build it from the store. A copy says up to which change of the store it is complete only once it is,
+so a kill during a build leaves nothing that could be taken for an index. Forgotten entries also end
+a copy: Chroma keeps deleted vectors in its files, so only a new copy is free of them. Superseded
+entries are just deleted.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class ChromaCopy:
     ) -> None:
         self._exact, self._server, self._name, self._lock = exact, server, name, lock
         self._folder = folder
-        self._data, self._building = folder / "chroma", folder / "building"
+        self._data = folder / "chroma"
         self._stopping = stopping
         self._client: WorkerClient | None = None
         self.number = -1
@@ -69,7 +69,6 @@ class ChromaCopy:
 
     def open(self) -> None:
         """Open the copy, bring it up to date and check it. Raises :class:`IndexFailed`."""
-        shutil.rmtree(self._building, ignore_errors=True)
         if not self._server and not self._data.is_dir():
             raise IndexFailed("there is no index yet")
         client = self._start()
@@ -82,6 +81,8 @@ class ChromaCopy:
         if wrong:
             raise IndexFailed(f"the index is of another {' and '.join(wrong)}")
         self.number = int(expected["change"])
+        if self.number < 0:
+            raise IndexFailed("the index was not finished")
         os.ftruncate(self._lock, 0)
         if self.number > self._exact.store.last_change():
             raise IndexFailed("the index is newer than the store")
@@ -104,8 +105,8 @@ class ChromaCopy:
                 client.ask("delete", ids=_names(delta.superseded))
             # Told to Chroma only once it has all of it: after a kill in between, the same changes
             # are applied once more, which changes nothing.
-            self._reached(delta.number)
-            moved = True
+            self.number, moved = delta.number, True
+            self._clean(delta.number)
             client.ask("seal", metadata=self._metadata(delta.number))
         return moved
 
@@ -137,34 +138,31 @@ class ChromaCopy:
         """Throw the copy away and build it anew from the store. Raises :class:`IndexFailed`."""
         self.drop()
         exact = self._exact
-        client = self._start()
-        building = f"{self._name}.building" if self._server else self._name
         with exact.store.database.read() as connection:
             number = last_change(connection)
             query = sa.select(t.vectors.c.entry).where(t.vectors.c.embedder == exact.embedder)
             ids = [int(entry) for entry in connection.execute(query.order_by(t.vectors.c.entry)).scalars()]
-        client.open(self._building, self._server, building, create=self._metadata(number))
+        if not self._server:
+            self._clean(number)
+        client = self._start()
+        client.open(self._data, self._server, self._name, create=self._metadata(-1))
         for part in (ids[i : i + _BATCH] for i in range(0, len(ids), _BATCH)):
             if self._stopping():
                 raise IndexFailed("stopped while building")
-            self._upsert(client, self._rows(part))
-        self._reached(number)
+            self._upsert(client, read_rows(exact.store, part, exact.embedder, exact.dimension))
+        self.number = number
+        client.ask("seal", metadata=self._metadata(number))
         if self._server:
-            client.ask("seal", metadata=self._metadata(number), name=self._name)
-        else:
-            self.close()
-            self._building.rename(self._data)
-            self._running_after_move()
+            self._clean(number)
         self.follow()
         self.check()
 
     def drop(self) -> None:
         """Remove every byte of the copy (on a server: at the next rebuild, by its own means)."""
         self.kill()
-        for folder in (self._building, self._data):
-            shutil.rmtree(folder, ignore_errors=True)
-            if folder.exists():
-                raise IndexFailed(f"{folder} cannot be removed")
+        shutil.rmtree(self._data, ignore_errors=True)
+        if self._data.exists():
+            raise IndexFailed(f"{self._data} cannot be removed")
 
     def query(self, vector: Vectors, k: int) -> list[int]:
         """Return the ids nearest to ``vector [dimension]``, best first."""
@@ -190,18 +188,13 @@ class ChromaCopy:
         self._client = WorkerClient(self._folder, limits, self._lock)
         return self._client
 
-    def _running_after_move(self) -> None:
-        if self._start().open(self._data, self._server, self._name) is None:
-            raise IndexFailed("the index that was just built is not there")
-
     def _running(self) -> WorkerClient:
         if self._client is None:
             raise IndexFailed("the index's process does not run")
         return self._client
 
-    def _reached(self, number: int) -> None:
-        """The copy is complete, and free of what was forgotten, up to ``number``: tell :func:`purge`."""
-        self.number = number
+    def _clean(self, number: int) -> None:
+        """Tell ``purge`` that nothing here was forgotten at or before change ``number``."""
         os.pwrite(self._lock, b"%020d" % number, 0)
 
     def _metadata(self, number: int) -> Fields:
@@ -233,10 +226,6 @@ class ChromaCopy:
                     }
         gone = {"kind": "", "namespace": "", "label": "", "created": 0.0}
         return [known.get(entry, gone) for entry in ids]
-
-    def _rows(self, ids: Sequence[int]) -> Rows:
-        exact = self._exact
-        return read_rows(exact.store, ids, exact.embedder, exact.dimension)
 
 
 def clean_until(lock: int) -> int:

@@ -96,11 +96,8 @@ class Worker:
         return {"count": len(self._collection.get(fields["ids"], include=[])["ids"])}, b""
 
     def seal(self, fields: Fields, _payload: bytes) -> tuple[Fields, bytes]:
-        """Set the collection's own ``metadata``, and its ``name`` when given (replacing another)."""
-        name = fields.get("name")
-        if name and any(each.name == name for each in self._client.list_collections()):
-            self._client.delete_collection(name)
-        self._collection.modify(name=name, metadata=fields["metadata"])
+        """Set the collection's own ``metadata``."""
+        self._collection.modify(metadata=fields["metadata"])
         return {}, b""
 
     def query(self, fields: Fields, payload: bytes) -> tuple[Fields, bytes]:
