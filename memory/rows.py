@@ -83,31 +83,6 @@ def fetch(connection: Connection, ids: Sequence[int]) -> list[Entry]:
     return [found[entry] for entry in ids if entry in found]
 
 
-def search(
-    connection: Connection,
-    query: str,
-    k: int,
-    namespaces: Sequence[str] | None,
-    now: float,
-    kinds: Sequence[Kind] | None = None,
-    labels: Sequence[Label] | None = None,
-) -> list[tuple[int, float]]:
-    """Return up to ``k`` pairs (entry id, BM25 score) of live entries, greatest score first."""
-    terms = t.query_words(query)
-    if not terms:
-        return []
-    words = sa.table(t.FTS, sa.column("rowid"), sa.column("rank"))
-    statement = (
-        sa.select(t.entries.c.id, words.c.rank)
-        .join_from(words, t.entries, t.entries.c.id == words.c.rowid)
-        .where(sa.literal_column(t.FTS).op("MATCH")(t.match_expression(terms)))
-        .where(is_live(now), *chosen(namespaces, kinds, labels))
-        .order_by(words.c.rank)
-        .limit(k)
-    )
-    return [(int(entry), -float(rank)) for entry, rank in connection.execute(statement)]
-
-
 def same_text(connection: Connection, digest: str, namespaces: Sequence[str], now: float) -> set[int]:
     """Return the live entries of ``namespaces`` whose normalised text has this hash."""
     rows = connection.exec_driver_sql(_SAME_TEXT, (digest,))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from . import tables as t
 from .database import Database
 from .entry import GLOBAL, Draft, Entry, Kind, Vectors, Verdict, Written
 from .gate import Decision, Neighbour, compare, inspect
+from .lexical import search
 from .rows import (
     check_dimension,
     chosen,
@@ -42,7 +44,6 @@ from .rows import (
     record,
     same_text,
     same_topic,
-    search,
     to_entry,
 )
 from .wording import normal_hash
@@ -101,35 +102,38 @@ class MemoryStore:
 
         A refused draft does not stop the others.
         """
-        if vectors is not None and (embedder is None or len(vectors) != len(drafts)):
-            raise ValueError("vectors come with their embedder's id, one for every draft")
-        refusals = [inspect(draft) for draft in drafts]
-        now = self.clock()
-
-        def work(connection: Connection) -> list[Written]:
-            if vectors is not None:
-                check_dimension(connection, str(embedder), vectors.shape[1])
-            return [
-                self._write_one(
-                    connection, draft, refusal, None if vectors is None else vectors[i], embedder, now
-                )
-                for i, (draft, refusal) in enumerate(zip(drafts, refusals, strict=True))
-            ]
-
-        answer: list[Written] = self.database.write(work)
+        answer: list[Written] = self.database.write(
+            lambda connection: self.write_in(connection, drafts, vectors, embedder)
+        )
         return answer
+
+    def write_in(
+        self,
+        connection: Connection,
+        drafts: Sequence[Draft],
+        vectors: Vectors | None = None,
+        embedder: str | None = None,
+    ) -> list[Written]:
+        """As :meth:`write_many`, inside a write transaction of the caller's."""
+        if vectors is not None:
+            if embedder is None or len(vectors) != len(drafts):
+                raise ValueError("vectors come with their embedder's id, one for every draft")
+            check_dimension(connection, embedder, vectors.shape[1])
+        now = self.clock()
+        rows: Iterable[NDArray[np.float32] | None] = repeat(None) if vectors is None else vectors
+        pairs = zip(drafts, rows, strict=False)
+        return [self._write_one(connection, draft, vector, embedder, now) for draft, vector in pairs]
 
     def _write_one(
         self,
         connection: Connection,
         draft: Draft,
-        refusal: str | None,
         vector: NDArray[np.float32] | None,
         embedder: str | None,
         now: float,
     ) -> Written:
         entry: Entry | None = None
-        if refusal is not None:
+        if refusal := inspect(draft):
             decision = Decision(Verdict.REFUSED, refusal)
         else:
             digest = normal_hash(draft.text)

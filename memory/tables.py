@@ -72,7 +72,7 @@ documents = sa.Table(
     sa.Column("path", sa.Text, primary_key=True),
     sa.Column("hash", sa.String(64), nullable=False),
     sa.Column("mtime", sa.Float, nullable=False),
-    sa.Column("size", sa.Integer, nullable=False),
+    sa.Column("pieces", sa.Integer, nullable=False),
     sa.Column("added", sa.Float, nullable=False),
 )
 
