@@ -26,6 +26,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from .snapshot import Snapshots
 from .tree import Node, Span, Tree, addresses, common_prefix, narrow
 
 __all__ = [
@@ -78,6 +79,10 @@ class Cache(Protocol):
         """Return views of positions that it holds itself and will not write again."""
         ...
 
+    def rest(self, node: Node) -> None:
+        """Hear that what the path of ``node`` holds may be read there instead of here."""
+        ...
+
     def begin(self, node: Node, base: int, copied: Sequence[Span]) -> None:
         """Begin anew: read positions below ``base`` through the path of ``node``, copy the next in."""
         ...
@@ -126,11 +131,15 @@ class Slot:
         """See :class:`Cache`; one tensor ``[layers, 2, kv_heads, end - start, head_dim]``."""
         return narrow((self.buffer,), start - self.base, end - self.base)
 
+    def rest(self, node: Node) -> None:
+        """See :class:`Cache`."""
+        self.node = node if self._shares else None
+
     def begin(self, node: Node, base: int, copied: Sequence[Span]) -> None:
         """See :class:`Cache`."""
         if not self._shares:
             base, copied = 0, [*node.spans(0, base), *copied]
-        self.node = node if self._shares else None
+        self.rest(node)
         layers, two, heads, _, dim = self.buffer.shape
         self.buffer = self.buffer.new_empty(layers, two, heads, 0, dim)
         self.base = self.length = base
@@ -153,6 +162,8 @@ class Session:
     cache: Cache
     node: Node
     ids: list[int] = field(default_factory=list)
+    core: int = 0
+    """Leading ids that other processes will begin with too: kept on disk when the session ends."""
 
     def settle(self) -> None:
         """Make ids and cache agree again after an interrupted step."""
@@ -175,13 +186,15 @@ class Session:
         self.node.users -= 1
         node.users += 1
         self.node = node
+        self.cache.rest(node)
 
 
 class Sessions:
     """All key-value memory of an engine: living sessions by name, the tree, one byte budget."""
 
-    def __init__(self, make: Callable[[], Cache], budget: int) -> None:
+    def __init__(self, make: Callable[[], Cache], budget: int, snapshots: Snapshots | None = None) -> None:
         self._make = make
+        self._snapshots = snapshots
         self._budget = budget
         self._live: OrderedDict[str, Session] = OrderedDict()
         self._tree = Tree()
@@ -200,6 +213,8 @@ class Sessions:
         ids = list(ids)
         self._publish_nearest(session, ids)
         node, length = self._tree.match(ids)
+        if self._snapshots is not None and self._load(ids, max(length, len(session.ids))):
+            node, length = self._tree.match(ids)
         if length <= len(session.ids) + WORTH_COPYING:
             return
         node = self._tree.cut(node, length)
@@ -231,6 +246,8 @@ class Sessions:
         session.settle()
         if len(session.ids) >= session.node.end + WORTH_COPYING:
             self._publish(session, len(session.ids))
+        if self._snapshots is not None and session.core:
+            self._save(self._snapshots, session.ids[: session.core])
         del self._live[name]
         session.node.users -= 1
 
@@ -250,6 +267,7 @@ class Sessions:
         """Forget everything; needed whenever the weights changed."""
         self._live.clear()
         self._tree = Tree()
+        self._snapshots = None  # they are of the weights as loaded
 
     @property
     def nbytes(self) -> int:
@@ -276,6 +294,24 @@ class Sessions:
             session = self._live.pop(idle)
             session.node.users -= 1
             self._loosen(session.cache.memory)
+
+    def _load(self, ids: list[int], known: int) -> bool:
+        """Put the longest beginning of ``ids`` that the disk has into the tree, if that is much more."""
+        assert self._snapshots is not None
+        stored = self._snapshots.find(ids, known)
+        span = None if stored is None else self._snapshots.load(stored)
+        if stored is None or span is None:
+            return False
+        node, length = self._tree.match(stored.ids)
+        node = self._tree.cut(node, length)
+        self._tree.add(node, stored.ids[length:], narrow(span, length, len(stored.ids)))
+        return True
+
+    def _save(self, snapshots: Snapshots, ids: list[int]) -> None:
+        """Offer a beginning that the tree has to the disk."""
+        node, length = self._tree.match(ids)
+        if length == len(ids):
+            snapshots.save(ids, node.spans(0, length))
 
     def _new(self) -> Session:
         self._tree.root.users += 1

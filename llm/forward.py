@@ -273,6 +273,9 @@ class ModuleCache:
         """Return views; the inner cache never writes into its tensors, it makes longer ones."""
         return narrow(self.memory, start, end)
 
+    def rest(self, node: Node) -> None:
+        """Nothing to do: this cache reads nothing elsewhere."""
+
     def begin(self, node: Node, base: int, copied: Sequence[Span]) -> None:
         """Begin anew with copies of the path's positions below ``base`` and of the next."""
         from transformers import DynamicCache
