@@ -96,10 +96,12 @@ class Database:
     """The database under ``home`` (a folder, made when missing), or the one that ``url`` names.
 
     Opening is lazy: the first transaction creates the file, migrates the schema and makes the
-    reserve. Raises :class:`StorageError` with one clear line for what a person can put right.
+    reserve (unless ``reserve`` is False, as for a backup).
+
+    Raises :class:`StorageError` with one clear line for what a person can put right.
     """
 
-    def __init__(self, home: Path, url: str | None = None) -> None:
+    def __init__(self, home: Path, url: str | None = None, reserve: bool = True) -> None:
         self.home = home
         self.path = home / "autogpt.db"
         try:
@@ -110,6 +112,7 @@ class Database:
         if self._is_file and self._url.database:
             self.path = Path(self._url.database)
         self._reserve = self.path.with_name(self.path.name + ".reserve")
+        self._wants_reserve = reserve
         self._engine: Engine | None = None
 
     @property
@@ -147,7 +150,7 @@ class Database:
 
     def make_reserve(self) -> None:
         """Make the reserve file if it is missing; silently does without when there is no space."""
-        if not self._is_file or self._reserve.exists():
+        if not self._is_file or not self._wants_reserve or self._reserve.exists():
             return
         part = self._reserve.with_name(f"{self._reserve.name}.{os.getpid()}")
         try:
@@ -189,9 +192,14 @@ class Database:
         return engine
 
     def _create_file(self) -> None:
-        """Create the file with mode 0600 before SQLite would make it readable for others."""
+        """Create the file with mode 0600 before SQLite would make it readable for others.
+
+        A file that is there is not opened: closing it would drop the locks of this process's other
+        connections to it, and SQLite could then delete a log that they still write to.
+        """
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
 
     def _migrate(self, engine: Engine) -> None:
         known = len(MIGRATIONS)
@@ -306,7 +314,8 @@ def _kind_of(error: BaseException | None) -> str | None:
         sqlite3.SQLITE_CANTOPEN: "cannot be opened; check its permissions and its folder's",
         sqlite3.SQLITE_PERM: "access denied; check its permissions",
         sqlite3.SQLITE_NOTADB: "is not an AutoGPT database; move it away or set AUTOGPT_HOME",
-        sqlite3.SQLITE_CORRUPT: "is damaged; keep a copy, then restore a backup or move it away",
+        sqlite3.SQLITE_CORRUPT: "is damaged; save what is readable with 'autogpt memory export FILE' and "
+        "'autogpt runs export', then put a backup in its place or move it away",
         sqlite3.SQLITE_IOERR: "input/output error; check the disk",
     }
     return sentences.get(primary)

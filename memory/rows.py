@@ -7,6 +7,7 @@ transaction. They decide nothing.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from . import tables as t
 from .claims import claims
 from .database import StorageError
 from .entry import Draft, Entry, Kind, Vectors
+from .wording import normal_hash
 
 _BATCH = 400
 """Ids in one query; SQLite allows at least 999 variables."""
@@ -129,12 +131,17 @@ def insert_entry(connection: Connection, draft: Draft, digest: str, now: float) 
         "superseded_by": None,
     }
     entry = int(connection.exec_driver_sql(_INSERT_ENTRY, tuple(values.values())).lastrowid)
-    connection.exec_driver_sql(_INSERT_WORDS, (entry, t.index_words(draft.text)))
-    if draft.kind is Kind.FACT:
-        for topic in {claim.topic for claim in claims(draft.text)}:
-            connection.exec_driver_sql(_INSERT_CLAIM, (topic, entry))
+    insert_words(connection, entry, draft.kind, draft.text)
     note_changes(connection, [entry], live=True)
     return to_entry(values | {"id": entry})
+
+
+def insert_words(connection: Connection, entry: int, kind: Kind, text: str) -> None:
+    """Make an entry's text searchable, and what a fact claims findable."""
+    connection.exec_driver_sql(_INSERT_WORDS, (entry, t.index_words(text)))
+    if kind is Kind.FACT:
+        for topic in {claim.topic for claim in claims(text)}:
+            connection.exec_driver_sql(_INSERT_CLAIM, (topic, entry))
 
 
 def insert_vectors(connection: Connection, ids: Sequence[int], vectors: Vectors, embedder: str) -> None:
@@ -193,6 +200,18 @@ def delete_entries(connection: Connection, found: Sequence[Entry]) -> None:
     if rows:
         connection.exec_driver_sql(_DELETE_WORDS, rows)
     note_changes(connection, ids, live=False)
+
+
+def replace_text(connection: Connection, entry: Entry, text: str) -> Entry:
+    """Give an entry another text: its words and claims follow, its vector goes."""
+    connection.exec_driver_sql(_DELETE_WORDS, (entry.id, t.index_words(entry.text)))
+    connection.execute(sa.delete(t.vectors).where(t.vectors.c.entry == entry.id))
+    connection.execute(sa.delete(t.claims).where(t.claims.c.entry == entry.id))
+    change = {"text": text, "hash": normal_hash(text)}
+    connection.execute(sa.update(t.entries).where(t.entries.c.id == entry.id).values(change))
+    insert_words(connection, entry.id, entry.kind, text)
+    note_changes(connection, [entry.id], live=entry.superseded_by is None)
+    return replace(entry, text=text, hash=change["hash"])
 
 
 def last_change(connection: Connection) -> int:

@@ -42,6 +42,7 @@ from .rows import (
     note_changes,
     parts,
     record,
+    replace_text,
     same_text,
     same_topic,
     to_entry,
@@ -216,23 +217,46 @@ class MemoryStore:
         if len(ids):
             self.database.write(work)
 
-    def forget(self, ids: Iterable[int], reason: str = "forgotten") -> list[int]:
-        """Remove entries, their words and vectors, and return those that were there.
+    def forget(self, ids: Iterable[int], reason: str = "forgotten") -> list[Entry]:
+        """Delete entries with their words and vectors; return those that were there.
 
-        The bytes are overwritten; :func:`upkeep.scrub` then clears what the file still holds of them.
+        What the file still holds of them afterwards is cleared by ``forgetting.forget``.
         """
         wanted = list(dict.fromkeys(ids))
         now = self.clock()
 
-        def work(connection: Connection) -> list[int]:
+        def work(connection: Connection) -> list[Entry]:
             found = fetch(connection, wanted)
             delete_entries(connection, found)
             for entry in found:
                 record(connection, entry, "forgotten", reason, entry.id, now)
-            return [entry.id for entry in found]
+            return found
 
-        gone: list[int] = self.database.write(work)
+        gone: list[Entry] = self.database.write(work)
         return gone
+
+    def edit(self, entry: int, text: str) -> Written:
+        """Give an entry another text, by the user's hand; its vector is made anew later.
+
+        Refused like a write where the text alone is wrong (:func:`gate.inspect`) or already there.
+        """
+        now = self.clock()
+
+        def work(connection: Connection) -> Written:
+            old = next(iter(fetch(connection, [entry])), None)
+            if old is None:
+                return Written(Verdict.REFUSED, f"there is no entry {entry}")
+            draft = Draft(old.kind, text, old.namespace, old.label, old.run, old.event, old.source)
+            same = same_text(connection, normal_hash(text), [old.namespace, GLOBAL], now) - {entry}
+            reason = inspect(draft) or (f"the same text is already there (entry {min(same)})" if same else "")
+            if reason:
+                record(connection, draft, Verdict.REFUSED, f"edit: {reason}", entry, now)
+                return Written(Verdict.REFUSED, reason, old)
+            record(connection, draft, Verdict.WRITTEN, "edited by the user", entry, now)
+            return Written(Verdict.WRITTEN, "edited", replace_text(connection, old, text))
+
+        answer: Written = self.database.write(work)
+        return answer
 
     # Reading
 

@@ -84,6 +84,14 @@ changes = sa.Table(
     sa.Column("live", sa.Boolean, nullable=False),
 )
 
+backups = sa.Table(
+    "memory_backups",
+    metadata,
+    sa.Column("path", sa.Text, primary_key=True),
+    sa.Column("at", sa.Float, nullable=False),
+)
+"""Where copies of the database were made, because what is forgotten must go from them too."""
+
 claims = sa.Table(
     "memory_claims",
     metadata,
@@ -94,7 +102,7 @@ claims = sa.Table(
 """What facts are about, as hashes: where a contradiction is looked for."""
 
 FTS = "memory_words"
-_CREATE_FTS = (
+CREATE_FTS = (
     f"CREATE VIRTUAL TABLE {FTS} USING fts5("
     "words, content='', tokenize='porter unicode61 remove_diacritics 2')"
 )
@@ -104,7 +112,7 @@ def create_memory(connection: Connection) -> None:
     """Make the tables. Memory is always SQLite: another database holds the runs only."""
     if connection.dialect.name == "sqlite":
         metadata.create_all(connection)
-        connection.exec_driver_sql(_CREATE_FTS)
+        connection.exec_driver_sql(CREATE_FTS)
 
 
 _CHINESE = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u3040-\u30ff\uac00-\ud7af\U00020000-\U0003ffff"
