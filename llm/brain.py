@@ -44,8 +44,12 @@ class LocalModel:
         name: str | None = None,
         thought_chars: int = 0,
         cache_bytes: int | None = None,
+        snapshots: Path | None = None,
     ) -> None:
-        """Put a brain around a loaded model; ``thought_chars`` > 0 lets it think before a call."""
+        """Put a brain around a loaded model; ``thought_chars`` > 0 lets it think before a call.
+
+        ``snapshots`` is the folder that keeps the keys and values of system messages.
+        """
         from .engine import Engine
 
         self.loaded = loaded
@@ -56,7 +60,7 @@ class LocalModel:
         self.tokenizer_hash = tokenizer.fingerprint
         self.context = int(getattr(loaded.config, "max_position_embeddings", 0)) or 1 << 30
         self.compiler = GrammarCompiler(tokenizer, loaded.vocabulary)
-        self.engine: Engine = Engine(loaded, cache_bytes)
+        self.engine: Engine = Engine(loaded, cache_bytes, snapshots=snapshots)
         self.scorer: Scorer | None = None
         """Ranks the candidates of a turn (``Sampling.best_of``); None: their mean log-probability."""
 
@@ -73,15 +77,16 @@ class LocalModel:
     ) -> LocalModel:
         """Load a model folder or hub name, with ``adapter`` (a PEFT folder) merged into it.
 
-        ``cache_dir`` keeps the device probe's verdict. Raises
-        :class:`~autogpt.errors.ModelUnavailable` or :class:`~autogpt.errors.UsageError`.
+        ``cache_dir`` keeps the device probe's verdict and what system messages cost to compute.
+        Raises :class:`~autogpt.errors.ModelUnavailable` or :class:`~autogpt.errors.UsageError`.
         """
         from .model import load_model, locate_model
 
         place = locate_model(str(folder))
         tokenizer = ChatTokenizer(place)
         loaded = load_model(place, device=device, dtype=dtype, adapter=adapter, cache_dir=cache_dir)
-        return cls(loaded, tokenizer, name=name or Path(folder).name, thought_chars=thought_chars)
+        snapshots = None if cache_dir is None else cache_dir / "kv"
+        return cls(loaded, tokenizer, name or Path(folder).name, thought_chars, snapshots=snapshots)
 
     def respond(self, prompts: Sequence[Prompt], on_text: OnText | None = None) -> list[Turn]:
         """Answer each prompt with one of its calls, all in one batch.
@@ -165,7 +170,9 @@ class LocalModel:
         from .engine import Request
 
         grammar = self.compiler.compile(prompt.calls, self.thought_chars)
-        return Request(prompt.session, self._encode(prompt.messages), grammar, prompt.sampling)
+        ids, first = self._encode(prompt.messages), prompt.messages[:1]
+        core = len(self.tokenizer.encode_messages([m for m in first if m.role == "system"]).ids)
+        return Request(prompt.session, ids, grammar, prompt.sampling, core=core)
 
     def _encode(self, messages: Sequence[Message]) -> list[int]:
         ids = self.tokenizer.encode_messages(messages, continue_assistant=True).ids

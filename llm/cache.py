@@ -26,7 +26,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .snapshot import Snapshots
+from .snapshot import WORTH_LOADING, Snapshots
 from .tree import Node, Span, Tree, addresses, common_prefix, narrow
 
 __all__ = [
@@ -262,6 +262,11 @@ class Sessions:
             self._tree.remove(node)
             node = node.parent
         self._loosen(session.cache.memory)
+
+    def computed(self, rows: int, seconds: float) -> None:
+        """Note what a forward cost, to know when loading is cheaper; short ones say nothing of prompts."""
+        if self._snapshots is not None and rows >= WORTH_LOADING:
+            self._snapshots.computed(rows, seconds)
 
     def clear(self) -> None:
         """Forget everything; needed whenever the weights changed."""

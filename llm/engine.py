@@ -21,6 +21,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -36,6 +37,7 @@ from .model import LoadedModel
 from .sampling import NotFinite
 from .sequence import Generated, Grammar, Matcher, Request, Stuck
 from .sequence import Sequence as Active
+from .snapshot import Snapshots
 from .tokenlog import COPIED, FORCED, TokenLog
 from .trouble import OutOfMemory, first_bad_layer, patiently
 
@@ -81,19 +83,21 @@ class Engine:
         forced: bool = True,
         max_draft: int = MAX_DRAFT,
         row_cost: float | None = None,
+        snapshots: Path | None = None,
     ) -> None:
         """Prepare to decode for ``loaded``.
 
         ``forced=False`` has forced tokens found by the mask, a forward each (to measure what taking
         them at once gains). ``row_cost`` is what a further row adds to a forward of one, as a share
-        of it; it decides how long drafts are.
+        of it; it decides how long drafts are. ``snapshots``: the folder that keeps system messages.
         """
         self.loaded = loaded
         self.stats = Stats()
         self._forward = make_forward(loaded.model, loaded.config)
         self._device = torch.device(loaded.device)
         budget = default_budget(self._device) if cache_bytes is None else cache_bytes
-        self._sessions = Sessions(self._forward.new_cache, budget)
+        kept = None if snapshots is None else Snapshots(snapshots, loaded.numerics, self._device)
+        self._sessions = Sessions(self._forward.new_cache, budget, kept)
         self._grown = False
         """Memory was taken since the budget was last looked at."""
         self._lock = threading.RLock()
@@ -228,6 +232,7 @@ class Engine:
         session = self._sessions.open(request.session)
         # a last row is computed again where a token is to be chosen from it
         session.crop(min(common_prefix(session.ids, ids), len(ids) - (limit > 0)))
+        session.core = max(session.core, request.core)
         out.log, drafter = self._open_log(request.session, ids)
         out.start = len(ids)
         sequence = Active(
@@ -274,12 +279,14 @@ class Engine:
             return
         tails = [work.choices[-1].offset + 1 if work.choices else 1 for work in batch]
         pairs = [(work.sequence.session.cache, work.rows) for work in batch]
+        began = time.perf_counter()
         try:
             hidden = patiently(lambda: self._forward.hidden(pairs, tails=tails), free, len(active))
         except OutOfMemory as error:
             for work in batch:
                 self._fail(work.sequence, str(error))
             return
+        self._sessions.computed(sum(len(rows) for _, rows in pairs), time.perf_counter() - began)
         first = 0
         for work, tail in zip(batch, tails, strict=True):
             work.first, first = first, first + tail

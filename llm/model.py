@@ -47,6 +47,11 @@ class LoadedModel:
     vocabulary: int
     """Rows of the output head (may exceed the tokenizer's size)."""
 
+    @property
+    def numerics(self) -> str:
+        """What keys and values computed by this model depend on."""
+        return f"{self.fingerprint}|{self.dtype}"
+
 
 def load_model(
     name: str | Path,

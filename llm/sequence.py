@@ -68,6 +68,8 @@ class Request:
     grammar: Grammar | None = None
     sampling: Sampling = Sampling()  # noqa: RUF009 (frozen)
     stop_ids: frozenset[int] = frozenset()
+    core: int = 0
+    """How many leading ids other processes will begin with too (a system message), 0 if none."""
 
 
 @dataclass
