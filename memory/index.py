@@ -17,8 +17,10 @@ process in its first seconds, so that short runs do not pay for it.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import logging
 import os
+import platform
 import shutil
 import socket
 import threading
@@ -29,7 +31,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from .database import StorageError
-from .entry import Vectors
+from .entry import Embedder, Vectors
 from .exact import Exact
 from .index_client import IndexFailed
 from .index_copy import ChromaCopy, Forgotten, clean_until
@@ -49,6 +51,8 @@ CLOSE_SECONDS = 10.0
 SERVER_SECONDS = 3.0
 SERVER_RETRY_SECONDS = 30.0
 COLLECTION = "autogpt-memory"
+FOLDER = "index"
+"""Where the index is, under the home."""
 
 
 @dataclass(frozen=True)
@@ -302,6 +306,16 @@ class MemoryIndex:
                     copy.drop()
             except IndexFailed as error:
                 self._failed(error)
+
+
+def open_index(store: MemoryStore, embedder: Embedder, server: str = "") -> MemoryIndex:
+    """Return the index of ``store`` for ``embedder``, not started; ``server`` is the setting ``chroma``.
+
+    On a server the collection is named after this machine and home, so that several can share it.
+    """
+    place = hashlib.sha256(f"{platform.node()}:{store.home.resolve()}".encode()).hexdigest()[:12]
+    name = f"{COLLECTION}-{place}" if server else COLLECTION
+    return MemoryIndex(store, embedder.id, embedder.dimension, store.home / FOLDER, server, name)
 
 
 def purge(folder: Path, change: int, seconds: float = 20.0) -> bool:

@@ -19,6 +19,7 @@ from autogpt.errors import UsageError
 from autogpt.memory import index_copy
 from autogpt.memory.entry import GLOBAL, Draft, Kind, Vectors
 from autogpt.memory.exact import Exact
+from autogpt.memory.forgetting import forget
 from autogpt.memory.index import MemoryIndex, purge
 from autogpt.memory.index_client import IndexFailed, Limits, WorkerClient
 from autogpt.memory.index_frames import Closed, receive, send
@@ -73,7 +74,7 @@ def test_exact_search_follows_every_kind_of_change(tmp_path: Path) -> None:
     for step in range(12):
         ids += fill(other, 5, 100 + step, rng.choice(BOTH))
         gone = rng.sample(ids, 4)
-        other.forget(gone)
+        forget(other, gone)
         ids = [entry for entry in ids if entry not in gone]
         other.set_vectors(ids[:2], unit(2, 200 + step), "test-1")
         for query in queries[:4]:
@@ -161,8 +162,8 @@ def test_forgetting_leaves_no_vector_and_no_text_in_chromas_files(
         return b"".join(path.read_bytes() for path in files.rglob("*") if path.is_file())
 
     assert vector.tobytes() in bytes_of_chroma() and b"armalade" not in bytes_of_chroma()
-    store.forget([entry.id])
-    assert purge(store.home / "index", store.last_change())
+    change = forget(store, [entry.id]).change
+    assert purge(store.home / "index", change)
     assert entry.id not in found(index, vector)
     assert vector.tobytes() not in bytes_of_chroma()
     assert index.wait(60) and vector.tobytes() not in bytes_of_chroma()
