@@ -51,6 +51,7 @@ class LocalModel:
         ``snapshots`` is the folder that keeps the keys and values of system messages.
         """
         from .engine import Engine
+        from .snapshot import Snapshots
 
         self.loaded = loaded
         self.tokenizer = tokenizer
@@ -60,7 +61,8 @@ class LocalModel:
         self.tokenizer_hash = tokenizer.fingerprint
         self.context = int(getattr(loaded.config, "max_position_embeddings", 0)) or 1 << 30
         self.compiler = GrammarCompiler(tokenizer, loaded.vocabulary)
-        self.engine: Engine = Engine(loaded, cache_bytes, snapshots=snapshots)
+        kept = None if snapshots is None else Snapshots(snapshots, loaded.numerics, loaded.device)
+        self.engine: Engine = Engine(loaded, cache_bytes, snapshots=kept)
         self.scorer: Scorer | None = None
         """Ranks the candidates of a turn (``Sampling.best_of``); None: their mean log-probability."""
 

@@ -48,7 +48,7 @@ class Stored:
 class Snapshots:
     """The beginnings kept in one folder for one key; see the module's text."""
 
-    def __init__(self, folder: Path, key: str, device: torch.device, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(self, folder: Path, key: str, device: str, max_bytes: int = MAX_BYTES) -> None:
         self._folder = folder
         self._key = f"{LAYOUT}|{key}"
         self._device = device

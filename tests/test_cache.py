@@ -76,7 +76,7 @@ class House:
 
     def restart(self) -> None:
         """Begin as a new process would: with nothing but what is on the disk."""
-        snapshots = Snapshots(self.folder, "key", torch.device("cpu"))
+        snapshots = Snapshots(self.folder, "key", "cpu")
         snapshots.computed(1, 1000.0)  # nothing is slower to load than to compute
         self.sessions = Sessions(self.forward.new_cache, 1 << 30, snapshots)
         self.held: dict[str, list[int]] = {}
@@ -270,54 +270,54 @@ def damage(path: Path, how: str) -> None:
 )
 def test_a_damaged_or_foreign_snapshot_is_as_good_as_none(how: str, tmp_path: Path) -> None:
     ids, span = list(range(100)), (torch.randn(2, 2, 1, 100, 4),)
-    ours = Snapshots(tmp_path, "us", torch.device("cpu"))
+    ours = Snapshots(tmp_path, "us", "cpu")
     ours.save(ids, [span])
     assert not list(tmp_path.iterdir())  # nothing was computed, so nothing is known to be slower
     ours.computed(1, 1000.0)
     ours.save(ids, [span])
     (path,) = tmp_path.iterdir()
-    later = Snapshots(tmp_path, "us", torch.device("cpu"))
+    later = Snapshots(tmp_path, "us", "cpu")
     stored = later.find([*ids, 7], 10)
     assert stored is not None
     loaded = later.load(stored)
     assert loaded is not None and torch.equal(loaded[0], span[0])
     assert later.find([*ids, 7], 40) is None  # 60 positions more are not worth a file
     if how == "another model":
-        assert Snapshots(tmp_path, "them", torch.device("cpu")).find(ids, 0) is None
+        assert Snapshots(tmp_path, "them", "cpu").find(ids, 0) is None
         path.rename(tmp_path / f"{Snapshots(tmp_path, 'them', torch.device('cpu'))._name}-x.safetensors")
-        assert Snapshots(tmp_path, "them", torch.device("cpu")).find(ids, 0) is None
+        assert Snapshots(tmp_path, "them", "cpu").find(ids, 0) is None
         return
     damage(path, how)
     assert later.load(stored) is None and later.find(ids, 0) is None
-    again = Snapshots(tmp_path, "us", torch.device("cpu"))
+    again = Snapshots(tmp_path, "us", "cpu")
     found = again.find(ids, 0)
     assert found is None or again.load(found) is None
     again.computed(1, 1000.0)
     again.save(ids, [span])  # takes the damaged one's place
-    found = Snapshots(tmp_path, "us", torch.device("cpu")).find(ids, 0)
+    found = Snapshots(tmp_path, "us", "cpu").find(ids, 0)
     assert found is not None and again.load(found) is not None
 
 
 def test_snapshots_are_written_only_where_loading_wins_and_space_allows(tmp_path: Path) -> None:
     span, limit = (torch.randn(2, 2, 1, 100, 4),), 3 * 8_000
-    quick = Snapshots(tmp_path, "k", torch.device("cpu"), limit)
+    quick = Snapshots(tmp_path, "k", "cpu", limit)
     quick.computed(1_000_000, 1e-3)
     quick.save(range(100), [span])
     assert not list(tmp_path.iterdir())  # computing 100 positions took a tenth of a microsecond
-    slow = Snapshots(tmp_path, "k", torch.device("cpu"), limit)
+    slow = Snapshots(tmp_path, "k", "cpu", limit)
     slow.computed(1, 1000.0)
     for i in range(5):
         slow.save([i] * 100, [span])
         for age, path in enumerate(sorted(tmp_path.iterdir(), key=lambda p: -p.stat().st_mtime)):
             os.utime(path, (1000 - age, 1000 - age))
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= limit
-    kept = Snapshots(tmp_path, "k", torch.device("cpu"))
+    kept = Snapshots(tmp_path, "k", "cpu")
     assert kept.find([4] * 100, 0) and not kept.find([0] * 100, 0)
-    bad = Snapshots(tmp_path, "k", torch.device("cpu"))
+    bad = Snapshots(tmp_path, "k", "cpu")
     bad.computed(1, 1000.0)
     bad.save([9] * 100, [(torch.full((2, 2, 1, 100, 4), float("nan")),)])
     assert bad.find([9] * 100, 0) is None
-    blocked = Snapshots(tmp_path / "file", "k", torch.device("cpu"))
+    blocked = Snapshots(tmp_path / "file", "k", "cpu")
     (tmp_path / "file").write_text("not a folder")
     blocked.computed(1, 1000.0)
     blocked.save(range(100), [span])
