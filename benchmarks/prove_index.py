@@ -32,7 +32,6 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-
 from index_damage import cases, victim
 
 from autogpt.memory.entry import GLOBAL, Draft, Kind, Vectors
