@@ -56,6 +56,10 @@ class RunStarted(Event):
     """The goal's folder: its paths are relative to it, and results are delivered there."""
     destinations: dict[str, str] = {}
     """Hashes of the files there that the run may replace, as they were at the start."""
+    context: int = 0
+    """Tokens that the model takes, if it owns its tokens; 0 where that is not known."""
+    system_tokens: int = 0
+    """Of these, what the system text takes."""
     memory: bool = False
     """Whether a memory was at hand: then ``remember`` and ``recall`` are calls of the core."""
     plan: bool = True
@@ -171,6 +175,34 @@ class MemoryWritten(Event):
     by: Literal["model", "driver"] = "model"
 
 
+class FoldedExchange(BaseModel):
+    """A line of the ledger: one message of the user with all that came of it."""
+
+    model_config = ConfigDict(frozen=True)
+    first: int
+    """The first of its events, counted from 0; ``last`` is the last."""
+    last: int
+    tokens: int
+    """Tokens that it had in the prompt."""
+    entry: int | None = None
+    """The entry of memory that holds it."""
+    reason: str = ""
+    """What the write gate said of it."""
+
+
+class ConversationFolded(Event):
+    """Old exchanges of a conversation were taken out of the prompt, and where to find them."""
+
+    type: Literal["conversation.folded"] = "conversation.folded"
+    upto: int
+    """The event (a message of the user) that the prompt now begins with."""
+    exchanges: list[FoldedExchange]
+    tokens: int
+    """Tokens that left the prompt."""
+    left: int
+    """Tokens that stay, the new message not yet counted."""
+
+
 class PersonAsked(Event):
     """The run needs a person: a question of the model or an approval of a call."""
 
@@ -242,6 +274,7 @@ KnownEvent = Annotated[
     | ToolOutcome
     | MemoryRecalled
     | MemoryWritten
+    | ConversationFolded
     | PersonAsked
     | PersonAnswered
     | CheckResult

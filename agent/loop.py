@@ -1,8 +1,9 @@
 """The loop: a pure function from what happened to what comes next.
 
-``decide(events, tools)`` returns one of six requests: :class:`Think` (ask the model, with the calls
+``decide(events, tools)`` returns one of seven requests: :class:`Think` (ask the model, with the calls
 that are allowed now), :class:`Act` (run this call), :class:`Ask` (a person must answer),
-:class:`Recall` or :class:`Remember` (where a memory is at hand) or :class:`Stop`.
+:class:`Recall` or :class:`Remember` (where a memory is at hand), :class:`Fold` (a conversation that
+has grown too long) or :class:`Stop`.
 Drivers (``runner`` on disk, ``rollout`` in memory, ``replay`` over a record) carry requests out and
 append what happened. Planning, limits and loop detection are read from the events;
 nothing is remembered elsewhere, so resuming is deciding again.
@@ -24,6 +25,8 @@ from .transcript import messages
 
 MAX_INVALID = 3
 MAX_REPEATS = 3
+CONVERSATION = 3000
+"""Tokens of a conversation beyond which its oldest part is folded: what small models still read well."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,14 @@ class Remember:
     text: str
 
 
-Request = Think | Act | Ask | Recall | Remember | Stop
+@dataclass(frozen=True)
+class Fold:
+    """Take the exchanges before event ``upto`` out of a conversation's prompt, into memory."""
+
+    upto: int
+
+
+Request = Think | Act | Ask | Recall | Remember | Fold | Stop
 
 
 def decide(events: Sequence[Event], tools: Mapping[str, Tool]) -> Request:
@@ -100,6 +110,9 @@ def decide(events: Sequence[Event], tools: Mapping[str, Tool]) -> Request:
         return inspection
     if state.started.mode == "chat" and _waits_for_message(events):
         return Stop("idle", "waiting for a message")
+    upto = _too_long(state)
+    if upto:
+        return Fold(upto)
     if state.started.memory and not state.looked_back:
         return Recall(state.said, "driver")
     if state.memory_call:
@@ -119,6 +132,23 @@ def decide(events: Sequence[Event], tools: Mapping[str, Tool]) -> Request:
 
 def _waits_for_message(events: Sequence[Event]) -> bool:
     return not any(isinstance(event, PersonSaid) for event in events)
+
+
+def _too_long(state: State) -> int:
+    """Return from which message on a conversation fits its budget again, or 0 where it does now.
+
+    Asked when a new message has come; that and the one before it always stay.
+    """
+    if state.started.mode != "chat" or state.looked_back or state.turns:
+        return 0
+    most = min(CONVERSATION, state.started.context * 3 // 4 or CONVERSATION)
+    if state.context <= most:
+        return 0
+    starts = list(state.messages)[:-1]
+    for start in starts[1:]:
+        if state.context - state.messages[start] <= most // 2 or start == starts[-1]:
+            return start
+    return 0
 
 
 def _inspection(state: State, tools: Mapping[str, Tool]) -> Act | None:

@@ -43,9 +43,11 @@ class HomeMemory:
         shared = self._database
         return MemoryStore(self.home, shared if shared and shared.path else None)
 
-    def recall(self, query: str, namespaces: Sequence[str], budget: int) -> Recalled:
+    def recall(
+        self, query: str, namespaces: Sequence[str], budget: int, kinds: Sequence[Kind] | None = None
+    ) -> Recalled:
         """Return what is relevant to ``query``."""
-        found = self.store.search_words(query, SHOWN, namespaces)
+        found = self.store.search_words(query, SHOWN, namespaces, kinds)
         scores = dict(found)
         entries = self.store.get(list(scores))
         hits = tuple(Hit(entry, scores[entry.id], 0.0) for entry in entries)

@@ -37,6 +37,8 @@ from .state import State
 
 BUDGET = 160
 """Tokens that a recall may bring into the prompt."""
+KINDS = (Kind.FACT, Kind.LESSON, Kind.DOCUMENT)
+"""What a recall shows; episodes are for people and for training."""
 LINE = 300
 """Characters of an entry that are shown."""
 
@@ -44,7 +46,9 @@ LINE = 300
 class Memory(Protocol):
     """What the agent asks of a memory; ``memory`` on the floor below provides it."""
 
-    def recall(self, query: str, namespaces: Sequence[str], budget: int) -> Recalled:
+    def recall(
+        self, query: str, namespaces: Sequence[str], budget: int, kinds: Sequence[Kind] | None = None
+    ) -> Recalled:
         """Return what is relevant to ``query`` within ``budget`` tokens, best first."""
         ...
 
@@ -60,7 +64,9 @@ class Memory(Protocol):
 class NoMemory:
     """What answers where there is no memory: a run that had one is resumed without it."""
 
-    def recall(self, query: str, namespaces: Sequence[str], budget: int) -> Recalled:
+    def recall(
+        self, query: str, namespaces: Sequence[str], budget: int, kinds: Sequence[Kind] | None = None
+    ) -> Recalled:
         """Find nothing."""
         return Recalled((), 0, 0)
 
@@ -93,15 +99,17 @@ class RunMemory:
     def recall(self, request: Recall, events: Sequence[Event]) -> MemoryRecalled:
         """Return what the memory holds on a query, as the model will see it.
 
-        What the driver recalls leaves out entries that the conversation shows already.
+        What the driver recalls leaves out entries that the conversation shows already. Of episodes
+        only the folded exchanges of this very conversation come back.
         """
         begun = time.perf_counter()
         state = State.of(events)
-        try:
-            found = self.memory.recall(request.query, self.namespaces, BUDGET)
-        except (AutoGPTError, OSError):
-            found = Recalled((), 0, 0)
-        hits = [hit for hit in found.hits if request.by == "model" or not _visible(hit, state)]
+        found = self._find(request.query, KINDS)
+        hits = list(found.hits)
+        if state.folded:
+            own = self._find(request.query, (Kind.EPISODE,)).hits
+            hits += [hit for hit in own if hit.entry.run == state.started.run]
+        hits = [hit for hit in hits if request.by == "model" or not _visible(hit, state)]
         entries = [_shown(hit) for hit in sorted(hits, key=lambda hit: hit.entry.id)]
         return MemoryRecalled(
             at=time.time(),
@@ -112,6 +120,12 @@ class RunMemory:
             seconds=time.perf_counter() - begun,
             by=request.by,
         )
+
+    def _find(self, query: str, kinds: Sequence[Kind]) -> Recalled:
+        try:
+            return self.memory.recall(query, self.namespaces, BUDGET, kinds)
+        except (AutoGPTError, OSError):
+            return Recalled((), 0, 0)
 
     def remember(self, request: Remember, events: Sequence[Event]) -> MemoryWritten:
         """Put what the model wants to keep through the write gate."""
@@ -184,7 +198,8 @@ def _words(text: str) -> list[str]:
 
 def _visible(hit: Hit, state: State) -> bool:
     """Whether the conversation shows the entry already: recalled before, or said in this very run."""
-    return hit.entry.id in state.shown or hit.entry.run == state.started.run
+    entry = hit.entry
+    return entry.id in state.shown or (entry.run == state.started.run and (entry.event or 0) >= state.folded)
 
 
 def _shown(hit: Hit) -> RecalledEntry:

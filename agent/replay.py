@@ -15,6 +15,7 @@ from .. import prompts
 from ..llm.message import Brain, Sampling
 from ..tools.base import Tool
 from .events import (
+    ConversationFolded,
     Event,
     MemoryRecalled,
     MemoryWritten,
@@ -25,7 +26,7 @@ from .events import (
     ToolIntent,
     ToolOutcome,
 )
-from .loop import Act, Ask, Recall, Remember, Request, Stop, Think, decide
+from .loop import Act, Ask, Fold, Recall, Remember, Request, Stop, Think, decide
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,9 @@ def _is_decided(event: Event, before: Sequence[Event]) -> bool:
         return not any(isinstance(old, ToolIntent) and old.call_id == event.call_id for old in before)
     if isinstance(event, MemoryWritten):  # what the run leaves behind at its end, nobody asked for
         return event.by == "model"
-    return isinstance(event, ModelTurn | ToolIntent | MemoryRecalled | PersonAsked | RunEnded)
+    if isinstance(event, MemoryRecalled | ConversationFolded):
+        return True
+    return isinstance(event, ModelTurn | ToolIntent | PersonAsked | RunEnded)
 
 
 def _agrees(event: Event, request: Request) -> bool:
@@ -137,6 +140,8 @@ def _agrees(event: Event, request: Request) -> bool:
             return (event.call_id, event.tool) == (request.call_id, request.tool)
         case MemoryRecalled(), Recall():
             return (event.query, event.by) == (request.query, request.by)
+        case ConversationFolded(), Fold():
+            return event.upto == request.upto
         case MemoryWritten(), Remember():
             return event.text == request.text
         case PersonAsked(kind="approval"), Act():
@@ -168,6 +173,8 @@ def _shown(what: Event | Request) -> str:
             return f"an outcome of {what.tool} ({what.call_id})"
         case MemoryRecalled() | Recall():
             return f"a recall of {what.query!r}"
+        case ConversationFolded() | Fold():
+            return f"a fold up to event {what.upto}"
         case MemoryWritten() | Remember():
             return f"the memory of {what.text!r}"
         case PersonAsked() | Ask():

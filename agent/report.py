@@ -24,6 +24,7 @@ from rich.tree import Tree
 
 from .events import (
     CheckResult,
+    ConversationFolded,
     Event,
     MemoryRecalled,
     MemoryWritten,
@@ -34,7 +35,7 @@ from .events import (
     RunStarted,
     ToolOutcome,
 )
-from .run_view import CallView, RunView, StepView, answer_text, clean, delivery, kept, one_line
+from .run_view import CallView, RunView, StepView, answer_text, clean, delivery, folded, kept, one_line
 
 MARKS = {
     "waiting": ("○", "dim"),
@@ -313,6 +314,8 @@ def plain_lines(view: RunView, event: Event) -> Iterator[str]:
         case MemoryRecalled():
             for entry in event.entries:
                 yield f"recall  [{entry.id}] {one_line(clean(entry.text))[:PREVIEW_WIDTH]}"
+        case ConversationFolded():
+            yield f"folded  {folded(event).removeprefix('folded ')}"
         case MemoryWritten() if event.kind != "episode":  # every run leaves one
             yield f"memory  {one_line(kept(event))[:PREVIEW_WIDTH]}"
         case PersonAsked():

@@ -23,8 +23,9 @@ from ..tools.policy import decide_call
 from ..tools.registry import Registry
 from .checks import reward, run_checks
 from .events import CheckResult, Event, PersonAsked, RunEnded, RunStarted
+from .fold import fold
 from .goal import Goal
-from .loop import Act, Ask, Recall, Remember, Stop, Think, decide
+from .loop import Act, Ask, Fold, Recall, Remember, Stop, Think, decide
 from .remembering import NoMemory, RunMemory
 from .result import RunResult, resolved_answer, stub_calls, summarise
 from .state import State
@@ -194,6 +195,9 @@ class Rollout:
                 case Recall() | Remember() as request:
                     memory = episode.memory or RunMemory(NoMemory())
                     episode.events.append(memory.answer(request, episode.events))
+                case Fold(upto=upto):
+                    memory = episode.memory or RunMemory(NoMemory())
+                    episode.events.extend(fold(upto, tuple(episode.events), memory))
                 case Ask(kind=kind, text=text):
                     if State.of(episode.events).waiting is None:
                         episode.events.append(PersonAsked(kind=kind, text=text))

@@ -15,6 +15,7 @@ from typing import Any
 from .deliver import original
 from .events import (
     CheckResult,
+    ConversationFolded,
     Event,
     MemoryRecalled,
     MemoryWritten,
@@ -151,6 +152,8 @@ class RunView:
                 self.notes.append(f"told: {clean(event.text or event.decision or '')}")
             case MemoryRecalled():
                 self.notes += [f"recalled [{entry.id}] {clean(entry.text)}" for entry in event.entries]
+            case ConversationFolded():
+                self.notes.append(folded(event))
             case MemoryWritten() if event.kind != "episode":
                 self.notes.append(kept(event))
             case CheckResult():
@@ -234,6 +237,14 @@ def kept(event: MemoryWritten) -> str:
         return clean(f"{what}not kept ({event.reason}): {event.text}")
     instead = f", in place of [{event.replaced}]" if event.replaced else ""
     return clean(f"kept {what}[{event.entry}]{instead}: {event.text}")
+
+
+def folded(event: ConversationFolded) -> str:
+    """Return what a fold did, as people read it."""
+    ids = [f"[{row.entry}]" for row in event.exchanges if row.entry is not None]
+    where = f"in memory {' '.join(ids)}" if ids else "in the journal alone"
+    count = len(event.exchanges)
+    return f"folded the oldest {count} message{'s' * (count != 1)}, {event.tokens} tokens; {where}"
 
 
 def clean(text: str) -> str:

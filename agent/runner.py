@@ -35,9 +35,10 @@ from .events import (
     ToolIntent,
     ToolOutcome,
 )
+from .fold import fold
 from .goal import Goal, Grants
 from .journal import PARKED, DatabaseJournal, Paused
-from .loop import Act, Ask, Recall, Remember, Stop, Think, decide
+from .loop import Act, Ask, Fold, Recall, Remember, Stop, Think, decide
 from .remembering import Memory, NoMemory, RunMemory
 from .result import RunResult, summarise
 from .runs import RunStore, new_run_id
@@ -172,6 +173,9 @@ class Runner:
                     self._act(run, act)
                 case Recall() | Remember() as request:
                     run.append(run.memory.answer(request, run.events))
+                case Fold(upto=upto):
+                    for event in fold(upto, tuple(run.events), run.memory):
+                        run.append(event)
                 case Ask() as ask:
                     if not self._ask(run, ask):
                         return None

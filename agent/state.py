@@ -14,6 +14,7 @@ from typing import Any
 
 from ..tools.base import Facts, merge_facts
 from .events import (
+    ConversationFolded,
     Event,
     MemoryRecalled,
     MemoryWritten,
@@ -94,7 +95,13 @@ class State:
     memory_call: tuple[str, str] | None = None
     """A call of the model to its memory without outcome: (``remember`` or ``recall``, its text)."""
     shown: dict[int, RecalledEntry] = field(default_factory=dict)
-    """Entries of memory that the model has seen in this run."""
+    """Entries of memory that the prompt shows."""
+    messages: dict[int, int] = field(default_factory=dict)
+    """Per message of the user in the prompt: its event and the tokens of the prompt before it."""
+    context: int = 0
+    """Tokens of the prompt when the model had answered last; 0 where none are counted."""
+    folded: int = 0
+    """The event that the prompt begins with after a fold; 0 before the first."""
     ended: RunEnded | None = None
     inputs: list[str] = field(default_factory=list)
     _seen: dict[str, str] = field(default_factory=dict)
@@ -109,7 +116,11 @@ class State:
         state.inputs = input_names(events[0].goal)
         if events[0].mode != "chat":
             state.said = str(events[0].goal.get("goal", ""))
-        for event in events[1:]:
+        for number, event in enumerate(events[1:], start=1):
+            if isinstance(event, PersonSaid):
+                state.messages[number] = state.context or events[0].system_tokens
+            elif isinstance(event, ConversationFolded):
+                state._fold(event, events)
             state._apply(event)
         return state
 
@@ -139,6 +150,8 @@ class State:
     def _model_turn(self, turn: ModelTurn) -> None:
         self.turns += 1
         self.turns_total += 1
+        if turn.prompt_tokens:
+            self.context = turn.prompt_tokens + len(turn.ids) + 1  # the line break after an answer
         self.tokens += len(turn.ids) + max(0, turn.prompt_tokens - turn.cached_tokens)
         self.seconds += turn.seconds
         self.repeated = False
@@ -192,6 +205,14 @@ class State:
         else:
             self.memory_call = None
             self.recalls += 1
+
+    def _fold(self, event: ConversationFolded, events: Sequence[Event]) -> None:
+        """Forget what the prompt does not show any more."""
+        self.folded, self.context = event.upto, event.left
+        kept = {start: before for start, before in self.messages.items() if start >= event.upto}
+        self.messages = {start: before - event.tokens for start, before in kept.items()}
+        seen = [one for one in events[event.upto :] if isinstance(one, MemoryRecalled)]
+        self.shown = {entry.id: entry for one in seen for entry in one.entries}
 
     def _new_message(self, message: PersonSaid) -> None:
         self.plan, self.planned_tools, self.plans = (), (), 0

@@ -18,13 +18,15 @@ from typing import Any, Literal
 from .. import prompts
 from ..errors import ToolError
 from ..labels import Label
-from ..llm.message import Brain, Turn
+from ..llm.message import Brain, Message, Turn
 from ..tools.base import Facts, Tool, ToolContext, ToolResult
 from ..tools.handles import resolve
 from .events import Event, ModelTurn, PersonSaid, RunStarted, ToolIntent, ToolOutcome, ToolSpec
 from .loop import Act, Think
 from .state import State
 
+UNBOUNDED = 1 << 30
+"""More tokens than any model takes."""
 MAX_PREVIEW = 1500
 """Characters of a result that the model sees at most; tools bound theirs tighter."""
 
@@ -165,6 +167,8 @@ def opening(
         )
         for name, tool in tools.items()
     ]
+    lines = [prompts.ToolLine(name, tool.parameters, tool.description) for name, tool in tools.items()]
+    shared = [line for line in lines if line.name not in sources]
     return RunStarted(
         at=time.time(),
         run=run,
@@ -174,9 +178,7 @@ def opening(
         model=brain.name,
         model_hash=brain.fingerprint,
         tokenizer_hash=brain.tokenizer_hash,
-        prompt_hash=prompts.texts_hash(
-            prompts.ToolLine(name, tool.parameters, tool.description) for name, tool in tools.items()
-        ),
+        prompt_hash=prompts.texts_hash(lines),
         tools=specs,
         grants=grants,
         grants_hash=hashlib.sha256(json.dumps(grants, sort_keys=True).encode()).hexdigest()[:16],
@@ -184,7 +186,15 @@ def opening(
         seed=seed,
         plan=plan,
         memory=memory,
+        context=min(getattr(brain, "context", 0), UNBOUNDED),
+        system_tokens=_tokens(brain, prompts.system(shared, memory)) if mode == "chat" else 0,
     )
+
+
+def _tokens(brain: Brain, system: str) -> int:
+    """Return the length of the system message, 0 for a brain that does not own its tokens."""
+    tokenizer = getattr(brain, "tokenizer", None)
+    return 0 if tokenizer is None else len(tokenizer.encode_messages([Message("system", system)]).ids)
 
 
 def model_turn(think: Think, turn: Turn) -> ModelTurn:

@@ -1,8 +1,9 @@
 """From events to the conversation that the model reads.
 
 The first user message holds the goal, what was recalled and what was inspected beforehand; then turns
-and results alternate. Append-only: the messages of n events are a prefix of those of n+1 (once the first turn
-has been taken), so a kept KV cache always fits.
+and results alternate. Where a conversation was folded it begins with the first message that was kept, and
+what was inspected before is shown there again. Append-only: the messages of n events are a prefix of those
+of n+1 (once the first turn has been taken, and between two folds), so a kept KV cache always fits.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Literal
 from .. import prompts
 from ..llm.message import Message
 from .events import (
+    ConversationFolded,
     Event,
     MemoryRecalled,
     MemoryWritten,
@@ -52,7 +54,10 @@ def messages(events: Sequence[Event]) -> tuple[Message, ...]:
         seen.clear()
         remembered.clear()
 
-    for event in events[1:]:
+    begin = max((event.upto for event in events if isinstance(event, ConversationFolded)), default=1)
+    for number, event in enumerate(events[1:], start=1):
+        if number < begin and not isinstance(event, ToolIntent | ToolOutcome):
+            continue
         match event:
             case PersonSaid():
                 flush()
@@ -68,7 +73,7 @@ def messages(events: Sequence[Event]) -> tuple[Message, ...]:
                 conversation.append(Message("assistant", event.text, tuple(event.ids) or None))
                 if event.call is None:
                     conversation.append(Message("tool", f"invalid call: {event.invalid}"))
-            case ToolOutcome():
+            case ToolOutcome() if number >= begin:
                 text = prompts.observation(prompts.Observation(event.handle, event.tool, event.preview))
                 conversation.append(Message("tool", text))
             case MemoryRecalled(by="driver"):

@@ -191,7 +191,9 @@ def test_words_of_a_file_are_not_trusted_when_remembered() -> None:
 class Broken:
     """A memory whose disk is gone."""
 
-    def recall(self, query: str, namespaces: Sequence[str], budget: int) -> Recalled:
+    def recall(
+        self, query: str, namespaces: Sequence[str], budget: int, kinds: Sequence[Kind] | None = None
+    ) -> Recalled:
         raise UserError("the database is gone")
 
     def write(self, draft: Draft) -> Written:

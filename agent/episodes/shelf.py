@@ -24,7 +24,9 @@ class Shelf:
     seed: int = 0
     kept: int = 0
 
-    def recall(self, query: str, namespaces: Sequence[str], budget: int) -> Recalled:
+    def recall(
+        self, query: str, namespaces: Sequence[str], budget: int, kinds: Sequence[Kind] | None = None
+    ) -> Recalled:
         """Return the entries of the next recall, with growing ids."""
         texts = self.shown.pop(0) if self.shown else []
         rng = random.Random(f"{self.seed} {texts}")
