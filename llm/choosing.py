@@ -47,10 +47,10 @@ class Chooser:
             for choice in work.choices
             if choice.allowed is None or choice.allowed.dtype == np.bool_
         ]
-        self._wide: dict[int, Tensor] = {}
+        self._wide = {row: place for place, row in enumerate(rows)}
+        self._logits = hidden
         if rows:
-            logits = forward.head(hidden if len(rows) == len(hidden) else hidden[rows])
-            self._wide = dict(zip(rows, logits.unbind(), strict=True))
+            self._logits = forward.head(hidden if len(rows) == len(hidden) else hidden[rows])
 
     def choose(self, work: Work, choice: Choice) -> tuple[int, float]:
         """Return ``(token, log-probability)``; raises :class:`~.sampling.NotFinite`."""
@@ -60,12 +60,13 @@ class Chooser:
         if sampling.temperature > 0:
             draw = uniform(sampling.seed, request.session, len(work.sequence.log))
         row = work.first + choice.offset
-        logits = self._wide.get(row)
-        if logits is None:
+        place = self._wide.get(row)
+        if place is None:
             assert allowed is not None
             ids = torch.from_numpy(allowed).to(self._device)
             index, logprob = choose(self._forward.head(self._hidden[row : row + 1], ids)[0], sampling, draw)
             return int(allowed[index]), logprob
+        logits = self._logits[place]
         if allowed is not None:
             logits = logits.masked_fill(torch.from_numpy(~allowed).to(self._device), float("-inf"))
         return choose(logits, sampling, draw)

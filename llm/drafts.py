@@ -2,8 +2,8 @@
 
 An agent repeats itself: paths, column names, values and whole calls stand in the prompt, in tool
 results or in an earlier output. :class:`NgramIndex` finds the longest earlier occurrence of the last
-2 to 6 ids, the most recent first. It scans an array instead of keeping hash tables: a scan of 8,000
-ids takes some 6 microseconds where five tables cost 3 for every id of every prompt. A
+2 to 6 ids, the most recent first: one table of pairs leads to the places, and the ids before them
+are compared. A table for each length would find the same, at five entries for every id. A
 :class:`Drafter` follows such a match token by token, in its session's own ids or in the finished
 outputs of all sessions, and learns how often guesses after a match of that length were right.
 
@@ -18,12 +18,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 LONGEST, SHORTEST = 6, 2
 """Longest and shortest run of ids that is looked up."""
-_CANDIDATES = 32
+_CANDIDATES = 16
 """Most recent occurrences compared in full."""
 _SAID = 8192
 """Ids kept of the finished outputs of all sessions."""
@@ -40,76 +37,77 @@ _NONE = -1
 
 
 class NgramIndex:
-    """Ids in a growing array, searched for runs."""
+    """Ids, with the places that follow every pair of them."""
 
     def __init__(self) -> None:
-        self._ids: NDArray[np.int32] = np.empty(1024, np.int32)
-        self._length = 0
+        self.ids: list[int] = []
+        self._places: dict[tuple[int, int], list[int]] = {}
 
     def __len__(self) -> int:
-        return self._length
+        return len(self.ids)
 
     def __getitem__(self, place: int) -> int:
         """Return the id at ``place``, or -1 behind the end."""
-        return int(self._ids[place]) if place < self._length else _NONE
+        return self.ids[place] if place < len(self.ids) else _NONE
 
     def extend(self, ids: Sequence[int]) -> None:
         """Append ids."""
-        end = self._length + len(ids)
-        if end > len(self._ids):
-            grown = np.empty(max(end, 2 * len(self._ids)), np.int32)
-            grown[: self._length] = self._ids[: self._length]
-            self._ids = grown
-        self._ids[self._length : end] = ids
-        self._length = end
+        known = self.ids
+        start = max(len(known), 1)
+        known.extend(ids)
+        places = self._places
+        for place in range(start, len(known)):
+            pair = known[place - 1], known[place]
+            if pair in places:
+                places[pair].append(place + 1)
+            else:
+                places[pair] = [place + 1]
 
     def crop(self, length: int) -> None:
-        """Keep the first ``length`` ids."""
-        self._length = min(self._length, length)
+        """Keep the first ``length`` ids. Places behind stay noted: :meth:`find` verifies each."""
+        del self.ids[length:]
 
-    def drop(self, count: int) -> None:
-        """Forget the first ``count`` ids."""
-        self._ids[: self._length - count] = self._ids[count : self._length]
-        self._length -= count
-
-    def find(self, tail: Sequence[int]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Return ``(places, lengths)`` of earlier occurrences of the end of ``tail``.
+    def find(self, tail: Sequence[int]) -> list[tuple[int, int]]:
+        """Return ``(length, place)`` of earlier occurrences of the end of ``tail``, the best first.
 
         A place is where the occurrence's continuation begins, a length how many ids agree before it
-        (2 to 6). The longest come first, of equal ones the most recent; at most 32.
+        (2 to 6). The longest come first, of equal ones the most recent; at most 3.
         """
-        ids, n = self._ids, self._length
-        if len(tail) < SHORTEST or n <= SHORTEST:
-            return _NOWHERE
-        hits = (ids[1 : n - 1] == tail[-1]) & (ids[: n - 2] == tail[-2])
-        places = np.flatnonzero(hits)[: -_CANDIDATES - 1 : -1] + 2
-        if not len(places):
-            return _NOWHERE
-        lengths = np.full(len(places), SHORTEST)
-        agree = np.ones(len(places), bool)
-        for back in range(SHORTEST + 1, min(LONGEST, len(tail)) + 1):
-            agree &= (places >= back) & (ids[places - back] == tail[-back])
-            if not agree.any():
-                break
-            lengths += agree
-        order = np.argsort(-lengths, kind="stable")
-        return places[order], lengths[order]
+        ids, found = self.ids, []
+        most = min(LONGEST, len(tail))
+        if most < SHORTEST:
+            return []
+        for place in self._places.get((tail[-2], tail[-1]), ())[: -_CANDIDATES - 1 : -1]:
+            if place >= len(ids):
+                continue
+            length = 0
+            while length < most and length < place and ids[place - length - 1] == tail[-length - 1]:
+                length += 1
+            if length >= SHORTEST:
+                found.append((length, place))
+                if length == LONGEST:
+                    break
+        found.sort(key=_by_length)
+        return found[:3]
 
 
-_NOWHERE: tuple[NDArray[np.intp], NDArray[np.intp]] = (np.empty(0, np.intp), np.empty(0, np.intp))
+def _by_length(match: tuple[int, int]) -> int:
+    return -match[0]
 
 
 class Said:
-    """The finished outputs of all sessions, the latest :data:`_SAID` ids of them."""
+    """The finished outputs of all sessions, at least the latest :data:`_SAID` ids of them."""
 
     def __init__(self) -> None:
         self.index = NgramIndex()
 
     def add(self, ids: Sequence[int]) -> None:
         """Remember one output."""
-        self.index.extend([*ids[-_SAID:], _NONE])
+        self.index.extend([*ids, _NONE])
         if len(self.index) > 2 * _SAID:
-            self.index.drop(len(self.index) - _SAID)
+            latest = self.index.ids[-_SAID:]
+            self.index = NgramIndex()
+            self.index.extend(latest)
 
 
 class Acceptance:
@@ -177,8 +175,7 @@ class Drafter:
             return [self._next]
         found: dict[int, Guess] = {}
         for source in (self._own, self._said.index):
-            places, lengths = source.find(tail)
-            for place, length in zip(places[:3].tolist(), lengths[:3].tolist(), strict=True):
+            for length, place in source.find(tail):
                 token = source[place]
                 if token != _NONE and (token not in found or found[token].length < length):
                     found[token] = Guess(token, length, source, place)

@@ -248,9 +248,7 @@ class Engine:
         self._stream(sequence, on_token)
 
     def _ready(self, sequence: Active) -> bool:
-        """Say whether the sequence may compute now; finds it a prefix to start from, once."""
-        if sequence.settled:
-            return True
+        """Find the sequence a prefix to start from; False while a neighbour is still computing it."""
         leader = sequence.leader
         if leader is not None and not leader.finished and len(leader.session.ids) < sequence.shared:
             return False
@@ -305,7 +303,7 @@ class Engine:
             if sequence.finished or not room:
                 continue
             try:
-                ready = patiently(partial(self._ready, sequence), free, len(active))
+                ready = sequence.settled or patiently(partial(self._ready, sequence), free, len(active))
             except OutOfMemory as error:
                 self._fail(sequence, str(error))
                 continue
