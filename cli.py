@@ -11,6 +11,7 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import UserError
@@ -44,6 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
     groups = parser.add_subparsers(dest="command", metavar="COMMAND")
     _running(groups)
     _runs(groups)
+    _memory(groups)
     _models(groups)
     _training(groups)
     _looking(groups)
@@ -145,12 +147,65 @@ def _runs(groups: Group) -> None:
         actions, "replay", "run_commands:replay", "decide every step again from the record and compare"
     )
     export = _command(actions, "export", "run_commands:export", "write a run's events as JSON lines")
+    remove = _command(actions, "remove", "run_commands:remove", "delete a run for good")
+    remove.add_argument("run", metavar="RUN", help="run id or a unique beginning")
     for parser in (show, replay, export):
         parser.add_argument(
             "run", metavar="RUN", nargs="?", help="run id or a unique beginning (default: the last)"
         )
     export.add_argument("--out", "-o", metavar="FILE", help="where to (default: standard output)")
     for parser in (listing, show, replay):
+        _json_flag(parser)
+
+
+def _memory(groups: Group) -> None:
+    memory = groups.add_parser(
+        "memory", help="look at what is remembered, add, forget",
+        description="Look at what is remembered, add to it, change it, and forget it for good.",
+    )  # fmt: skip
+    actions = memory.add_subparsers(dest="action", metavar="ACTION", required=True)
+    kinds = ["fact", "episode", "lesson", "document"]
+    add = _command(actions, "add", "memory_commands:add", "remember a text, or read a file or folder (again)",
+                   "autogpt memory add 'The build server is ci2' docs/")  # fmt: skip
+    add.add_argument("what", metavar="TEXT|FILE|FOLDER", nargs="+")
+    add.add_argument("--kind", choices=kinds[:3], default="fact", help="of a text (default: fact)")
+    listing = _command(
+        actions, "list", "memory_commands:list_entries", "list what is remembered, newest first"
+    )
+    listing.add_argument("--kind", choices=kinds)
+    listing.add_argument("--all", action="store_true", help="also what is superseded or expired")
+    search = _command(actions, "search", "memory_commands:search", "show what a recall would bring",
+                      "autogpt memory search 'build server'")  # fmt: skip
+    search.add_argument("query", metavar="QUERY")
+    show = _command(actions, "show", "memory_commands:show", "show an entry whole, and where it comes from")
+    edit = _command(actions, "edit", "memory_commands:edit", "give an entry another text")
+    for parser in (show, edit):
+        parser.add_argument("id", metavar="ID", type=int)
+    edit.add_argument("text", metavar="TEXT")
+    forget = _command(actions, "forget", "memory_upkeep:forget",
+                      "remove entries for good, and say what else has seen them",
+                      "autogpt memory forget 12 13 --runs")  # fmt: skip
+    forget.add_argument("ids", metavar="ID", type=int, nargs="*")
+    forget.add_argument("--document", metavar="PATH", type=Path, action="append", default=[],
+                        help="all pieces of this file")  # fmt: skip
+    forget.add_argument("--runs", action="store_true", help="remove the runs that have seen them as well")
+    for parser in (add, listing, search, forget):
+        parser.add_argument("--project", metavar="DIR", help="of this project folder (default: everywhere)")
+    _command(actions, "tidy", "memory_upkeep:tidy", "delete what never helps, merge what is there twice")
+    audit = _command(actions, "audit", "memory_upkeep:audit", "check the file, and look for junk")
+    audit.add_argument("--tolerate", type=float, default=5.0, metavar="PERCENT",
+                       help="exit code 3 when more of the entries fail (default: 5)")  # fmt: skip
+    for parser in (listing, search, audit):
+        parser.add_argument("--limit", type=int, default=20, metavar="N", help="how many (default: 20)")
+    stats = _command(actions, "stats", "memory_upkeep:stats", "count what there is")
+    _command(actions, "rebuild", "memory_upkeep:rebuild", "make the indexes anew from the entries")
+    back_up = _command(actions, "backup", "memory_upkeep:back_up", "copy the database to a new file, checked")
+    back_up.add_argument("file", metavar="FILE")
+    export = _command(actions, "export", "memory_upkeep:export_entries", "write the entries as JSON lines")
+    export.add_argument("file", metavar="FILE", nargs="?", help="where to (default: standard output)")
+    load = _command(actions, "import", "memory_upkeep:import_entries", "read exported entries")
+    load.add_argument("file", metavar="FILE", help="or - for standard input")
+    for parser in (listing, search, show, audit, stats):
         _json_flag(parser)
 
 

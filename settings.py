@@ -76,6 +76,11 @@ class Settings(BaseSettings):
         return self.home / "models"
 
     @property
+    def index(self) -> Path:
+        """Chroma's files: the index of memory, derived from the database."""
+        return self.home / "index"
+
+    @property
     def cache(self) -> Path:
         """What can be made again at any time."""
         return self.home / "cache"

@@ -75,6 +75,17 @@ def export(args: argparse.Namespace) -> int:
     return 0
 
 
+def remove(args: argparse.Namespace) -> int:
+    """Delete a run for good, and clear the database file of it."""
+    from ..memory.forgetting import scrub
+
+    store, run = _find(args)
+    store.remove(run)
+    scrub(store.database)
+    print(f"removed {run}")
+    return 0
+
+
 def _find(args: argparse.Namespace) -> tuple[RunStore, str]:
     store = open_store(load())
     return store, store.resolve_run(args.run or "last")

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import socket
 import time
 from collections.abc import Iterable, Iterator
@@ -193,6 +194,19 @@ class RunStore:
             if info.status == "interrupted":
                 return info.run
         raise UsageError("no interrupted run to resume; 'autogpt runs list' shows all runs")
+
+    def remove(self, run: str) -> None:
+        """Delete a run for good: its events, its folder, and what the database file holds of them.
+
+        Raises ``UserError`` when a live process holds it. Call :func:`forgetting.scrub` after the last.
+        """
+        lock = RunLock(self.folder(self._existing(run)))
+        try:
+            gone = sa.delete(runs).where(runs.c.run == run)
+            self.database.write(lambda connection: connection.execute(gone))
+            shutil.rmtree(self.folder(run), ignore_errors=True)
+        finally:
+            lock.release()
 
     def export(self, run: str) -> Iterator[str]:
         """Yield the run as JSON lines, one event each, with large values written out."""

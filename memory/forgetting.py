@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from .database import events as event_rows
 from .entry import Entry
 from .rows import delete_entries, fetch
 from .store import MemoryStore
+
+_TELLING = 12
 
 
 @dataclass(frozen=True)
@@ -94,12 +97,12 @@ def backups(store: MemoryStore) -> list[str]:
 
 
 def _forget_in_backup(path: Path, entries: Sequence[Entry]) -> bool:
-    """Remove the same entries (id and text) from a backup; whether it had any of them."""
+    """Remove the same entries (id and time of writing) from a backup; whether it had any of them."""
     database = Database(path.parent, f"sqlite:///{path}", reserve=False)
-    wanted = {entry.id: entry.hash for entry in entries}
+    wanted = {entry.id: entry.created for entry in entries}
     try:
         with database.read() as connection:
-            found = [entry for entry in fetch(connection, list(wanted)) if wanted[entry.id] == entry.hash]
+            found = [e for e in fetch(connection, list(wanted)) if wanted[e.id] == e.created]
         if found:
             database.write(lambda connection: delete_entries(connection, found))
             scrub(database)
@@ -132,6 +135,33 @@ def seen_by(database: Database, entries: Sequence[Entry]) -> dict[str, list[int]
         if entry.run is not None and (entry.run in known or database_has(database, entry.run)):
             found.setdefault(entry.run, set()).add(entry.id)
     return {run: sorted(seen) for run, seen in sorted(found.items())}
+
+
+def traces(home: Path, entries: Sequence[Entry]) -> list[Path]:
+    """Return the files under ``home``, models aside, in which the text of an entry stands.
+
+    Texts of a few letters are not looked for: they stand anywhere.
+    """
+    forms = [form.encode() for entry in entries if len(entry.text) >= _TELLING for form in _forms(entry.text)]
+    found: list[Path] = []
+    for folder, folders, names in os.walk(home):
+        folders[:] = [name for name in folders if Path(folder, name) != home / "models"]
+        found += [Path(folder, name) for name in sorted(names) if forms and _holds(Path(folder, name), forms)]
+    return found
+
+
+def _holds(path: Path, forms: Sequence[bytes]) -> bool:
+    longest = max(map(len, forms))
+    tail = b""
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                if any(form in tail + block for form in forms):
+                    return True
+                tail = block[-longest:]
+    except OSError:
+        return False
+    return False
 
 
 def database_has(database: Database, run: str) -> bool:

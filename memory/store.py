@@ -273,12 +273,14 @@ class MemoryStore:
         live: bool | None = True,
         limit: int | None = None,
         after: int = 0,
+        newest: bool = False,
     ) -> list[Entry]:
-        """Return entries in the order of their ids, from the first above ``after``.
+        """Return entries in the order of their ids, from the first above ``after``; or newest first.
 
         ``live`` False gives those that are superseded or expired, None all. None elsewhere: any.
         """
-        query = sa.select(t.entries).where(t.entries.c.id > after).order_by(t.entries.c.id).limit(limit)
+        order = t.entries.c.id.desc() if newest else t.entries.c.id
+        query = sa.select(t.entries).where(t.entries.c.id > after).order_by(order).limit(limit)
         query = query.where(*chosen(namespaces, kinds, labels))
         if live is not None:
             query = query.where(is_live(self.clock()) if live else sa.not_(is_live(self.clock())))
@@ -340,6 +342,15 @@ class MemoryStore:
         """Return the number of the newest change, 0 before the first."""
         with self.database.read() as connection:
             return last_change(connection)
+
+    def namespaces(self) -> list[str]:
+        """Return the namespaces that have entries, everywhere first."""
+        with self.database.read() as connection:
+            return list(
+                connection.execute(
+                    sa.select(t.entries.c.namespace).distinct().order_by("namespace")
+                ).scalars()
+            )
 
     def count(self, live: bool = True) -> int:
         """Return how many entries there are; ``live`` leaves out superseded and expired ones."""

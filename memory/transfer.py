@@ -142,6 +142,7 @@ def import_lines(store: MemoryStore, lines: Iterable[str]) -> Imported:
     def work(connection: Connection) -> None:
         done.written = done.known = done.refused = 0
         ids: dict[int, int] = {}
+        fresh: list[Entry] = []
         for number, entry in read:
             draft = _draft(entry)
             reason = inspect(draft)
@@ -149,36 +150,49 @@ def import_lines(store: MemoryStore, lines: Iterable[str]) -> Imported:
                 record(connection, draft, Verdict.REFUSED, f"import, line {number}: {reason}", None, now)
                 done.refused += 1
                 continue
-            if entry.superseded_by is None:
-                there = same_text(connection, normal_hash(entry.text), [entry.namespace], now)
-                if there:
-                    ids[entry.id] = min(there)
-                    done.known += 1
-                    continue
+            if there := _here(connection, entry, now):
+                ids[entry.id] = min(there)
+                done.known += 1
+                continue
             ids[entry.id] = _insert(connection, draft, entry, now)
+            fresh.append(entry)
             done.written += 1
-        _relink(connection, [entry for _, entry in read], ids)
+        _relink(connection, fresh, ids)
 
     store.database.write(work)
     return done
 
 
+def _here(connection: Connection, entry: Entry, now: float) -> set[int]:
+    """Return the entries that ``entry`` is already: live with its text, or it itself from another import."""
+    same = sa.select(t.entries.c.id).where(
+        t.entries.c.hash == normal_hash(entry.text),
+        t.entries.c.namespace == entry.namespace,
+        t.entries.c.created == entry.created,
+    )
+    itself = set(connection.execute(same).scalars())
+    if entry.superseded_by is not None:
+        return itself
+    return itself | same_text(connection, normal_hash(entry.text), [entry.namespace], now)
+
+
 def _insert(connection: Connection, draft: Draft, entry: Entry, now: float) -> int:
     made = insert_entry(connection, draft, normal_hash(entry.text), entry.created)
-    kept = {"used": entry.used, "uses": entry.uses, "successes": entry.successes}
+    kept: dict[str, Any] = {"used": entry.used, "uses": entry.uses, "successes": entry.successes}
+    if entry.superseded_by is not None:
+        kept["superseded_by"] = 0  # at once, so that a later line with the same text is not taken for it
+        note_changes(connection, [made.id], live=False)
     connection.execute(sa.update(t.entries).where(t.entries.c.id == made.id).values(kept))
     record(connection, draft, Verdict.WRITTEN, "imported", made.id, now)
     return made.id
 
 
-def _relink(connection: Connection, read: Iterable[Entry], ids: dict[int, int]) -> None:
-    """Set what superseded what, by the ids given here; 0 for an entry that did not come along."""
-    for entry in read:
-        if entry.superseded_by is not None and entry.id in ids:
-            newer = ids.get(entry.superseded_by, 0)
+def _relink(connection: Connection, fresh: Iterable[Entry], ids: dict[int, int]) -> None:
+    """Set what superseded what, by the ids given here; 0 stays for what did not come along."""
+    for entry in fresh:
+        if entry.superseded_by is not None:
             change = sa.update(t.entries).where(t.entries.c.id == ids[entry.id])
-            connection.execute(change.values(superseded_by=newer))
-            note_changes(connection, [ids[entry.id]], live=False)
+            connection.execute(change.values(superseded_by=ids.get(entry.superseded_by, 0)))
 
 
 def _draft(entry: Entry) -> Draft:

@@ -24,7 +24,7 @@ from .database import events as event_rows
 from .entry import GLOBAL, Entry, Kind
 from .lexical import search
 from .relation import NEAR_COSINE, Relation, relate
-from .rows import delete_entries, fetch, insert_words, parts, record, same_topic
+from .rows import delete_entries, fetch, insert_words, is_live, parts, record, same_topic
 from .secrets import find_secret
 from .store import NEIGHBOURS, MemoryStore
 
@@ -134,6 +134,56 @@ def rebuild_words(store: MemoryStore) -> int:
         return len(ids)
 
     return int(store.database.write(work))
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What there is in memory, counted."""
+
+    live: int
+    superseded: int
+    expired: int
+    documents: int
+    bytes: int
+    """Of the database file, runs included."""
+    kinds: dict[str, int]
+    labels: dict[str, int]
+    namespaces: dict[str, int]
+    vectors: dict[str, int]
+    """By the id of their embedder."""
+    verdicts: dict[str, int]
+    """What the write gate said so far."""
+
+
+def stats(store: MemoryStore) -> Stats:
+    """Count the entries, by kind, trust and place, their vectors, and what the gate said."""
+    live = is_live(store.clock())
+    number = sa.func.count()
+
+    with store.database.read() as connection:
+
+        def by(column: sa.Column[str], *which: sa.ColumnElement[bool]) -> dict[str, int]:
+            rows = connection.execute(
+                sa.select(column, number).where(*which).group_by(column).order_by(column)
+            )
+            return {str(row[0]): int(row[1]) for row in rows}
+
+        everything = int(connection.execute(sa.select(number).select_from(t.entries)).scalar_one())
+        old = sa.select(number).where(t.entries.c.superseded_by.is_not(None))
+        superseded = int(connection.execute(old).scalar_one())
+        kinds = by(t.entries.c.kind, live)
+        return Stats(
+            live=sum(kinds.values()),
+            superseded=superseded,
+            expired=everything - superseded - sum(kinds.values()),
+            documents=int(connection.execute(sa.select(number).select_from(t.documents)).scalar_one()),
+            bytes=store.database.path.stat().st_size,
+            kinds=kinds,
+            labels=by(t.entries.c.label, live),
+            namespaces=by(t.entries.c.namespace, live),
+            vectors=by(t.vectors.c.embedder),
+            verdicts=by(t.writes.c.verdict),
+        )
 
 
 @dataclass(frozen=True)
