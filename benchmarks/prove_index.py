@@ -229,7 +229,7 @@ class Reports:
 
 def kill_once(home: Path, number: int, rng: random.Random) -> tuple[str, int]:
     """Kill at a persist; return whom and how many entries had been acknowledged before."""
-    process = start_child(home, number, 16)
+    process = start_child(home, number, 8)
     reports, data = Reports(process), home / "index" / "chroma"
     seen, deadline = 0, time.monotonic() + WAIT
     while time.monotonic() < deadline and process.poll() is None:

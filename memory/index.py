@@ -149,7 +149,7 @@ class MemoryIndex:
             if self._ready.wait(0.05) and self._in_step():
                 return True
             time.sleep(0.02)
-        return self._ready.is_set() and self._in_step()
+        return self._in_step()
 
     def rebuild(self) -> None:
         """Ask for a new index, in the background; the exact search answers meanwhile."""
@@ -163,7 +163,13 @@ class MemoryIndex:
         return self._copy.pid if self._copy else None
 
     def _in_step(self) -> bool:
-        return self._copy is not None and self._copy.number == self.exact.store.last_change()
+        """Whether Chroma has all that the store has, and could be asked now."""
+        if self._copy is None or not self._asking.acquire(timeout=0.1):
+            return False
+        try:
+            return self._ready.is_set() and self._copy.number == self.exact.store.last_change()
+        finally:
+            self._asking.release()
 
     def _candidates(self, vector: Vectors, k: int, namespaces: Sequence[str]) -> list[int] | None:
         """Ask Chroma, if it is ready, in step, idle, and quicker; None leaves it to the exact search."""
@@ -264,7 +270,8 @@ class MemoryIndex:
             copy.kill()
             self._failures += 1
             self._detail = f"the index cannot be built: {error}"
-            self._stop.wait(0.5 * 4.0**self._failures)
+            if self._failures < MOST_FAILURES:
+                self._stop.wait(0.5 * 4.0**self._failures)
             return False
         self._rebuilt += 1
         return True

@@ -31,8 +31,9 @@ from .index_frames import Closed, Fields, receive, send
 GRACE = 20.0
 NICENESS = 5
 """Building an index must not slow the run; a query that comes late is answered by the host itself."""
-HNSW = {"space": "cosine", "max_neighbors": 16, "ef_construction": 100, "ef_search": 100}
-"""Chroma's usual graph; ef_search 100 found all of the true ten nearest in measurements."""
+HNSW = {"space": "cosine", "max_neighbors": 16, "ef_construction": 64, "ef_search": 100}
+"""Measured on 20,000 x 384: with 64 instead of 100 a build takes a quarter less time, and a search still
+found all of the true ten nearest."""
 
 
 class Worker:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from autogpt.errors import UsageError
+from autogpt.memory import index as index_module
 from autogpt.memory import index_copy
 from autogpt.memory.entry import GLOBAL, Draft, Kind, Vectors
 from autogpt.memory.exact import Exact
@@ -205,17 +206,15 @@ print(collection.query(query_embeddings=rows["embeddings"][:1], n_results=1, whe
 
 @pytest.mark.parametrize("damage", ["vectors", "sqlite", "other embedder"])
 def test_a_damaged_index_is_noticed_and_rebuilt(index: MemoryIndex, store: MemoryStore, damage: str) -> None:
-    index.close()
-    data = store.home / "index" / "chroma"
-    before = index.status().rebuilt
+    data, before = store.home / "index" / "chroma", index.status().rebuilt
     if damage == "other embedder":
-        client = WorkerClient(data, Limits.for_rows(1, DIMENSION))
-        client.open(data, "", "autogpt-memory")
-        client.ask("seal", metadata={"format": 1, "embedder": "old", "dimension": DIMENSION, "change": 1})
-        client.close()
-    elif damage == "sqlite":
+        assert index._copy is not None and index._copy._client is not None
+        claim = {"format": 1, "embedder": "old", "dimension": DIMENSION, "change": 1}
+        index._copy._client.ask("seal", metadata=claim)
+    index.close()
+    if damage == "sqlite":
         (data / "chroma.sqlite3").write_bytes(b"not a database")
-    else:
+    elif damage == "vectors":
         level = next(data.glob("*/data_level0.bin"))
         level.write_bytes(os.urandom(level.stat().st_size))
     index.start()
@@ -225,11 +224,21 @@ def test_a_damaged_index_is_noticed_and_rebuilt(index: MemoryIndex, store: Memor
     assert found(index, query) == brute(store, query, 10, BOTH)
 
 
-def test_the_process_has_limits(tmp_path: Path) -> None:
-    client = WorkerClient(tmp_path, Limits(file=64 * 1024, memory=1 << 33))
-    with pytest.raises(IndexFailed):
-        client.open(tmp_path / "chroma", "", "autogpt-memory", create={"change": -1})
-    client.kill()
+def test_no_room_for_chroma_is_one_line_and_no_harm(
+    store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file size limit stands in for a full disk: both make Chroma's writes fail."""
+    monkeypatch.setattr(index_module, "MOST_FAILURES", 1)
+    monkeypatch.setattr(Limits, "for_rows", lambda *_: Limits(file=64 * 1024, memory=1 << 33))
+    query = unit(1, 90)[0]
+    with MemoryIndex(store, "test-1", DIMENSION, tmp_path / "index", exact_rows=0) as index:
+        assert not index.wait(30) and index.status().state == "off"
+        assert "cannot be built" in index.status().detail and "\n" not in index.status().detail
+        assert found(index, query) == brute(store, query, 10, BOTH)
+    assert len([each for each in caplog.records if each.levelname == "WARNING"]) == 1
+
+
+def test_the_process_keeps_to_its_memory(tmp_path: Path) -> None:
     client = WorkerClient(tmp_path, Limits(file=1 << 30, memory=64 << 20))
     with pytest.raises(IndexFailed, match="ended"):
         client.open(tmp_path / "chroma", "", "autogpt-memory")
