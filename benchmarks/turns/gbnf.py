@@ -55,8 +55,10 @@ class _Rules:
         lines = [f"{name} ::= {body}" for name, body in self._rules.items()]
         return "\n".join(lines) + _BASE
 
-    def of(self, schema: Mapping[str, Any], name: str, nested: bool = False) -> str:
+    def of(self, schema: Mapping[str, Any] | bool, name: str, nested: bool = False) -> str:
         """Return an expression for values of ``schema``."""
+        if isinstance(schema, bool):
+            return "any-value"
         for key in ("const", "enum"):
             if key in schema:
                 values = [schema[key]] if key == "const" else schema[key]
@@ -74,6 +76,11 @@ class _Rules:
                 return self.add(name, _string(schema, nested))
             case "object":
                 return self.add(name, self._object(schema, name, nested))
+            case "array" if "prefixItems" in schema:
+                parts = enumerate(schema["prefixItems"])
+                items = [self.of(part, f"{name}-{i}", nested) for i, part in parts]
+                joined = ' "," '.join(items)
+                return self.add(name, f'"[" {joined} "]"')
             case "array":
                 item = self.of(schema.get("items", {}), f"{name}-i", nested=True)
                 least, most = int(schema.get("minItems", 0)), int(schema.get("maxItems", 20))
