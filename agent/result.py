@@ -16,6 +16,8 @@ from .events import (
     EXIT_CODES,
     CheckResult,
     Event,
+    MemoryRecalled,
+    MemoryWritten,
     ModelTurn,
     RunEnded,
     RunInterrupted,
@@ -39,7 +41,7 @@ class RunResult(BaseModel):
     tokens: dict[str, int] = {}
     """``prompt`` seen, of these ``cached``; ``generated``, of these ``forced``."""
     seconds: dict[str, float] = {}
-    """``total`` (recorded work), ``model`` and ``tools``."""
+    """``total`` (recorded work), of these ``model``, ``tools`` and ``memory``."""
     model: str = ""
     journal: str = ""
     cause: str = ""
@@ -64,6 +66,8 @@ def summarise(events: Sequence[Event], journal: str = "") -> RunResult:
     status = ended.status if ended else "interrupted" if _interrupted(events) else "running"
     model_seconds = sum(turn.seconds for turn in turns)
     tool_seconds = sum(outcome.seconds for outcome in outcomes)
+    kept = [event for event in events if isinstance(event, MemoryRecalled | MemoryWritten)]
+    memory_seconds = sum(event.seconds for event in kept)
     verdicts = [event for event in events if isinstance(event, CheckResult)]
     return RunResult(
         id=str(started.goal.get("id") or started.run),
@@ -82,9 +86,10 @@ def summarise(events: Sequence[Event], journal: str = "") -> RunResult:
             "forced": sum(sum(turn.forced) for turn in turns),
         },
         seconds={
-            "total": round(model_seconds + tool_seconds, 3),
+            "total": round(model_seconds + tool_seconds + memory_seconds, 3),
             "model": round(model_seconds, 3),
             "tools": round(tool_seconds, 3),
+            "memory": round(memory_seconds, 3),
         },
         model=started.model,
         journal=journal,

@@ -1,0 +1,180 @@
+"""What memory is worth: the memory suite with and without it, and other suites with a full memory beside.
+
+    python benchmarks/memory_ablation.py [--model small | --model reader] [--limit N] [--json FILE]
+
+Four figures. Success on ``suites/memory.jsonl`` with memory and without; success on goals that need none,
+without memory and with one that holds forty unrelated things; and the time per goal of those, with over
+without (recorded work: model, tools and memory). ``reader`` is a scripted model that uses what it is shown
+and nothing else: it measures the memory, where the model of the day is too weak to show it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import re
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+from makers import memory as maker
+
+from autogpt.agent.evaluate import Evaluation, evaluate
+from autogpt.agent.goal import Goal, load_goals
+from autogpt.agent.memories import SuiteMemories
+from autogpt.agent.setup import open_brain, open_registry, tool_names, with_model
+from autogpt.llm.message import Brain, Prompt, ToolCall
+from autogpt.llm.scripted import ScriptedModel
+from autogpt.settings import load
+
+SUITES = Path(__file__).parent / "suites"
+FREE = ("tables", "words", "files", "chat", "workflows")
+UNRELATED = 40
+HONEST = "I do not know: you have not told me."
+_EMPTY = set(
+    re.findall(
+        r"\w+",
+        "a an and the is are was were of in on at to for my our your i we you he she it do does did have has "
+        "who whom what which where when how much many name please give me tell remind could need call day "
+        "date place lies or be been set s t that this with",
+    )
+)
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.casefold())
+
+
+def lines_shown(text: str) -> list[str]:
+    """Return the entries of memory that a message shows."""
+    return [line.partition("] ")[2] for line in text.splitlines() if re.match(r"\[\d+\] ", line)]
+
+
+def best_entry(question: str, shown: list[str]) -> str | None:
+    """Return the last of the entries that share most words with the question; None where none does."""
+    asked = set(_words(question)) - _EMPTY
+    scored = [(len(asked & set(_words(line))), number, line) for number, line in enumerate(shown)]
+    score, _, line = max(scored, default=(0, 0, ""))
+    return line if score else None
+
+
+def value_of(entry: str, question: str) -> str:
+    """Return what an entry says of the thing asked for: the side of its verb that the question lacks."""
+    asked = set(_words(question)) - _EMPTY
+    sides = re.split(r" is (?:on |now )?| has been set to |: ", entry.rstrip("."), maxsplit=1)
+    if len(sides) < 2:
+        return entry.rstrip(".")
+    head, tail = sides
+    return head if asked & set(_words(tail)) and not asked & set(_words(head)) else tail
+
+
+def plan(*tools: str) -> ToolCall:
+    """Return a plan of these tools."""
+    return ToolCall("plan", {"steps": [{"tool": tool, "for": "it"} for tool in tools]})
+
+
+def read(prompt: Prompt) -> ToolCall:
+    """Say what a reader would: keep what is told, answer with what is shown, admit what is not."""
+    first = next(message.content for message in prompt.messages if message.role == "user")
+    goal = first.partition("Goal: ")[2].splitlines()[0]
+    turn = sum(message.role == "assistant" for message in prompt.messages)
+    heard = [message.content for message in prompt.messages if message.role == "tool"]
+    if heard and heard[-1].startswith(("kept", "not kept")):
+        return ToolCall("finish", {"answer": "Noted."})
+    if not re.search(r"\?|^(?:read|add|remind|my .*(?:please|name)|\w+\.txt names)", goal, re.I):
+        said = re.sub(
+            r"^(?:remember this|please keep in mind|take a note): |^that has changed\. ", "", goal, flags=re.I
+        )
+        return ToolCall("remember", {"text": said})
+    entry = best_entry(goal, lines_shown(first))
+    value = value_of(entry, goal) if entry else HONEST
+    steps = _steps(goal, value, heard)
+    return steps[turn] if turn < len(steps) else ToolCall("finish", {"answer": value})
+
+
+def _steps(goal: str, value: str, heard: list[str]) -> list[ToolCall]:
+    """Return the calls that a goal takes, as far as they are known from what was heard."""
+    if found := re.search(r"Write it to (\S+\.txt)", goal):
+        return [plan("files.write"), ToolCall("files.write", {"path": found[1], "content": value})]
+    if "extension" in goal and (found := re.search(r"\w+\.txt", goal)):
+        who = heard[0].partition(" = ")[2].splitlines()[0] if heard else ""
+        steps = [plan("files.read"), ToolCall("files.read", {"path": found[0]})]
+        steps.append(ToolCall("recall", {"query": f"extension of {who}"}))
+        entry = best_entry(f"extension {who}", lines_shown(heard[-1])) if len(heard) > 1 else None
+        return [
+            *steps,
+            ToolCall("finish", {"answer": value_of(entry, f"extension {who}") if entry else HONEST}),
+        ]
+    if "branch" in goal:
+        query = {"table": "visits", "select": ["sum(visits)"], "where": [["branch", "=", value.split()[-1]]]}
+        return [plan("tables.query"), ToolCall("tables.query", query), ToolCall("finish", {"answer": "$2"})]
+    number = re.search(r"\d+", goal)
+    if number and value.isdigit() and re.search("times|[Aa]dd|together", goal):
+        sign = "*" if "times" in goal else "+"
+        compute = ToolCall("calculator", {"expression": f"{value} {sign} {number[0]}"})
+        return [plan("calculator"), compute, ToolCall("finish", {"answer": "$1"})]
+    return []
+
+
+def unrelated() -> list[str]:
+    """Return what the memory of goals that need none is filled with."""
+    rng, taken = random.Random(23), set[str]()
+    return [maker._any(rng, taken).kept for _ in range(UNRELATED)]
+
+
+def measure(model: str, limit: int | None) -> dict[str, Any]:
+    """Run everything and return the figures."""
+    settings = with_model(load(model=None if model == "reader" else model))
+    brain: Brain = ScriptedModel([read] * 20, name="reader") if model == "reader" else open_brain(settings)
+    registry = open_registry()
+
+    def run(name: str, goals: list[Goal], memories: SuiteMemories | None) -> Evaluation:
+        print(f"{name}: {len(goals)} goals", file=sys.stderr, flush=True)
+        return evaluate(name, goals, brain, registry, memories=memories)
+
+    def goals_of(name: str) -> list[Goal]:
+        return load_goals(SUITES / f"{name}.jsonl", tool_names(registry))[:limit]
+
+    needy = goals_of("memory")
+    found: dict[str, Any] = {"model": brain.name}
+    for name, memories in (("with memory", SuiteMemories()), ("without memory", None)):
+        report = run(name, needy, memories).as_json()
+        found[name] = {key: report[key] for key in ("n", "passed", "pass_rate", "wilson95", "by_category")}
+    if model == "reader":
+        return found
+    free = [goal for name in FREE for goal in goals_of(name)]
+    without, beside = run("free", free, None), run("free, full memory", free, SuiteMemories(unrelated()))
+    ratios = [
+        b.seconds["total"] / a.seconds["total"]
+        for a, b in zip(without.rows, beside.rows, strict=True)
+        if a.seconds["total"]
+    ]
+    found["free"] = {"n": len(free), "passed": without.passed, "with a full memory": beside.passed}
+    found["time per goal, with over without"] = {
+        "mean": sum(r.seconds["total"] for r in beside.rows)
+        / max(1e-9, sum(r.seconds["total"] for r in without.rows)),
+        "median of goals": statistics.median(ratios),
+        "memory, seconds a goal": statistics.fmean(row.seconds["memory"] for row in beside.rows),
+    }
+    return found
+
+
+def main() -> None:
+    """Parse, measure, print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="small", help="as for autogpt eval, or reader (default: small)")
+    parser.add_argument("--limit", type=int, help="goals of each suite")
+    parser.add_argument("--json", metavar="FILE", help="write the figures here")
+    args = parser.parse_args()
+    text = json.dumps(measure(args.model, args.limit), indent=1, ensure_ascii=False)
+    if args.json:
+        Path(args.json).write_text(text + "\n", encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
