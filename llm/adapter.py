@@ -68,7 +68,12 @@ def merge_adapter(model: nn.Module, folder: Path) -> None:
                 target = parameters.get(f"{module}.weight")
                 if b is None or target is None:
                     raise _misfit(folder, name)
-                delta = _scale(config, module, a.shape[0]) * (b.float() @ a.float())
+                scale = _scale(config, module, a.shape[0])
+                if (b.shape[0], a.shape[1]) == target.shape and _is_plain(target, config):
+                    target.addmm_(b.float(), a.float(), alpha=scale)  # in one pass over the weight
+                    merged += 1
+                    continue
+                delta = scale * (b.float() @ a.float())
                 delta = delta.T if config.get("fan_in_fan_out") else delta
             else:  # a module that was trained whole (`modules_to_save`)
                 target = parameters.get(name.replace(".modules_to_save.default", ""))
@@ -81,6 +86,11 @@ def merge_adapter(model: nn.Module, folder: Path) -> None:
             merged += 1
     if not merged:
         raise ModelUnavailable(f"adapter {folder} holds no weights")
+
+
+def _is_plain(target: Tensor, config: Mapping[str, Any]) -> bool:
+    """Say whether a weight is an fp32 matrix on the CPU, stored as LoRA's product is."""
+    return target.dtype == torch.float32 and target.device.type == "cpu" and not config.get("fan_in_fan_out")
 
 
 def _misfit(folder: Path, name: str) -> ModelUnavailable:

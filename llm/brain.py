@@ -86,7 +86,7 @@ class LocalModel:
 
         place = locate_model(str(folder))
         tokenizer = ChatTokenizer(place)
-        loaded = load_model(place, device=device, dtype=dtype, adapter=adapter, cache_dir=cache_dir)
+        loaded = load_model(place, device, dtype, adapter, cache_dir, plain=True)
         snapshots = None if cache_dir is None else cache_dir / "kv"
         return cls(loaded, tokenizer, name or Path(folder).name, thought_chars, snapshots=snapshots)
 

@@ -179,6 +179,8 @@ class Engine:
         with self._lock:
             self._sessions.clear()
             self._logs.clear()
+            if isinstance(self._forward, FusedForward):
+                self._forward.refresh()
 
     def logits(self, ids: Sequence[int]) -> Tensor:
         """Return fp32 logits ``[len(ids), V]`` of a cold forward over ``ids``, for tests."""
@@ -346,7 +348,7 @@ class Engine:
                 token, logprob = chooser.choose(work, choice)
                 right = sequence.settle(choice, token, logprob)
             except NotFinite as error:
-                layer = first_bad_layer(self.loaded.model, sequence.log.ids) or "the output head"
+                layer = first_bad_layer(self.loaded.whole(), sequence.log.ids) or "the output head"
                 self._fail(
                     sequence, f"{error} at token {len(sequence.log)}, first in {layer}: check the weights"
                 )

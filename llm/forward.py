@@ -17,8 +17,8 @@ Shapes: R rows in all, H query heads, G key-value heads, D head width, V vocabul
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any, Protocol, cast
 
@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from ..errors import ModelUnavailable
 from .attention import Plan, attend, layout
 from .cache import Cache, Slot
+from .packed import Dense, Linear
 from .tree import Node, Span, narrow
 
 FUSED_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
@@ -65,33 +66,38 @@ class _Layer:
     """Fused weights of one decoder layer; ``window`` is 0 for full attention."""
 
     norm: Tensor
-    qkv: Tensor
-    qkv_bias: Tensor | None
+    qkv: Linear
     q_norm: Tensor | None
     k_norm: Tensor | None
-    out: Tensor
-    out_bias: Tensor | None
+    out: Linear
     mlp_norm: Tensor
-    gate_up: Tensor
-    gate_up_bias: Tensor | None
-    down: Tensor
-    down_bias: Tensor | None
+    gate_up: Linear
+    down: Linear
     window: int
 
+    def packed(self, make: Callable[[Dense], Linear]) -> _Layer:
+        """Return this layer with ``make(linear)`` in place of each linear."""
+        names = ("qkv", "out", "gate_up", "down")
+        return replace(self, **{name: make(getattr(self, name)) for name in names})
 
-def _fuse(linears: Sequence[nn.Linear]) -> tuple[Tensor, Tensor | None]:
+
+def _fuse(linears: Sequence[nn.Linear]) -> Dense:
     """Join linears row-wise and point their parameters at the joined storage."""
     weight = torch.cat([linear.weight.data for linear in linears])
     biased = linears[0].bias is not None
     bias = torch.cat([linear.bias.data for linear in linears]) if biased else None
     start = 0
     for linear in linears:
-        end = start + linear.out_features
+        end = start + linear.weight.shape[0]
         linear.weight.data = weight[start:end]
         if bias is not None:
             linear.bias.data = bias[start:end]
         start = end
-    return weight, bias
+    return Dense(weight, bias)
+
+
+def _dense(linear: nn.Linear) -> Dense:
+    return Dense(linear.weight.data, None if linear.bias is None else linear.bias.data)
 
 
 def can_fuse(config: Any) -> bool:
@@ -118,8 +124,11 @@ class FusedForward:
         body = cast(Any, model).model
         self._embedding: Tensor = body.embed_tokens.weight.data
         self._norm: Tensor = body.norm.weight.data
-        self._head: Tensor = cast(Any, model).lm_head.weight.data
-        self._layers = [_read_layer(layer, config, i) for i, layer in enumerate(body.layers)]
+        self._head_weight: Tensor = cast(Any, model).lm_head.weight.data
+        self._head: Linear = Dense(self._head_weight)
+        self._dense = [_read_layer(layer, config, i) for i, layer in enumerate(body.layers)]
+        self._layers = self._dense
+        self._make: Callable[[Dense], Linear] | None = None
         self._inv_freq: Tensor = body.rotary_emb.inv_freq.float()
         self._rope_scale = float(getattr(body.rotary_emb, "attention_scaling", 1.0))
         self._cos = self._sin = self._embedding.new_empty(0, 1, self._dim)
@@ -131,8 +140,24 @@ class FusedForward:
 
     def head(self, hidden: Tensor, allowed: Tensor | None = None) -> Tensor:
         """Return fp32 logits of ``hidden [rows, width]``; ``allowed`` picks rows of the head."""
-        weight = self._head if allowed is None else self._head[allowed]
-        return F.linear(hidden, weight).float()
+        if allowed is None:
+            return self._head(hidden).float()
+        return F.linear(hidden, self._head_weight[allowed]).float()
+
+    def pack(self, make: Callable[[Dense], Linear] | None) -> None:
+        """Compute with ``make(layer)`` in place of every linear layer; None: with the layers as loaded.
+
+        Packed layers are copies: after a change of weights call :meth:`refresh`.
+        """
+        self._make = make
+        dense = Dense(self._head_weight)
+        self._head = dense if make is None else make(dense)
+        self._layers = self._dense if make is None else [layer.packed(make) for layer in self._dense]
+
+    def refresh(self) -> None:
+        """Take over weights that were changed in place."""
+        if self._make is not None:
+            self.pack(self._make)
 
     def hidden(
         self,
@@ -184,15 +209,15 @@ class FusedForward:
     def _layer(self, x: Tensor, index: int, w: _Layer, cos: Tensor, sin: Tensor, plan: Plan) -> Tensor:
         """One decoder layer over all rows; ``x [R, width]`` is updated in place and returned."""
         heads, groups, dim = self._heads, self._groups, self._dim
-        qkv = F.linear(self._rms(x, w.norm), w.qkv, w.qkv_bias).view(-1, heads + 2 * groups, dim)
+        qkv = w.qkv(self._rms(x, w.norm)).view(-1, heads + 2 * groups, dim)
         qk, v = qkv[:, : heads + groups], qkv[:, heads + groups :]
         if w.q_norm is not None and w.k_norm is not None:
             qk = torch.cat([self._rms(qk[:, :heads], w.q_norm), self._rms(qk[:, heads:], w.k_norm)], 1)
         qk = (qk * cos).addcmul_(qk.roll(dim // 2, -1), sin)
         out = attend(qk[:, :heads], qk[:, heads:], v, plan, index, w.window)
-        x += F.linear(out, w.out, w.out_bias)
-        gate, up = F.linear(self._rms(x, w.mlp_norm), w.gate_up, w.gate_up_bias).chunk(2, -1)
-        x += F.linear(F.silu(gate).mul_(up), w.down, w.down_bias)
+        x += w.out(out)
+        gate, up = w.gate_up(self._rms(x, w.mlp_norm)).chunk(2, -1)
+        x += w.down(F.silu(gate).mul_(up))
         return x
 
 
@@ -209,23 +234,16 @@ def _last_rows(x: Tensor, counts: Sequence[int], tails: Sequence[int] | None) ->
 def _read_layer(layer: Any, config: Any, index: int) -> _Layer:
     """Fuse one transformers decoder layer; its parameters become views of the fused tensors."""
     attention, mlp = layer.self_attn, layer.mlp
-    qkv, qkv_bias = _fuse([attention.q_proj, attention.k_proj, attention.v_proj])
-    gate_up, gate_up_bias = _fuse([mlp.gate_proj, mlp.up_proj])
-    out, down = attention.o_proj, mlp.down_proj
     normed = hasattr(attention, "q_norm")
     return _Layer(
         norm=layer.input_layernorm.weight.data,
-        qkv=qkv,
-        qkv_bias=qkv_bias,
+        qkv=_fuse([attention.q_proj, attention.k_proj, attention.v_proj]),
         q_norm=attention.q_norm.weight.data if normed else None,
         k_norm=attention.k_norm.weight.data if normed else None,
-        out=out.weight.data,
-        out_bias=None if out.bias is None else out.bias.data,
+        out=_dense(attention.o_proj),
         mlp_norm=layer.post_attention_layernorm.weight.data,
-        gate_up=gate_up,
-        gate_up_bias=gate_up_bias,
-        down=down.weight.data,
-        down_bias=None if down.bias is None else down.bias.data,
+        gate_up=_fuse([mlp.gate_proj, mlp.up_proj]),
+        down=_dense(mlp.down_proj),
         window=_window(config, index),
     )
 

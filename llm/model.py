@@ -1,18 +1,17 @@
 """Loading a model: a Hugging Face folder or hub name, a device, a number format, an adapter.
 
-Folders with plain safetensors are read straight into a module built without memory (transformers'
-own loader takes five times as long for a small model); anything else goes through
-``from_pretrained``. Every way in which a model can be missing or broken ends in one
-:class:`~autogpt.errors.ModelUnavailable` whose line says what and what to do. The fingerprint
-samples each tensor's bytes, so it is the same however the file is laid out, costs milliseconds, and
-changes with any training; it is an identity, not a proof against tampering.
+The common small shapes are read without transformers where only our own forward will run them
+(:mod:`.plain`); other folders with plain safetensors are read straight into a module built without
+memory; anything else goes through ``from_pretrained``. Every way in which a model can be missing or
+broken ends in one :class:`~autogpt.errors.ModelUnavailable` whose line says what and what to do. The
+fingerprint samples each tensor's bytes, so it is the same however the file is laid out, costs
+milliseconds, and changes with any training; it is an identity, not a proof against tampering.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +24,8 @@ from torch import Tensor, nn
 from ..errors import ModelUnavailable
 from .adapter import adapter_fingerprint, check_base, merge_adapter
 from .forward import can_fuse
-from .probe import DTYPES, probe_device
+from .plain import PlainModel, assemble, plain_config, read_plain
+from .probe import DTYPES, Choice, probe_device
 
 _SAMPLE = 4096
 """Bytes read at the start, middle and end of each tensor for the fingerprint."""
@@ -46,11 +46,19 @@ class LoadedModel:
     """sha256 of the base alone: what an adapter's card names."""
     vocabulary: int
     """Rows of the output head (may exceed the tokenizer's size)."""
+    choice: Choice
+    """What the machine's probe or the user chose to compute with."""
+    packing: str = ""
+    """The packed width that linear layers are computed in (:mod:`.packed`); "": as loaded."""
 
     @property
     def numerics(self) -> str:
         """What keys and values computed by this model depend on."""
-        return f"{self.fingerprint}|{self.dtype}"
+        return f"{self.fingerprint}|{self.dtype}|{self.packing}"
+
+    def whole(self) -> nn.Module:
+        """The model as a transformers module, over the same tensors; may take seconds to build."""
+        return self.model.whole() if isinstance(self.model, PlainModel) else self.model
 
 
 def load_model(
@@ -59,11 +67,13 @@ def load_model(
     dtype: str = "auto",
     adapter: str | Path | None = None,
     cache_dir: Path | None = None,
+    plain: bool = False,
 ) -> LoadedModel:
     """Load a folder, or a model from the hub (its local copy if there is one).
 
-    ``adapter`` is a PEFT folder to merge; ``cache_dir`` keeps the device probe's verdict. Raises
-    :class:`~autogpt.errors.ModelUnavailable`, or :class:`~autogpt.errors.UsageError` for a wrong
+    ``adapter`` is a PEFT folder to merge; ``cache_dir`` keeps the device probe's verdict.
+    With ``plain`` the common shapes are read without transformers (seconds faster; :mod:`.plain`).
+    Raises :class:`~autogpt.errors.ModelUnavailable`, or :class:`~autogpt.errors.UsageError` for a wrong
     device or dtype.
     """
     choice = probe_device(device, dtype, cache_dir)
@@ -79,13 +89,20 @@ def load_model(
         check_base(adapter_folder, base)
         parts = f"{base}+{adapter_fingerprint(adapter_folder)}"
         fingerprint = hashlib.sha256(parts.encode()).hexdigest()
-    config = _config(folder)
-    model = _module(folder, config, DTYPES[choice.dtype])
+    config: Any = plain_config(folder) if plain else None
+    model: Any = None if config is None else _plain(folder, config, DTYPES[choice.dtype])
+    if model is None:
+        config = _config(folder)
+        model = _module(folder, config, DTYPES[choice.dtype])
     if adapter_folder is not None:
         merge_adapter(model, adapter_folder)
     model = model.to(choice.device).eval().requires_grad_(False)
-    rows = int(model.get_output_embeddings().weight.shape[0])
-    return LoadedModel(model, config, choice.device, DTYPES[choice.dtype], str(name), fingerprint, base, rows)
+    head: Any = model.lm_head if isinstance(model, PlainModel) else model.get_output_embeddings()
+    rows = int(head.weight.shape[0])
+    number_format = DTYPES[choice.dtype]
+    return LoadedModel(
+        model, config, choice.device, number_format, str(name), fingerprint, base, rows, choice
+    )
 
 
 def weights_fingerprint(folder: Path) -> str:
@@ -191,7 +208,8 @@ def _module(folder: Path, config: Any, dtype: torch.dtype) -> Any:
     """
     files = weight_files(folder)
     if can_fuse(config) and all(path.suffix == ".safetensors" for path in files):
-        model = _read_straight(files, config, dtype)
+        weights = dict(_tensors(files, dtype))
+        model = assemble(config, weights, folder)
         if model is not None:
             return model
     try:
@@ -206,6 +224,14 @@ def _module(folder: Path, config: Any, dtype: torch.dtype) -> Any:
             f"{lacking[0]}: the files do not belong together; fetch the model again"
         )
     return model
+
+
+def _plain(folder: Path, config: Any, dtype: torch.dtype) -> PlainModel | None:
+    """Read the weights into bare modules, None where they are not plainly what the config says."""
+    files = weight_files(folder)
+    if not can_fuse(config) or any(path.suffix != ".safetensors" for path in files):
+        return None
+    return read_plain(folder, config, dict(_tensors(files, dtype)))
 
 
 def _from_pretrained(folder: Path, dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:
@@ -241,32 +267,3 @@ def _tensors(files: list[Path], dtype: torch.dtype) -> Iterator[tuple[str, Tenso
         with safe_open(str(path), "pt") as file:
             for key in file.keys():  # noqa: SIM118 (not a dict)
                 yield key, file.get_tensor(key).to(dtype)
-
-
-def _read_straight(files: list[Path], config: Any, dtype: torch.dtype) -> Any:
-    """Build the module without memory and put the file's tensors in; None if names do not match.
-
-    Raises :class:`~autogpt.errors.ModelUnavailable` for a tensor whose shape the config denies.
-    """
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        model = cast(Any, AutoModelForCausalLM).from_config(config, dtype=dtype)
-    weights = dict(_tensors(files, dtype))
-    expected = model.state_dict()
-    if config.tie_word_embeddings:
-        weights["lm_head.weight"] = weights.get("model.embed_tokens.weight", torch.empty(0))
-    if set(weights) != set(expected):
-        return None
-    for key, value in weights.items():
-        if value.shape != expected[key].shape:
-            raise ModelUnavailable(
-                f"{files[0].parent}: {key} has shape {list(value.shape)}, its config.json says "
-                f"{list(expected[key].shape)}: the files do not belong together"
-            )
-    model.load_state_dict(weights, strict=True, assign=True)
-    model.tie_weights()
-    # its frequencies are computed when it is built, and on the meta device that is nothing
-    model.model.rotary_emb = type(model.model.rotary_emb)(config=config)
-    assert math.isfinite(float(model.model.rotary_emb.inv_freq.sum()))
-    return model

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
+from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, LlamaConfig
 
 from autogpt.errors import ModelUnavailable, UsageError
+from autogpt.llm.engine import Engine
 from autogpt.llm.model import load_model, weights_fingerprint
+from autogpt.llm.plain import PlainModel, plain_config
 from autogpt.llm.probe import physical_cores, probe_device
 
 VOCABULARY = 257
@@ -156,3 +158,45 @@ def test_the_probe_keeps_its_verdict(tmp_path: Path) -> None:
         assert probe_device("cpu", "auto", tmp_path).dtype == "float16"
         stored.write_text("broken")
         assert probe_device("cpu", "auto", tmp_path).dtype in ("float32", "bfloat16")
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
+def test_plain_loading_gives_the_same_model_without_transformers(tmp_path: Path, kind: str) -> None:
+    shape: dict[str, Any] = {
+        "vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64,
+        "tie_word_embeddings": kind == "qwen3",
+    }  # fmt: skip
+    config = AutoConfig.for_model(kind, **shape)
+    saved = AutoModelForCausalLM.from_config(config).eval()
+    saved.save_pretrained(tmp_path)
+    loaded = load_model(tmp_path, "cpu", "float32", plain=True)
+    assert isinstance(loaded.model, PlainModel)
+    ids = [1, 5, 9, 3]
+    expected = logits(saved, ids)
+    assert (Engine(loaded).logits(ids) - expected).abs().max() < 1e-5
+    assert (logits(loaded.whole(), ids) - expected).abs().max() < 1e-5
+    slow = load_model(tmp_path, "cpu", "float32")
+    assert (loaded.fingerprint, loaded.vocabulary) == (slow.fingerprint, slow.vocabulary)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}},
+        {"hidden_act": "gelu"},
+        {"attention_bias": True},
+        {"rms_norm_eps": None},
+        {"sliding_window": 8},
+        {"model_type": "gpt2"},
+        {"quantization_config": {"bits": 4}},
+    ],
+)
+def test_what_is_not_plain_is_left_to_transformers(tmp_path: Path, change: dict[str, Any]) -> None:
+    AutoConfig.for_model("llama", head_dim=8).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    assert plain_config(tmp_path) is not None
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    assert plain_config(tmp_path) is None
+    path.write_text("{")
+    assert plain_config(tmp_path) is None
