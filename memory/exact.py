@@ -137,7 +137,7 @@ def _rows(
 class _Block:
     """The rows of one namespace, dense; a row that goes is filled with the last one."""
 
-    def __init__(self, rows: Rows, chosen: NDArray[np.bool_] | slice) -> None:
+    def __init__(self, rows: Rows, chosen: NDArray[np.int_] | slice) -> None:
         self.ids, self.expires, self.vectors = rows.ids[chosen], rows.expires[chosen], rows.vectors[chosen]
         self.count = len(self.ids)
         self.soonest = float(self.expires.min(initial=np.inf))
@@ -300,12 +300,13 @@ class Exact:
 
     def _load(self) -> None:
         number, rows = read_all(self.store, self.embedder, self.dimension)
-        names = sorted(set(rows.namespaces))
-        if len(names) == 1:
-            self._blocks = {names[0]: _Block(rows, slice(None))}
+        places: dict[str, list[int]] = {}
+        for place, name in enumerate(rows.namespaces):
+            places.setdefault(name, []).append(place)
+        if len(places) == 1:
+            self._blocks = {name: _Block(rows, slice(None)) for name in places}  # no copy
         else:
-            codes = np.array(rows.namespaces, dtype=object)
-            self._blocks = {name: _Block(rows, codes == name) for name in names}
+            self._blocks = {name: _Block(rows, np.array(chosen)) for name, chosen in places.items()}
         self.number = number
 
     def _apply(self, delta: Delta) -> None:

@@ -10,8 +10,8 @@ namespaces, a server that others use too, and a plain collection that other tool
 One thread keeps Chroma in step: it takes the lock on the folder (other processes wait for it and answer
 exactly meanwhile; their writes reach Chroma through the store's change numbers, which is the queue),
 starts the process, opens, checks, follows. Whatever fails there is dropped and rebuilt, at most
-:data:`MOST_FAILURES` times; the run never waits for any of it. A small store does not start the
-process in its first seconds, so that short runs do not pay for it.
+:data:`MOST_FAILURES` times; the run never waits for any of it. For a small store the process starts
+only after :data:`SMALL_DELAY` seconds, so that short runs do not pay a second of computing for it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ SPARE = 10
 MOST_CANDIDATES = 400
 """Where a namespace is so small a part that more would be needed, the exact search is quicker."""
 MOST_FAILURES = 4
-SMALL_DELAY = 2.0
+SMALL_DELAY = 30.0
+"""Seconds until Chroma's process starts for a store that it does not answer for yet."""
 POLL_SECONDS = 1.0
 CLOSE_SECONDS = 10.0
 SERVER_SECONDS = 3.0
