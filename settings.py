@@ -39,11 +39,15 @@ class Settings(BaseSettings):
     """A registered name, a folder, a hub name, ``langchain:provider/name`` or ``scripted:FILE``.
     Empty: the one in use (``autogpt model use``), at first ``small``."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"
+    """Number format of the model; on a CPU float16 and int8 are weights, with fp32 arithmetic."""
     memory: bool = True
     """Whether runs remember and recall. Entries are kept in ``home`` and stay on this machine."""
     parallel: int = Field(default=1, ge=1, le=64)
     """How many goals run at once."""
+    embedder: str = "static"
+    """What gives memory's texts their vectors: ``static`` (ships with the package), ``minilm`` (fetched by
+    ``autogpt model fetch minilm``), a folder, a hub name; ``none``: memory is searched by words alone."""
     chroma: str = ""
     """A Chroma server for memory's index, ``http://host:8000``; empty: Chroma in a process of ours."""
 

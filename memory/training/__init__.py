@@ -1,0 +1,1 @@
+"""How the shipped word vectors and the judge of recall are made from public questions and answers."""

@@ -1,0 +1,94 @@
+"""Small memories as users have them: facts told in passing, and questions about some of them.
+
+Each memory is a handful of short facts about people, projects and preferences. Questions ask in other
+words than the fact was told in, in English and Chinese; half of them about something that was never
+told but resembles what was: another person's number, another project's deadline. They calibrate when
+"nothing relevant" is the answer.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+PEOPLE = (
+    "Anna", "Ben", "Clara", "Dmitri", "Elif", "Farid", "Greta", "Hugo", "Ines", "Jonas", "Keiko", "Liam",
+    "Mona", "Nils", "Olga", "Pavel", "Rosa", "Samir", "Tara", "Umar", "Vera", "Wanda", "Yusuf", "Zoe",
+)  # fmt: skip
+THINGS = (
+    "Atlas", "Birch", "Comet", "Delta", "Ember", "Falcon", "Granite", "Harbor", "Indigo", "Juniper",
+    "Kestrel", "Lagoon", "Maple", "Nimbus", "Orchid", "Pioneer", "Quartz", "Raven", "Saffron", "Tundra",
+)  # fmt: skip
+CHINESE_PEOPLE = (
+    "小明", "小红", "张伟", "李娜", "王芳", "刘洋", "陈静", "赵磊", "孙丽", "周杰", "吴敏", "郑强",
+)  # fmt: skip
+VALUES = (
+    "tulip", "4417", "blue", "Tuesday", "9 May", "the third floor", "peanuts", "Lisbon", "Kraków", "Python",
+    "17:30", "green tea", "Osaka", "a grey cat", "room 204", "the red folder", "version 3.2", "port 8081",
+    "250 euros", "jazz",
+)  # fmt: skip
+ENGLISH = (
+    ("{p}'s phone extension is {v}.", ("What extension does {p} have?", "How do I reach {p} by phone?")),
+    ("{p} is allergic to {v}.", ("What must {p} not eat?", "Which allergy does {p} have?")),
+    ("{p} prefers {v}.", ("What does {p} like best?", "Which preference did {p} mention?")),
+    ("{p} moved to {v} last year.", ("Where does {p} live now?", "In which city is {p}?")),
+    ("{p} works from {v}.", ("Where does {p} work?", "From where is {p} working?")),
+    ("Project {t} is due on {v}.", ("When is the deadline of {t}?", "By when must {t} be finished?")),
+    ("{t} is run by {p}.", ("Who leads {t}?", "Who is responsible for project {t}?")),
+    (
+        "The password for {t} is in {v}.",
+        ("Where do I find the password of {t}?", "Where is the {t} password kept?"),
+    ),
+    ("The {t} server listens on {v}.", ("Which port does {t} use?", "How do I connect to the {t} server?")),
+    ("For {t} we agreed on a budget of {v}.", ("How much may {t} cost?", "What is the budget for {t}?")),
+    ("User prefers reports about {t} as {v}.", ("In what form do I want reports about {t}?",)),
+    ("Invoices of {t} go to {p}.", ("Who gets the invoices of {t}?", "Where do I send an invoice for {t}?")),
+)
+CHINESE = (
+    ("{p}的分机号是{v}。", ("怎么打电话给{p}？", "{p}的分机是多少？")),
+    ("{p}对{v}过敏。", ("{p}不能吃什么？", "{p}有什么过敏？")),
+    ("{p}住在{v}。", ("{p}家在哪里？", "{p}现在住哪儿？")),
+    ("{p}负责{t}项目。", ("谁负责{t}？", "{t}项目的负责人是谁？")),
+    ("{t}项目的截止日期是{v}。", ("{t}什么时候要完成？", "{t}的期限是哪天？")),
+    ("{p}喜欢{v}。", ("{p}的爱好是什么？", "{p}最喜欢什么？")),
+)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Facts, and questions with the number of the fact that answers them; None: never told."""
+
+    facts: list[str]
+    questions: list[tuple[str, int | None]]
+
+
+def memories(count: int, seed: int) -> list[Memory]:
+    """Return ``count`` memories of 8 to 80 facts."""
+    rng = random.Random(seed)
+    return [_memory(rng) for _ in range(count)]
+
+
+def _memory(rng: random.Random) -> Memory:
+    facts: list[str] = []
+    questions: list[tuple[str, int | None]] = []
+    seen: set[tuple[str, str]] = set()
+    wanted = rng.randrange(8, 80)
+    for _ in range(wanted * 3):
+        chinese = rng.random() < 0.3
+        statement, asked = rng.choice(CHINESE if chinese else ENGLISH)
+        who = {
+            "p": rng.choice(CHINESE_PEOPLE if chinese else PEOPLE), "t": rng.choice(THINGS),
+            "v": rng.choice(VALUES),
+        }  # fmt: skip
+        # What a question names makes the fact: each is told once.
+        question = rng.choice(asked).format(**who)
+        topic = (statement, who["p"] if "{p}" in asked[0] else who["t"])
+        if topic in seen:
+            continue
+        seen.add(topic)
+        if len(facts) < wanted and rng.random() < 0.7:
+            facts.append(statement.format(**who))
+            questions.append((question, len(facts) - 1))
+        else:
+            questions.append((question, None))
+    return Memory(facts, rng.sample(questions, min(len(questions), 12)))
