@@ -10,6 +10,7 @@ need knowledge ("I am vegetarian", "I had steak") or more than one sentence; the
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 import unicodedata
@@ -103,6 +104,7 @@ _COUNT = re.compile(
 )
 
 
+@functools.lru_cache(maxsize=256)  # one new text is compared with a dozen old ones
 def claims(text: str) -> list[Claim]:
     """Return what one short sentence says that something is, in every reading; none for other texts."""
     if len(text) > SHORT:

@@ -39,6 +39,7 @@ _NAMED = re.compile(
         ["'`\u201c]? (?P<value> [^\s"'`\u201d]{3,} )"""
 )
 _NAMED_CHINESE = re.compile(r"(密码|口令|密钥|私钥|令牌|验证码)[^，。,.\n]{0,6}?[是为:：=]\s*[!-~]{4,}")
+_NAMES = ("pass", "pwd", "key", "token", "secret", "pin")
 _CARD = re.compile(r"(?<![\w.])(?:\d[ -]?){12,18}\d(?![\w.]*\d)")
 _NOT_A_VALUE = word_set(
     "a an the not never no in on at of kept stored required needed expired missing wrong invalid optional "
@@ -53,7 +54,8 @@ def find_secret(text: str) -> str | None:
     for name, pattern in _PATTERNS:
         if pattern.search(text):
             return name
-    for found in _NAMED.finditer(text):
+    lower = text.casefold()
+    for found in _NAMED.finditer(text) if any(word in lower for word in _NAMES) else ():
         value = found["value"].rstrip(".,;!?)")
         plain = value.casefold() in _NOT_A_VALUE
         coded = any(c.isdigit() for c in value) or (len(value) > 7 and not value.isalpha())

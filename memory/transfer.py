@@ -169,6 +169,7 @@ def _here(connection: Connection, entry: Entry, now: float) -> set[int]:
         t.entries.c.hash == normal_hash(entry.text),
         t.entries.c.namespace == entry.namespace,
         t.entries.c.created == entry.created,
+        t.entries.c.superseded_by.is_(None) == (entry.superseded_by is None),
     )
     itself = set(connection.execute(same).scalars())
     if entry.superseded_by is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 import unicodedata
@@ -55,6 +56,7 @@ class Words:
     negated: bool
 
 
+@functools.lru_cache(maxsize=256)  # one new text is compared with a dozen old ones
 def words(text: str, inside: bool = False) -> Words:
     """Return the words of ``text``; ``inside`` says that it does not begin a sentence."""
     plain = unicodedata.normalize("NFKC", text)

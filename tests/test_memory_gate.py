@@ -19,6 +19,12 @@ def store(tmp_path: Path) -> MemoryStore:
     return MemoryStore(tmp_path)
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> MemoryStore:
+    """One store for many pairs, each in a namespace of its own."""
+    return MemoryStore(tmp_path_factory.mktemp("shared"))
+
+
 def fact(text: str, **more: object) -> Draft:
     return Draft(Kind.FACT, text, **more)  # type: ignore[arg-type]
 
@@ -41,13 +47,14 @@ def fact(text: str, **more: object) -> Draft:
         ("会议是周三", "会议改到周五"),
     ],
 )  # fmt: skip
-def test_a_new_value_supersedes(store: MemoryStore, older: str, newer: str) -> None:
-    first = store.write(fact(older)).entry
-    answer = store.write(fact(newer))
+def test_a_new_value_supersedes(shared: MemoryStore, older: str, newer: str) -> None:
+    store, space = shared, f"/{older}"
+    first = store.write(fact(older, namespace=space)).entry
+    answer = store.write(fact(newer, namespace=space))
     assert first is not None and answer.entry is not None
     assert (answer.verdict, answer.replaced) == (Verdict.SUPERSEDED, first.id)
     assert store.get([first.id])[0].superseded_by == answer.entry.id
-    assert [entry.id for entry in store.entries()] == [answer.entry.id]
+    assert [entry.id for entry in store.entries([space])] == [answer.entry.id]
 
 
 @pytest.mark.parametrize(
@@ -68,11 +75,12 @@ def test_a_new_value_supersedes(store: MemoryStore, older: str, newer: str) -> N
         ("李雷喜欢苹果", "韩梅梅喜欢苹果"),
     ],
 )  # fmt: skip
-def test_different_facts_are_both_kept(store: MemoryStore, older: str, newer: str) -> None:
+def test_different_facts_are_both_kept(shared: MemoryStore, older: str, newer: str) -> None:
     """Also with vectors that are almost equal: a number or name that differs decides."""
     vectors = np.array([[1.0, 0.0], [0.97, np.sqrt(1 - 0.97**2)]], np.float32)
-    for draft, vector in zip([fact(older), fact(newer)], vectors, strict=True):
-        assert store.write(draft, vector, "e").verdict is Verdict.WRITTEN
+    for text, vector in zip([older, newer], vectors, strict=True):
+        draft = fact(text, namespace=f"/{older}")
+        assert shared.write(draft, vector, "e").verdict is Verdict.WRITTEN
 
 
 def test_duplicates_are_refused_and_point_at_what_is_there(store: MemoryStore) -> None:
@@ -156,11 +164,11 @@ def test_provenance(store: MemoryStore) -> None:
     [("", "empty"), (" \n\t", "empty"), ("x" * 10_000_000, "characters"), ("a\ud800b", "Unicode"),
      ("a\0b", "zero byte"), ("?!...", "no letter")],
 )  # fmt: skip
-def test_bad_texts_are_refused_with_one_line(store: MemoryStore, text: str, why: str) -> None:
-    answer = store.write(fact(text))
+def test_bad_texts_are_refused_with_one_line(shared: MemoryStore, text: str, why: str) -> None:
+    answer = shared.write(fact(text, namespace="/bad"))
     assert answer.verdict is Verdict.REFUSED and why in answer.reason
     assert "\n" not in answer.reason and len(answer.reason) < 200
-    assert store.count(live=False) == 0
+    assert shared.entries(["/bad"]) == []
 
 
 SECRETS = [
