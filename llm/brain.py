@@ -25,6 +25,7 @@ from .tokenizer import ChatTokenizer
 
 if TYPE_CHECKING:
     from .engine import Engine, Generated, Request
+    from .forward import Forward
     from .model import LoadedModel
 
 __all__ = ["ContextOverflow", "LocalModel", "OnText"]
@@ -45,10 +46,12 @@ class LocalModel:
         thought_chars: int = 0,
         cache_bytes: int | None = None,
         snapshots: Path | None = None,
+        forward: Forward | None = None,
     ) -> None:
         """Put a brain around a loaded model; ``thought_chars`` > 0 lets it think before a call.
 
-        ``snapshots`` is the folder that keeps the keys and values of system messages.
+        ``snapshots`` is the folder that keeps the keys and values of system messages; ``forward`` is
+        the model's, if it was made already.
         """
         from .engine import Engine
         from .snapshot import Snapshots
@@ -62,7 +65,7 @@ class LocalModel:
         self.context = int(getattr(loaded.config, "max_position_embeddings", 0)) or 1 << 30
         self.compiler = GrammarCompiler(tokenizer, loaded.vocabulary)
         kept = None if snapshots is None else Snapshots(snapshots, loaded.numerics, loaded.device)
-        self.engine: Engine = Engine(loaded, cache_bytes, snapshots=kept)
+        self.engine: Engine = Engine(loaded, cache_bytes, snapshots=kept, forward=forward)
         self.scorer: Scorer | None = None
         """Ranks the candidates of a turn (``Sampling.best_of``); None: their mean log-probability."""
 
@@ -83,12 +86,15 @@ class LocalModel:
         Raises :class:`~autogpt.errors.ModelUnavailable` or :class:`~autogpt.errors.UsageError`.
         """
         from .model import load_model, locate_model
+        from .packed import PROBE_TEXT, settle_width
 
         place = locate_model(str(folder))
         tokenizer = ChatTokenizer(place)
         loaded = load_model(place, device, dtype, adapter, cache_dir, plain=True)
         snapshots = None if cache_dir is None else cache_dir / "kv"
-        return cls(loaded, tokenizer, name or Path(folder).name, thought_chars, snapshots=snapshots)
+        loaded, forward = settle_width(loaded, tokenizer.plain(PROBE_TEXT), cache_dir)
+        name = name or Path(folder).name
+        return cls(loaded, tokenizer, name, thought_chars, snapshots=snapshots, forward=forward)
 
     def respond(self, prompts: Sequence[Prompt], on_text: OnText | None = None) -> list[Turn]:
         """Answer each prompt with one of its calls, all in one batch.

@@ -30,7 +30,7 @@ from ..errors import DefectError
 from .cache import WORTH_COPYING, Sessions, common_prefix, default_budget
 from .choosing import Chooser, Work
 from .drafts import Acceptance, Drafter, Said
-from .forward import make_forward
+from .forward import Forward, make_forward
 from .message import Sampling
 from .model import LoadedModel
 from .sampling import NotFinite
@@ -83,6 +83,7 @@ class Engine:
         max_draft: int = MAX_DRAFT,
         row_cost: float | None = None,
         snapshots: Snapshots | None = None,
+        forward: Forward | None = None,
     ) -> None:
         """Prepare to decode for ``loaded``.
 
@@ -92,7 +93,7 @@ class Engine:
         """
         self.loaded = loaded
         self.stats = Stats()
-        self._forward = make_forward(loaded.model, loaded.config)
+        self._forward = forward or make_forward(loaded.model, loaded.config, loaded.packing)
         self._device = torch.device(loaded.device)
         budget = default_budget(self._device) if cache_bytes is None else cache_bytes
         self._sessions = Sessions(self._forward.new_cache, budget, snapshots)
@@ -179,8 +180,7 @@ class Engine:
         with self._lock:
             self._sessions.clear()
             self._logs.clear()
-            if isinstance(self._forward, FusedForward):
-                self._forward.refresh()
+            self._forward.refresh()
 
     def logits(self, ids: Sequence[int]) -> Tensor:
         """Return fp32 logits ``[len(ids), V]`` of a cold forward over ``ids``, for tests."""

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from ..errors import ModelUnavailable
 from .attention import Plan, attend, layout
 from .cache import Cache, Slot
-from .packed import Dense, Linear
+from .packed import WIDTHS, Dense, Linear
 from .tree import Node, Span, narrow
 
 FUSED_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
@@ -56,6 +56,10 @@ class Forward(Protocol):
         """
         ...
 
+    def refresh(self) -> None:
+        """Take over weights that were changed in place."""
+        ...
+
     def head(self, hidden: Tensor, allowed: Tensor | None = None) -> Tensor:
         """Return fp32 logits ``[rows, V]``, or ``[rows, len(allowed)]`` for those ids alone."""
         ...
@@ -77,8 +81,10 @@ class _Layer:
 
     def packed(self, make: Callable[[Dense], Linear]) -> _Layer:
         """Return this layer with ``make(linear)`` in place of each linear."""
-        names = ("qkv", "out", "gate_up", "down")
-        return replace(self, **{name: make(getattr(self, name)) for name in names})
+        qkv, out, gate_up, down = map(
+            make, cast("list[Dense]", [self.qkv, self.out, self.gate_up, self.down])
+        )
+        return replace(self, qkv=qkv, out=out, gate_up=gate_up, down=down)
 
 
 def _fuse(linears: Sequence[nn.Linear]) -> Dense:
@@ -107,9 +113,14 @@ def can_fuse(config: Any) -> bool:
     return config.model_type in FUSED_TYPES and config.hidden_act == "silu" and plain
 
 
-def make_forward(model: nn.Module, config: Any) -> Forward:
-    """Return the fastest forward that is correct for ``model``."""
-    return FusedForward(model, config) if can_fuse(config) else ModuleForward(model, config)
+def make_forward(model: nn.Module, config: Any, packing: str = "") -> Forward:
+    """Return the fastest forward that is correct for ``model``, its layers in the width ``packing``."""
+    if not can_fuse(config):
+        return ModuleForward(model, config)
+    forward = FusedForward(model, config)
+    if packing:
+        forward.pack(WIDTHS[packing])
+    return forward
 
 
 class FusedForward:
@@ -321,6 +332,9 @@ class ModuleForward:
             )
         self._model = model
         self._device = next(model.parameters()).device
+
+    def refresh(self) -> None:
+        """Nothing to do: the module's own weights are computed with."""
 
     def new_cache(self) -> ModuleCache:
         """Return an empty cache."""

@@ -25,7 +25,7 @@ from ..errors import ModelUnavailable
 from .adapter import adapter_fingerprint, check_base, merge_adapter
 from .forward import can_fuse
 from .plain import PlainModel, assemble, plain_config, read_plain
-from .probe import DTYPES, Choice, probe_device
+from .probe import DTYPES, probe_device
 
 _SAMPLE = 4096
 """Bytes read at the start, middle and end of each tensor for the fingerprint."""
@@ -46,10 +46,12 @@ class LoadedModel:
     """sha256 of the base alone: what an adapter's card names."""
     vocabulary: int
     """Rows of the output head (may exceed the tokenizer's size)."""
-    choice: Choice
-    """What the machine's probe or the user chose to compute with."""
+    widths: tuple[str, ...] = ()
+    """Packed widths to consider for the linear layers, the fastest first (:mod:`.packed`)."""
+    gated: bool = True
+    """Whether a width must pass the gate; False: the user named it."""
     packing: str = ""
-    """The packed width that linear layers are computed in (:mod:`.packed`); "": as loaded."""
+    """The width that linear layers are computed in; "": as loaded."""
 
     @property
     def numerics(self) -> str:
@@ -99,9 +101,17 @@ def load_model(
     model = model.to(choice.device).eval().requires_grad_(False)
     head: Any = model.lm_head if isinstance(model, PlainModel) else model.get_output_embeddings()
     rows = int(head.weight.shape[0])
-    number_format = DTYPES[choice.dtype]
     return LoadedModel(
-        model, config, choice.device, number_format, str(name), fingerprint, base, rows, choice
+        model,
+        config,
+        choice.device,
+        DTYPES[choice.dtype],
+        str(name),
+        fingerprint,
+        base,
+        rows,
+        choice.widths,
+        choice.gated,
     )
 
 

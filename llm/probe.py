@@ -2,9 +2,10 @@
 
 Machines differ more than one would guess: bf16 products halve the time on chips with AMX and take
 ten times as long on chips with AVX2 alone. So the processor is asked for its abilities first, then
-a timing of well under a second decides between fp32 and bf16 on the shapes that decoding uses: one
-row (a token), 16 rows (a batch) and 256 rows (a prompt). The answer is kept per chip in a small
-file. A GPU is not timed: bf16 where it has it, else fp16 (CUDA) or fp32 (MPS).
+a timing of about a second compares fp32, bf16 and fp32 with packed weights (:mod:`.packed`) on the
+rows that decoding uses: one (a token), 4 (a draft), 16 (a batch) and 256 (a prompt); and one thread
+against all. The answer is kept per chip in a small file. A GPU is not timed: bf16 where it has it,
+else fp16 (CUDA) or fp32 (MPS).
 """
 
 from __future__ import annotations
@@ -13,20 +14,24 @@ import json
 import os
 import platform
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ..errors import UsageError
+from .packed import WIDTHS, Dense
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+NAMES = (*DTYPES, "int8")
 _MATRICES, _WIDTH = 6, 1536
 """Weights of the timing: six squares of 1536, 57 MB in fp32, more than most caches hold."""
-_TURN = {1: 12.0, 16: 4.0, 256: 1.0}
+_TURN = {1: 10.0, 4: 4.0, 16: 2.0, 256: 1.0}
 """How often a typical turn runs each number of rows; weighs the timings."""
 _GAIN = 1.15
-"""bf16 must be faster by this factor: it costs precision."""
+"""Anything but fp32 must be faster by this factor: it costs precision."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,10 @@ class Choice:
     device: str
     dtype: str
     threads: int
+    widths: tuple[str, ...] = ()
+    """Packed weights to use for few rows, the fastest first; see :mod:`.packed`."""
+    gated: bool = True
+    """The first of ``widths`` that passes the gate is used; False: the user named one."""
 
 
 def probe_device(device: str = "auto", dtype: str = "auto", cache_dir: Path | None = None) -> Choice:
@@ -44,17 +53,22 @@ def probe_device(device: str = "auto", dtype: str = "auto", cache_dir: Path | No
     ``cache_dir`` keeps the timing's verdict between processes. Raises
     :class:`~autogpt.errors.UsageError` for a name that is unknown or a device that is absent.
     """
-    if dtype != "auto" and dtype not in DTYPES:
-        raise UsageError(f"unknown dtype {dtype!r}: use auto, {', '.join(DTYPES)}")
+    if dtype != "auto" and dtype not in NAMES:
+        raise UsageError(f"unknown dtype {dtype!r}: use auto, {', '.join(NAMES)}")
     device = _device(device)
     threads = min(torch.get_num_threads(), physical_cores())
+    if device == "cpu":
+        if dtype == "auto":
+            return _timed(threads, cache_dir)
+        if dtype in WIDTHS:  # narrow weights, fp32 arithmetic: the CPU has no faster way
+            return Choice(device, "float32", threads, (dtype,), gated=False)
+        return Choice(device, dtype, threads)
+    if dtype == "int8":
+        raise UsageError(f"dtype int8 is for the CPU, not for {device}: use auto")
     if dtype == "auto":
+        dtype = "float32"
         if device.startswith("cuda"):
             dtype = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
-        elif device == "cpu":
-            dtype = _cpu_dtype(threads, cache_dir)
-        else:
-            dtype = "float32"
     return Choice(device, dtype, threads)
 
 
@@ -102,36 +116,68 @@ def _has_bf16() -> bool:
     return any(bool(ask()) for ask in found if ask is not None)
 
 
-def _cpu_dtype(threads: int, cache_dir: Path | None) -> str:
-    """Choose between fp32 and bf16, from the file if this chip was timed before."""
-    if not _has_bf16():
-        return "float32"
+def _timed(threads: int, cache_dir: Path | None) -> Choice:
+    """Choose dtype, threads and widths for this processor, from the file if this chip was timed before."""
     path = cache_dir / "probe.json" if cache_dir is not None else None
-    key = f"{chip()} | {threads} threads | torch {torch.__version__}"
-    known: dict[str, dict[str, object]] = {}
-    if path is not None and path.exists():
+    key = f"{chip()} | {threads} threads | torch {torch.__version__} | 2"
+    known: dict[str, dict[str, Any]] = {}
+    if path is not None:
         try:
             known = json.loads(path.read_text())
-            return str(known[key]["dtype"])
-        except (OSError, ValueError, KeyError, TypeError):
+            times = {name: float(ms) for name, ms in known[key].items()}
+            return _decide(times, threads)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             pass
-    fp32, bf16 = _time(torch.float32), _time(torch.bfloat16)
-    dtype = "bfloat16" if bf16 * _GAIN < fp32 else "float32"
+    times = _measure(threads)
     if path is not None:
-        entry = {"dtype": dtype, "fp32_ms": round(fp32 * 1e3, 2), "bf16_ms": round(bf16 * 1e3, 2)}
+        entry = {name: round(ms, 2) for name, ms in times.items() if ms < float("inf")}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps({**known, key: entry}, indent=1))
         except OSError:
             pass  # a file that cannot be kept only costs the timing again
-    return dtype
+    return _decide(times, threads)
 
 
-def _time(dtype: torch.dtype) -> float:
+def _measure(threads: int) -> dict[str, float]:
+    """Return the milliseconds of a typical turn's products by way of computing."""
+    before = torch.get_num_threads()
+    times = {}
+    try:
+        torch.set_num_threads(threads)
+        for name in ("float32", *WIDTHS, *(["bfloat16"] if _has_bf16() else [])):
+            times[name] = _time(name) * 1e3
+        if threads > 1:
+            torch.set_num_threads(1)
+            times["one thread"] = _time("float32") * 1e3
+    finally:
+        torch.set_num_threads(before)
+    return times
+
+
+def _decide(times: Mapping[str, float], threads: int) -> Choice:
+    """Turn timings into a choice. Raises KeyError when fp32 was not timed."""
+    plain = times["float32"]
+    if times.get("one thread", float("inf")) < plain:
+        threads = 1  # two threads that share one core, or wait for each other more than they help
+    faster = sorted((ms, name) for name, ms in times.items() if name in NAMES and ms * _GAIN < plain)
+    if faster and faster[0][1] == "bfloat16":
+        return Choice("cpu", "bfloat16", threads)
+    return Choice("cpu", "float32", threads, tuple(name for _, name in faster if name in WIDTHS))
+
+
+def _time(name: str) -> float:
     """Return the seconds of a typical turn's products, stopping early when they are hopeless."""
+    dtype = torch.float32 if name in WIDTHS else DTYPES[name]
     weights = [torch.full((_WIDTH, _WIDTH), 0.5, dtype=dtype) for _ in range(_MATRICES)]
     total = 0.0
     with torch.inference_mode():
+        try:
+            dense = [Dense(weight) for weight in weights]
+            layers = [WIDTHS[name](layer) for layer in dense] if name in WIDTHS else dense
+            layers[0](torch.zeros(1, _WIDTH, dtype=dtype))
+        except RuntimeError:  # this build of torch has no such kernel
+            return float("inf")
         small = torch.randn(64, 64).to(dtype)
         begin = time.perf_counter()
         for _ in range(20):
@@ -143,10 +189,8 @@ def _time(dtype: torch.dtype) -> float:
             times = []
             for _ in range(2):
                 begin = time.perf_counter()
-                for matrix in weights:
-                    torch.nn.functional.linear(x, matrix)
+                for layer in layers:
+                    layer(x)
                 times.append(time.perf_counter() - begin)
             total += min(times) * weight
     return total
-
-

@@ -150,14 +150,14 @@ def test_the_probe_keeps_its_verdict(tmp_path: Path) -> None:
     first = probe_device("cpu", "auto", tmp_path)
     assert first.dtype in ("float32", "bfloat16") and 1 <= first.threads <= physical_cores()
     stored = tmp_path / "probe.json"
-    if stored.exists():  # only chips with bf16 products are timed
-        turned = json.loads(stored.read_text())
-        (key,) = turned
-        turned[key]["dtype"] = "float16"
-        stored.write_text(json.dumps(turned))
-        assert probe_device("cpu", "auto", tmp_path).dtype == "float16"
-        stored.write_text("broken")
-        assert probe_device("cpu", "auto", tmp_path).dtype in ("float32", "bfloat16")
+    turned = json.loads(stored.read_text())
+    (key,) = turned
+    stored.write_text(json.dumps({key: {"float32": 9.0, "one thread": 5.0, "int8": 1.0}}))
+    again = probe_device("cpu", "auto", tmp_path)
+    assert (again.dtype, again.threads, again.widths) == ("float32", 1, ("int8",))
+    stored.write_text("broken")
+    assert probe_device("cpu", "auto", tmp_path).dtype in ("float32", "bfloat16")
+    assert json.loads(stored.read_text())
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])

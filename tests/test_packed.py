@@ -1,0 +1,123 @@
+"""Packed weights: near the dense layer, independent of neighbours, used only where the gate allows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from autogpt.llm import packed
+from autogpt.llm.engine import Engine, Request
+from autogpt.llm.forward import FusedForward, make_forward
+from autogpt.llm.message import Sampling
+from autogpt.llm.model import LoadedModel
+from autogpt.llm.packed import MOST_ERROR, WIDTHS, Dense, logit_error, settle_width
+from autogpt.llm.probe import Choice, _decide, probe_device
+
+V = 96
+IDS = [(7 * i) % V for i in range(60)]
+
+
+def loaded(widths: tuple[str, ...] = (), gated: bool = True, scale: float = 1.0) -> LoadedModel:
+    """A random tiny Llama; ``scale`` blows up one column, which int8 activations cannot hold."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=V, hidden_size=64, intermediate_size=96, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config).eval().requires_grad_(False)
+    for layer in model.model.layers:
+        layer.input_layernorm.weight.data[3] *= scale
+    return LoadedModel(model, config, "cpu", torch.float32, "tiny", "f", "f", V, widths, gated)
+
+
+@pytest.mark.parametrize(("width", "bound"), [("float16", 1e-3), ("int8", 2e-2)])
+@pytest.mark.parametrize("biased", [False, True])
+def test_a_packed_layer_is_near_the_dense_one(width: str, bound: float, biased: bool) -> None:
+    torch.manual_seed(1)
+    weight, bias = torch.randn(48, 64), torch.randn(48) if biased else None
+    dense = Dense(weight, bias)
+    for rows in (1, 3, packed.FEW_ROWS + 5):
+        x = torch.randn(rows, 64)
+        exact, found = dense(x), WIDTHS[width](dense)(x)
+        assert found.shape == exact.shape
+        error = float((found - exact).norm() / exact.norm())
+        assert error < bound
+        assert error > 0 or rows > packed.FEW_ROWS, "nothing was packed"
+
+
+def test_a_row_in_int8_does_not_depend_on_its_neighbours() -> None:
+    torch.manual_seed(2)
+    layer = WIDTHS["int8"](Dense(torch.randn(32, 64)))
+    x = torch.randn(9, 64) * torch.logspace(-3, 3, 9)[:, None]
+    together = layer(x)
+    assert all(torch.equal(together[i : i + 1], layer(x[i : i + 1])) for i in range(9))
+    assert torch.equal(layer(torch.zeros(2, 64)), torch.zeros(2, 32))
+
+
+def test_the_gate_takes_the_first_width_that_passes_and_remembers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, forward = settle_width(loaded(("int8", "float16"), scale=300.0), IDS, tmp_path)
+    (errors,) = json.loads((tmp_path / "widths.json").read_text()).values()
+    assert errors["int8"] > MOST_ERROR >= errors["float16"] > 0
+    assert found.packing == "float16"
+    assert isinstance(forward, FusedForward) and isinstance(forward._layers[0].qkv, packed.Half)
+    assert "float16" in found.numerics
+    monkeypatch.setattr(packed, "_error", None)  # a second measurement would fail
+    assert settle_width(loaded(("int8", "float16"), scale=300.0), IDS, tmp_path)[0].packing == "float16"
+
+
+def test_no_width_passes_and_a_damaged_file_is_measured_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "widths.json").write_text("[oops")
+    monkeypatch.setattr(packed, "MOST_ERROR", 0.0)
+    found, forward = settle_width(loaded(("float16",)), IDS, tmp_path)
+    assert found.packing == ""
+    assert isinstance(forward, FusedForward) and isinstance(forward._layers[0].qkv, Dense)
+    assert json.loads((tmp_path / "widths.json").read_text())
+
+
+def test_a_width_that_the_user_names_needs_no_gate() -> None:
+    found, _ = settle_width(loaded(("int8",), gated=False, scale=300.0), IDS, None)
+    assert found.packing == "int8"
+
+
+def test_the_logits_error_is_relative_and_sees_nan() -> None:
+    exact = torch.randn(5, V) * 3
+    assert logit_error(exact, exact) == 0
+    assert logit_error(exact + 0.3, exact) == pytest.approx(0.1, rel=0.2)
+    assert logit_error(exact * float("nan"), exact) == float("inf")
+
+
+def test_an_engine_decodes_packed_and_follows_changed_weights() -> None:
+    tiny = loaded()
+    engine = Engine(tiny, forward=make_forward(tiny.model, tiny.config, "float16"))
+    request = Request("s", IDS, None, Sampling(max_tokens=8))
+    first = engine.generate([request])[0].ids
+    plain = Engine(loaded()).generate([request])[0].ids
+    assert first == plain  # a tiny error: the same greedy tokens
+    with torch.no_grad():
+        for layer in tiny.model.model.layers:
+            layer.mlp.down_proj.weight.normal_()
+    engine.clear()
+    changed = engine.logits(IDS[:20])
+    exact = tiny.model(input_ids=torch.tensor([IDS[:20]])).logits[0]
+    assert logit_error(changed, exact) < 0.01
+
+
+def test_timings_decide() -> None:
+    assert _decide({"float32": 10, "one thread": 20, "float16": 6, "int8": 4}, 2) == Choice(
+        "cpu", "float32", 2, ("int8", "float16")
+    )
+    assert _decide({"float32": 10, "one thread": 8, "float16": 9.5, "int8": 11}, 2) == Choice(
+        "cpu", "float32", 1
+    )
+    assert _decide({"float32": 10, "bfloat16": 4, "float16": 6, "int8": 7}, 2) == Choice("cpu", "bfloat16", 2)
+    assert probe_device("cpu", "int8").widths == ("int8",)
+    assert not probe_device("cpu", "float16").gated
