@@ -73,7 +73,8 @@ def _model_flags(parser: argparse.ArgumentParser) -> None:
         help="registered name, folder, hub name, langchain:PROVIDER/NAME or scripted:FILE",
     )  # fmt: skip
     parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], help="where to compute")
-    parser.add_argument("--dtype", choices=["auto", "float32", "bfloat16", "float16", "int8"], help="number format")
+    formats = ["auto", "float32", "bfloat16", "float16", "int8"]
+    parser.add_argument("--dtype", choices=formats, help="number format")
 
 
 def _best_of_flag(parser: argparse.ArgumentParser) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..errors import ModelUnavailable, UsageError
 from ..llm.registry import ModelRegistry
-from ..settings import Settings, load
+from ..settings import bound_spinning, load
 from .outcome import show_table
 from .progress import progress_line
 
@@ -103,6 +103,7 @@ def _warn_if_overridden(settings: Settings) -> None:
 
 def train(args: argparse.Namespace) -> int:
     """Train as the recipe says; a second call goes on where the first was stopped."""
+    bound_spinning()
     from ..llm.training import recipe
 
     settings = load()

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable
 
 from ..errors import UsageError
 from ..llm.message import Brain
-from ..settings import Settings
+from ..settings import Settings, bound_spinning
 from ..tools.registry import Registry, builtins, load_plugins
 from .remembering import Memory
 from .runs import RunStore
@@ -84,6 +84,7 @@ def open_brain(settings: Settings) -> Brain:
         from ..llm.langchain import LangChainBrain
 
         return LangChainBrain.load(rest)
+    bound_spinning()
     from ..llm.brain import LocalModel
     from ..llm.registry import ModelRegistry
 

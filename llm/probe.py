@@ -158,7 +158,7 @@ def _measure(threads: int) -> dict[str, float]:
 def _decide(times: Mapping[str, float], threads: int) -> Choice:
     """Turn timings into a choice. Raises KeyError when fp32 was not timed."""
     plain = times["float32"]
-    if times.get("one thread", float("inf")) < plain:
+    if times.get("one thread", float("inf")) * _GAIN < plain:
         threads = 1  # two threads that share one core, or wait for each other more than they help
     faster = sorted((ms, name) for name, ms in times.items() if name in NAMES and ms * _GAIN < plain)
     if faster and faster[0][1] == "bfloat16":

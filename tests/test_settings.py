@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -71,3 +72,16 @@ def test_a_wrong_variable_is_named(here: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("AUTOGPT_DEVICE", "gpu")
     with pytest.raises(UsageError, match="AUTOGPT_DEVICE"):
         settings.load()
+
+
+def test_openmp_waits_actively_for_a_bounded_time_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    settings.bound_spinning()
+    assert os.environ["GOMP_SPINCOUNT"] == "7"
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    settings.bound_spinning()
+    assert int(os.environ["GOMP_SPINCOUNT"]) > 0
