@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..errors import ModelUnavailable, UsageError
 from ..llm.registry import ModelRegistry
-from ..settings import bound_spinning, load
+from ..settings import Settings, bound_spinning, load
 from .outcome import show_table
 from .progress import progress_line
 
