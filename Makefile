@@ -52,6 +52,7 @@ prove: $(VENV)/.dev ## the full kill and grammar campaigns (long)
 	$(BIN)/autogpt model fetch
 	$(BIN)/python benchmarks/prove_kills.py --kills 600
 	$(BIN)/python benchmarks/prove_grammar.py --calls 10000
+	$(BIN)/python benchmarks/prove_memory.py --kills 200
 
 lock: $(VENV)/.dev ## resolve requirements/*.in anew into the hashed locks
 	$(BIN)/python -m pip install uv==0.13.9
