@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from turns import plan, recording, report
+from turns.children import Children
 from turns.subject import Place
 
 from autogpt import settings
@@ -47,16 +48,19 @@ def measure(run: plan.Run, engines: Sequence[str], home: str, name: str) -> dict
     quick = run.quick
     run.asked("machine", run.base, "figure", name="machine")
     plan.write_models(run, engines)
-    plan.judge(run, engines, goals=3 if quick else 6)
-    chosen = plan.screen(run, engines, goals=[0, 13], turns=2 if quick else 4)
+    trial = {"goals": [0, 13], "turns": 2 if quick else 4}
+    plan.judge(run, engines, 2 if quick else 4, trial)
+    chosen = plan.choose(run, engines)
     places = [place for engine in engines for place in chosen[engine]]
     records = recording.load(Path(run.base.transcripts))
     count, turns = (4, 6) if quick else (len(records.goals), recording.MOST)
-    plan.compare(run, places, count, share=2 if quick else 6, turns=turns)
     ours = chosen.get("ours", [])
     rivals = [place for engine in engines if engine != "ours" for place in chosen[engine][:1]]
+    with Children() as children:
+        plan.compare(run, children, places, count, share=2 if quick else 6, turns=turns)
+        if ours:
+            plan.variants(run, children, ours, rivals, goals=4 if quick else 16, turns=4 if quick else 6)
     if ours:
-        plan.variants(run, ours, rivals, goals=4 if quick else 16, turns=4 if quick else 6)
         plan.single_figures(run, ours[0], home, name, limit=5 if quick else 30)
     return chosen
 

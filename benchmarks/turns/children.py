@@ -74,3 +74,28 @@ class Child:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+
+
+class Children:
+    """Processes that stay open, one for each place; a context manager that ends them."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, Child] = {}
+
+    def of(self, place: Place) -> Child:
+        """Return the place's process, started when first asked for."""
+        if place.label not in self._open:
+            self._open[place.label] = Child(place)
+        return self._open[place.label]
+
+    def close(self) -> None:
+        """End all processes."""
+        for child in self._open.values():
+            child.close()
+        self._open.clear()
+
+    def __enter__(self) -> Children:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

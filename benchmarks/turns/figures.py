@@ -88,7 +88,7 @@ def host(place: Place) -> dict[str, Any]:
     engine = Engine(model.loaded, drafts="none")
     prompt = list(model.tokenizer.plain("Once upon a time there was a small house by the river. " * 8))
     whole, bare = [], []
-    forward = make_forward(model.loaded.model, model.loaded.config)
+    forward = make_forward(model.loaded.model, model.loaded.config, model.loaded.packing)
     with torch.inference_mode():
         for number in range(7):
             request = Request(f"host-{number}", prompt, sampling=Sampling(max_tokens=_TOKENS))

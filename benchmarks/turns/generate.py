@@ -78,6 +78,10 @@ class Generate:
         self._ids: list[int] = []
         self.forget()
 
+    def configure(self, options: dict[str, Any]) -> None:
+        """There are no options."""
+        self.forget()
+
     def play(self, goals: Sequence[tuple[int, GoalRecord]], turns: int, together: int) -> list[Played]:
         """Play the goals one after another."""
         return [

@@ -5,9 +5,8 @@ the same number of threads. Options, tried on a few turns, of which the fastest 
 
 - ``grammar``: ``own`` (llama.cpp's GBNF, applied as its server does: the best token is checked, and the
   whole vocabulary only when it is refused), ``llguidance`` (our grammar's masks), or ``package``
-  (``Llama.generate`` as the package ships it);
-- ``drafts``: True for the package's prompt lookup, verified in one decode;
-- ``flash``: llama.cpp's flash attention.
+  (``Llama.generate`` as the package ships it, without drafts);
+- ``drafts``: True for the package's prompt lookup, verified in one decode.
 
 It has no batching over sessions here: several goals are played one after another, and a fork samples one
 candidate after another from the kept prefix.
@@ -28,6 +27,9 @@ from .gbnf import call_grammar
 from .recording import GoalRecord, TurnRecord
 from .subject import LIMIT, Place, Played, allowed, shared
 
+CONTEXT = 4096
+"""Tokens that its context holds; the transcripts stay far below."""
+
 Choose = Callable[[NDArray[np.float32]], int]
 
 
@@ -46,20 +48,14 @@ class Llama:
         from autogpt.llm.tokenizer import CALL_CLOSE, CALL_OPEN, ChatTokenizer
 
         self._c = llama_cpp
-        self._options = {"grammar": "own", "drafts": False, "flash": False, **place.options}
         path = Path(place.scratch) / f"model-{place.width}.gguf"
-        lookup = llama_cpp.llama_speculative.LlamaPromptLookupDecoding(max_ngram_size=2, num_pred_tokens=10)
-        package = self._options["grammar"] == "package"
         self._llm: Any = llama_cpp.Llama(
             model_path=str(path),
-            n_ctx=int(place.options.get("context", 4096)),
+            n_ctx=CONTEXT,
             n_threads=place.threads,
             n_threads_batch=place.threads,
-            flash_attn=bool(self._options["flash"]),
-            draft_model=lookup if package and self._options["drafts"] else None,
             verbose=False,
         )
-        self._lookup = lookup if self._options["drafts"] else None
         tokenizer = ChatTokenizer(Path(place.folder))
         self._end = tokenizer.eos_id
         self._marks = tokenizer.frame(CALL_OPEN)[0], tokenizer.frame(CALL_CLOSE)[0]
@@ -68,10 +64,18 @@ class Llama:
         self._gbnf: dict[int, str] = {}
         self._ids: list[int] = []
         self.weight_bytes = path.stat().st_size
+        self.configure(place.options)
+
+    def configure(self, options: dict[str, Any]) -> None:
+        """See the module's text for the options."""
+        self._grammar = str(options.get("grammar", "own"))
+        lookup = self._c.llama_speculative.LlamaPromptLookupDecoding(max_ngram_size=2, num_pred_tokens=10)
+        self._lookup = lookup if options.get("drafts") else None
+        self.forget()
 
     def play(self, goals: Sequence[tuple[int, GoalRecord]], turns: int, together: int) -> list[Played]:
         """Play the goals one after another."""
-        one = self._packaged if self._options["grammar"] == "package" else self._turn
+        one = self._packaged if self._grammar == "package" else self._turn
         return [
             one(index, number, turn)
             for index, goal in goals
@@ -106,7 +110,7 @@ class Llama:
 
     def _turn(self, index: int, number: int, turn: TurnRecord) -> Played:
         begun = time.perf_counter()
-        choose = self._own(turn) if self._options["grammar"] == "own" else self._masked(turn, None)
+        choose = self._own(turn) if self._grammar == "own" else self._masked(turn, None)
         said, computed, forwards = self._answer(turn.prompt, choose)
         seconds = time.perf_counter() - begun
         done = bool(said) and said[-1] == self._end

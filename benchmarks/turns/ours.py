@@ -7,10 +7,11 @@ turn), ``shared`` (goals share the computed system prompt).
 
 from __future__ import annotations
 
-import inspect
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,34 +19,45 @@ from numpy.typing import NDArray
 from .recording import GoalRecord, TurnRecord
 from .subject import LIMIT, Place, Played
 
+if TYPE_CHECKING:
+    from autogpt.llm.engine import Engine
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
+PIECE = 16
+"""Rows of a forward in which the gate's logits are computed: few, since decoding's kernels are judged."""
+
 
 class Ours:
     """:class:`autogpt.llm.engine.Engine` behind the comparison's interface."""
 
     def __init__(self, place: Place) -> None:
+        from autogpt.llm.grammar import GrammarCompiler
+        from autogpt.llm.model import load_model
+        from autogpt.llm.packed import PROBE_TEXT, settle_width
+        from autogpt.llm.tokenizer import ChatTokenizer
+
+        tokenizer = ChatTokenizer(Path(place.folder))
+        loaded = load_model(place.folder, "cpu", place.width, place.adapter, plain=True)
+        loaded, forward = settle_width(loaded, tokenizer.plain(PROBE_TEXT), None)
+        self._threads, self._loaded, self._forward = place.threads, loaded, forward
+        self._compiler = GrammarCompiler(tokenizer, loaded.vocabulary)
+        self.configure(place.options)
+        # of the head only the rows that the grammar allows are read, so it is left out
+        head = loaded.config.hidden_size * loaded.config.vocab_size
+        self.weight_bytes = (parameters(loaded.config) - head) * BYTES[place.width]
+
+    def configure(self, options: dict[str, Any]) -> None:
+        """See the module's text for the options; ``threads`` besides."""
         import torch
 
-        from autogpt.llm.brain import LocalModel
         from autogpt.llm.engine import Engine
 
-        self._model = LocalModel.load(place.folder, adapter=place.adapter, device="cpu", dtype=place.width)
-        torch.set_num_threads(place.threads)
-        self._kept = place.options.get("kept", True)
-        self._shared = place.options.get("shared", True)
-        wanted: dict[str, Any] = {}
-        if place.options.get("drafts") is False:
-            wanted["drafts"] = "none"
-        if place.options.get("forced") is False:
-            wanted["forced"] = False
-        known = inspect.signature(Engine.__init__).parameters
-        if lacking := sorted(set(wanted) - set(known)):
-            raise SystemExit(f"this engine cannot switch off: {', '.join(lacking)}")
-        self._new_engine: Callable[[], Engine] = lambda: Engine(self._model.loaded, **wanted)
-        self._engine = self._new_engine()
-        self._compiler = self._model.compiler
-        config = self._model.loaded.config
-        per = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}[place.width]
-        self.weight_bytes = parameters(config) * per
+        torch.set_num_threads(int(options.get("threads", self._threads)))
+        self._kept, self._shared = options.get("kept", True), options.get("shared", True)
+        drafts: Literal["none", "ngram"] = "none" if options.get("drafts") is False else "ngram"
+        forced = bool(options.get("forced", True))
+        self._new_engine = partial(Engine, self._loaded, drafts=drafts, forced=forced, forward=self._forward)
+        self._engine: Engine = self._new_engine()
 
     def play(self, goals: Sequence[tuple[int, GoalRecord]], turns: int, together: int) -> list[Played]:
         """Play goals in groups; within a group every goal's turn n is in one batch."""
@@ -103,8 +115,17 @@ class Ours:
 
     def logits(self, ids: Sequence[int], places: Sequence[int]) -> NDArray[np.float32]:
         """See :class:`.subject.Subject`."""
-        found: NDArray[np.float32] = self._engine.logits(list(ids))[list(places)].numpy()
-        return found
+        import torch
+
+        cache, rows = self._forward.new_cache(), []
+        wanted = set(places)
+        with torch.inference_mode():
+            for start in range(0, len(ids), PIECE):
+                hidden = self._forward.hidden([(cache, ids[start : start + PIECE])], every=True)
+                inside = [i for i in range(len(hidden)) if start + i in wanted]
+                if inside:
+                    rows.append(self._forward.head(hidden[inside]).numpy())
+        return np.concatenate(rows)
 
     def forget(self) -> None:
         """Start with a new engine: one that was played to has drafts from the answers it gave."""

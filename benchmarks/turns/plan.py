@@ -11,31 +11,39 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .children import Child, Failed
+from .children import Child, Children, Failed
 from .gate import gate
 from .subject import Place
 
 WIDTHS = {
-    "ours": ("float32", "bfloat16", "int8"),
+    "ours": ("float32", "bfloat16", "float16", "int8"),
     "generate": ("float32", "bfloat16"),
     "llama": ("f32", "f16", "bf16", "q8_0"),
 }
 EIGHT = {"ours": "int8", "llama": "q8_0"}
 """The 8-bit width of each engine: compared whether or not it is the best that passes the gate."""
-LLAMA_TRIALS: tuple[dict[str, Any], ...] = (
-    {"grammar": "llguidance"},
-    {"grammar": "llguidance", "drafts": True},
-    {"grammar": "llguidance", "flash": True},
-    {"grammar": "own"},
-    {"grammar": "own", "drafts": True},
-    {"grammar": "package"},
-)
-"""Ways of running llama.cpp that are tried on a few turns; the fastest is taken, of ``own`` and all."""
+WAYS: dict[str, tuple[dict[str, Any], ...]] = {
+    "ours": ({},),
+    "generate": ({},),
+    "llama": (
+        {"grammar": "llguidance"},
+        {"grammar": "llguidance", "drafts": True},
+        {"grammar": "own"},
+        {"grammar": "own", "drafts": True},
+        {"grammar": "package"},
+    ),
+}
+"""Ways of running an engine that are tried on a few turns; the fastest is taken."""
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "all on": {}, "no drafts": {"drafts": False}, "no forced tokens": {"forced": False},
+    "no kept cache": {"kept": False}, "no shared prefix": {"shared": False}, "one thread": {"threads": 1},
+}  # fmt: skip
 
 
 class Run:
@@ -91,109 +99,93 @@ def write_models(run: Run, engines: Sequence[str]) -> None:
                 child.ask("gguf", widths=missing)
 
 
-def judge(run: Run, engines: Sequence[str], goals: int) -> None:
-    """Measure the logits of every engine and width against transformers in fp32."""
-    folder = Path(run.base.scratch)
-    reference = folder / "reference.npy"
-    wanted = [(engine, width) for engine in engines for width in WIDTHS[engine]]
-    missing = [pair for pair in wanted if "failed" in run.kept.get(f"gate {' '.join(pair)}", {"failed": ""})]
-    if missing:
-        with Child(run.place("generate", "float32")) as child:
-            run.say("reference logits")
-            child.ask("logits", goals=goals, path=str(reference))
-    for engine, width in wanted:
+def judge(run: Run, engines: Sequence[str], goals: int, trial: dict[str, Any]) -> None:
+    """Hold every engine's logits in every width against transformers in fp32; time it on a few turns.
 
-        def work(engine: str = engine, width: str = width) -> dict[str, Any]:
-            path = folder / "logits.npy"
-            with Child(run.place(engine, width)) as child:
-                child.ask("logits", goals=goals, path=str(path))
-            with np.load(reference.with_suffix(".may.npz")) as packed:
-                may = [packed[name] for name in packed.files]
-            return gate(np.load(reference, mmap_mode="r"), np.load(path), may).as_json()
-
-        run.step(f"gate {engine} {width}", work)
-    for path in folder.glob("*.np[yz]"):
-        path.unlink()
-
-
-def screen(run: Run, engines: Sequence[str], goals: Sequence[int], turns: int) -> dict[str, list[Place]]:
-    """Time the widths that pass the gate on a few turns; return for each engine what goes on.
-
-    That is the fastest, and the 8-bit one besides. For llama.cpp the ways of running it are tried at
-    these widths, and the fastest way is taken.
+    Written are ``gate ENGINE WIDTH`` and, for each way of running it, ``trial LABEL``.
     """
+    folder = Path(run.base.scratch)
+    reference, path = folder / "reference.npy", folder / "logits.npy"
+    for engine in engines:
+        for width in WIDTHS[engine]:
+            if not reference.exists():
+                run.say("reference logits")
+                with Child(run.place("generate", "float32")) as child:
+                    child.ask("logits", goals=goals, path=str(reference))
+            children = Children()
+
+            def verdict(place: Place, children: Children = children) -> dict[str, Any]:
+                children.of(place).ask("logits", goals=goals, path=str(path))
+                with np.load(reference.with_suffix(".may.npz")) as packed:
+                    may = [packed[name] for name in packed.files]
+                return gate(np.load(reference, mmap_mode="r"), np.load(path), may).as_json()
+
+            def timed(place: Place, way: dict[str, Any], children: Children = children) -> dict[str, Any]:
+                found = children.of(place).ask("play", **trial, options=way)["played"]
+                return {"seconds": sum(turn["seconds"] for turn in found)}
+
+            place = run.place(engine, width)
+            found = run.step(f"gate {engine} {width}", partial(verdict, place))
+            if found is not None and (found["passed"] or EIGHT.get(engine) == width):
+                for way in WAYS[engine]:
+                    label = run.place(engine, width, **way).label
+                    run.step(f"trial {label}", partial(timed, place, way))
+            children.close()
+
+
+def choose(run: Run, engines: Sequence[str]) -> dict[str, list[Place]]:
+    """Return for each engine its fastest width and way that passed the gate, and the 8-bit one besides."""
     chosen: dict[str, list[Place]] = {}
     for engine in engines:
-        verdicts = {width: run.kept.get(f"gate {engine} {width}", {"failed": ""}) for width in WIDTHS[engine]}
-        alive = [width for width, verdict in verdicts.items() if "failed" not in verdict]
-        timed = {width: _trial(run, _default(run, engine, width), goals, turns) for width in alive}
-        passed = [width for width in alive if verdicts[width]["passed"]]
-        best = sorted(passed, key=lambda width: timed[width])[:1]
-        eight = [width for width in alive if width == EIGHT.get(engine) and width not in best]
-        places = []
-        for width in [*best, *eight]:
-            ways = LLAMA_TRIALS if engine == "llama" else ({},)
-            options = [run.place(engine, width, **way) for way in ways]
-            places.append(min(options, key=lambda place: _trial(run, place, goals, turns)))
-        chosen[engine] = places
+        timed: list[tuple[float, bool, Place]] = []
+        for width in WIDTHS[engine]:
+            for way in WAYS[engine]:
+                place = run.place(engine, width, **way)
+                seconds = run.kept.get(f"trial {place.label}", {}).get("seconds")
+                if seconds is not None:
+                    timed.append((seconds, run.kept[f"gate {engine} {width}"]["passed"], place))
+        timed.sort(key=lambda item: item[0])
+        best = [place for _, passed, place in timed if passed][:1]
+        eight = [place for _, _, place in timed if place.width == EIGHT.get(engine)][:1]
+        chosen[engine] = best + [place for place in eight if place not in best]
     return chosen
 
 
-def _default(run: Run, engine: str, width: str) -> Place:
-    return run.place(engine, width, **(LLAMA_TRIALS[0] if engine == "llama" else {}))
-
-
-def _trial(run: Run, place: Place, goals: Sequence[int], turns: int) -> float:
-    """Return the seconds of a short replay, infinite when it failed."""
-
-    def work() -> dict[str, Any]:
-        with Child(place) as child:
-            child.ask("load")
-            found = child.ask("play", goals=list(goals), turns=turns, together=1)
-        return {"seconds": sum(turn["seconds"] for turn in found["played"])}
-
-    found = run.step(f"trial {place.label}", work)
-    return float("inf") if found is None else float(found["seconds"])
-
-
-def compare(run: Run, places: Sequence[Place], count: int, share: int, turns: int) -> None:
+def compare(
+    run: Run, children: Children, places: Sequence[Place], count: int, share: int, turns: int
+) -> None:
     """Play ``count`` goals with every engine, ``share`` at a time; the engines take turns in going first."""
-    children: dict[str, Child] = {}
-    try:
-        for number, start in enumerate(range(0, count, share)):
-            goals = list(range(start, min(count, start + share)))
-            order = list(places) if number % 2 == 0 else list(reversed(places))
-            for place in order:
+    for number, start in enumerate(range(0, count, share)):
+        goals = list(range(start, min(count, start + share)))
+        for place in list(places) if number % 2 == 0 else list(reversed(places)):
 
-                def work(place: Place = place, goals: list[int] = goals) -> dict[str, Any]:
-                    if place.label not in children:
-                        children[place.label] = Child(place)
-                        run.kept[f"about {place.label}"] = children[place.label].ask("load")
-                    return children[place.label].ask("play", goals=goals, turns=turns, together=1)
+            def work(place: Place = place, goals: list[int] = goals) -> dict[str, Any]:
+                child = children.of(place)
+                run.kept[f"about {place.label}"] = child.ask("load")
+                return child.ask("play", goals=goals, turns=turns)
 
-                run.step(f"single {place.label} {goals[0]}-{goals[-1]}", work)
-    finally:
-        for child in children.values():
-            child.close()
+            run.step(f"single {place.label} {goals[0]}-{goals[-1]}", work)
 
 
-def variants(run: Run, ours: Sequence[Place], rivals: Sequence[Place], goals: int, turns: int) -> None:
+def variants(
+    run: Run, children: Children, ours: Sequence[Place], rivals: Sequence[Place], goals: int, turns: int
+) -> None:
     """Several goals at once, a fork of eight, and every feature of ours switched off in turn."""
-    for place in ours:
-        for together in (1, 4, 16):
-            task = {"goals": list(range(min(goals, 16))), "turns": turns, "together": together}
-            run.asked(f"together {together} {place.label}", place, "play", **task)
+
+    def step(key: str, place: Place, do: str, **task: Any) -> None:
+        run.step(f"{key} {place.label}", lambda: children.of(place).ask(do, **task))
+
+    some = {"goals": list(range(goals)), "turns": turns}
+    for together in (1, 4, 16):
+        for place in ours:
+            step(f"together {together}", place, "play", **some, together=together)
     for place in [*ours, *rivals]:
-        run.asked(f"fork 8 {place.label}", place, "fork", goal=1, turn=2, count=8)
-    task = {"goals": list(range(4 if run.quick else 8)), "turns": turns, "together": 1}
-    for place in ours[:1]:
-        run.asked(f"ablation all on {place.label}", place, "play", **task)
-        for feature in ("drafts", "forced", "kept", "shared"):
-            without = run.place("ours", place.width, **{feature: False})
-            run.asked(f"ablation no {feature} {place.label}", without, "play", **task)
-        run.asked(f"ablation one thread {place.label}", replace(place, threads=1), "play", **task)
-        if place.width != "float32":
-            run.asked(f"ablation float32 {place.label}", run.place("ours", "float32"), "play", **task)
+        step("fork 8", place, "fork", goal=1, turn=2, count=8)
+    few = {"goals": list(range(max(2, goals // 2))), "turns": turns}
+    for name, options in ABLATIONS.items():
+        step(f"ablation {name}", ours[0], "play", **few, options=options)
+    if ours[0].width != "float32":
+        step("ablation plain weights", run.place("ours", "float32"), "play", **few)
 
 
 def single_figures(run: Run, ours: Place, home: str, name: str, limit: int) -> None:

@@ -30,7 +30,7 @@ class Place:
     folder: str
     adapter: str | None
     width: str
-    """``float32``, ``bfloat16``, ``int8``; for llama.cpp ``f32``, ``f16``, ``bf16``, ``q8_0``."""
+    """One of :data:`.plan.WIDTHS`."""
     threads: int
     options: dict[str, Any]
     transcripts: str
@@ -65,6 +65,10 @@ class Subject(Protocol):
 
     weight_bytes: int
     """Bytes of weights that a forward of one row reads."""
+
+    def configure(self, options: dict[str, Any]) -> None:
+        """Take other options than those it was opened with, and forget everything."""
+        ...
 
     def play(self, goals: Sequence[tuple[int, GoalRecord]], turns: int, together: int) -> list[Played]:
         """Answer the first ``turns`` turns of each goal, ``together`` goals at once if it can."""

@@ -77,16 +77,18 @@ class Worker:
         self.subject.forget()
         return {"weight_bytes": self.subject.weight_bytes}
 
-    def do_play(self, goals: list[int], turns: int, together: int) -> dict[str, Any]:
-        """Play recorded goals from a cold cache."""
-        self.subject.forget()
+    def do_play(
+        self, goals: list[int], turns: int, together: int = 1, options: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Play recorded goals from a cold cache, with other options if they are given."""
+        self.subject.configure(self._place.options if options is None else options)
         chosen = [(index, self._transcripts.goals[index]) for index in goals]
         played = self.subject.play(chosen, turns, together)
         return {"played": [asdict(turn) for turn in played], "peak": peak()}
 
     def do_fork(self, goal: int, turn: int, count: int) -> dict[str, Any]:
         """Sample several answers to one turn from a cold cache."""
-        self.subject.forget()
+        self.subject.configure(self._place.options)
         seconds, tokens = self.subject.fork(self._transcripts.goals[goal].turns[turn], count)
         return {"seconds": seconds, "tokens": tokens}
 
