@@ -2,7 +2,8 @@
 
 The output head is a fifth of a small model. So it is computed only for rows where something is
 chosen, for all rows with many allowed tokens in one product, and for a row with few of them over
-these alone, when its turn comes (behind a wrong guess it never does).
+these alone, when its turn comes (behind a wrong guess it never does). On a device that computes
+while the processor goes on, waiting is what costs: there all rows are decided together.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .forward import Forward
-from .sampling import choose, uniform
+from .sampling import NotFinite, choose, finite, uniform
 from .sequence import Choice, Sequence
 
 
@@ -37,29 +38,40 @@ class Work:
 class Chooser:
     """Chooses from the hidden rows of one forward."""
 
-    def __init__(self, forward: Forward, device: torch.device, hidden: Tensor, batch: Ids[Work]) -> None:
+    def __init__(
+        self,
+        forward: Forward,
+        device: torch.device,
+        hidden: Tensor,
+        batch: Ids[Work],
+        at_once: bool | None = None,
+    ) -> None:
+        """Prepare the logits. ``at_once`` (None: on any device but a processor) decides all rows
+        together, so that the processor waits for the device once a forward.
+        """
         self._forward = forward
         self._device = device
         self._hidden = hidden
-        rows = [
-            work.first + choice.offset
-            for work in batch
-            for choice in work.choices
-            if choice.allowed is None or choice.allowed.dtype == np.bool_
-        ]
+        self._decided: dict[int, tuple[int, float]] = {}
+        at_once = device.type != "cpu" if at_once is None else at_once
+        choices = [(work, choice) for work in batch for choice in work.choices]
+        wide = [(w, c) for w, c in choices if at_once or c.allowed is None or c.allowed.dtype == np.bool_]
+        rows = [work.first + choice.offset for work, choice in wide]
         self._wide = {row: place for place, row in enumerate(rows)}
         self._logits = hidden
         if rows:
             self._logits = forward.head(hidden if len(rows) == len(hidden) else hidden[rows])
+        if rows and at_once:
+            self._decide(wide)
 
     def choose(self, work: Work, choice: Choice) -> tuple[int, float]:
         """Return ``(token, log-probability)``; raises :class:`~.sampling.NotFinite`."""
-        request = work.sequence.request
-        sampling, allowed = request.sampling, choice.allowed
-        draw = 0.0
-        if sampling.temperature > 0:
-            draw = uniform(sampling.seed, request.session, len(work.sequence.log))
         row = work.first + choice.offset
+        if row in self._decided:
+            token, logprob = self._decided[row]
+            return token, finite(logprob)
+        sampling, allowed = work.sequence.request.sampling, choice.allowed
+        draw = _draw(work, len(work.sequence.log))
         place = self._wide.get(row)
         if place is None:
             assert allowed is not None
@@ -70,3 +82,38 @@ class Chooser:
         if allowed is not None:
             logits = logits.masked_fill(torch.from_numpy(~allowed).to(self._device), float("-inf"))
         return choose(logits, sampling, draw)
+
+    def _decide(self, wide: Ids[tuple[Work, Choice]]) -> None:
+        """Choose greedily for all rows on the device; rows that are drawn come to the processor."""
+        banned = np.zeros(self._logits.shape, np.bool_)
+        for place, (_, choice) in enumerate(wide):
+            if choice.allowed is not None:
+                banned[place] = True
+                banned[place, choice.allowed] = False
+        self._logits = self._logits.masked_fill(torch.from_numpy(banned).to(self._device), float("-inf"))
+        drawn = [
+            place for place, (work, _) in enumerate(wide) if work.sequence.request.sampling.temperature > 0
+        ]
+        values, tokens = torch.log_softmax(self._logits, -1).max(-1)
+        found = torch.stack([tokens.double(), values.double()], -1).tolist() if len(drawn) < len(wide) else []
+        logits = self._logits[drawn].cpu() if drawn else self._logits
+        for place, (work, choice) in enumerate(wide):
+            row = work.first + choice.offset
+            if place not in drawn:
+                self._decided[row] = int(found[place][0]), found[place][1]
+        for row_logits, place in zip(logits, drawn, strict=False):
+            work, choice = wide[place]
+            draw = _draw(work, len(work.sequence.log) + choice.offset)
+            try:
+                chosen = choose(row_logits, work.sequence.request.sampling, draw)
+            except NotFinite:  # said when this choice is reached, which behind a wrong guess is never
+                chosen = 0, float("nan")
+            self._decided[work.first + choice.offset] = chosen
+
+
+def _draw(work: Work, position: int) -> float:
+    """Return the number that decides the choice at ``position`` (unused when greedy)."""
+    request = work.sequence.request
+    if request.sampling.temperature <= 0:
+        return 0.0
+    return uniform(request.sampling.seed, request.session, position)

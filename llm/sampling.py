@@ -73,9 +73,14 @@ def choose(logits: Tensor, sampling: Sampling, draw: float) -> tuple[int, float]
     else:
         index = _invert(logs.cpu(), sampling, draw)
         logprob = float(logs[index])
+    return index, finite(logprob)
+
+
+def finite(logprob: float) -> float:
+    """Return the log-probability of a choice; raises :class:`NotFinite` when the logits were not."""
     if logprob != logprob or logprob == float("-inf"):
         raise NotFinite("the model's logits are not finite")
-    return index, logprob
+    return logprob
 
 
 def _invert(logs: Tensor, sampling: Sampling, draw: float) -> int:

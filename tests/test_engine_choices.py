@@ -91,6 +91,31 @@ def test_drafted_sampling_follows_the_models_distribution() -> None:
     assert drawn["ngram"] == drawn["none"]  # each draw belongs to its seed, session and position
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_deciding_all_rows_at_once_chooses_the_same(
+    temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a GPU does, on the processor."""
+    loaded, v = tiny(64), 64
+    requests = [
+        Request(f"s{i}", prompt(v, 9, i) * 2, sampling=sampled(temperature if i else 0.0, 20))
+        for i in range(3)
+    ]
+    expected = Engine(loaded).generate(requests)
+    made: list[Any] = []
+
+    class AtOnce(choosing.Chooser):
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given, at_once=True)
+            made.append(self)
+
+    monkeypatch.setattr("autogpt.llm.engine.Chooser", AtOnce)
+    found = Engine(loaded).generate(requests)
+    assert made and [answer.ids for answer in found] == [answer.ids for answer in expected]
+    for a, b in zip(found, expected, strict=True):
+        assert a.logprobs == pytest.approx(b.logprobs, abs=1e-4)
+
+
 def test_the_log_marks_every_token_and_never_changes() -> None:
     loaded, v = tiny(64), 64
     engine = Engine(loaded, row_cost=0.0)
