@@ -42,15 +42,19 @@ def open_memory_store(settings: Settings | None = None) -> Iterator[MemoryStore]
 
 def add(args: argparse.Namespace) -> int:
     """Remember a text, or bring memory in step with a file or folder; exit code 1 when all is refused."""
+    from ..memory.embed import load_or_words
+
     space = namespace(args.project)
     failed = False
-    with open_memory_store() as store:
+    settings = load()
+    embedder = load_or_words(settings.embedder, settings.home, lambda line: print(line, file=sys.stderr))
+    with open_memory_store(settings) as store:
         for what in args.what:
             path = Path(what).expanduser()
             if _exists(what) or (
                 _like_a_path(what) and known_files(store, Path(os.path.abspath(path)), space)
             ):
-                done = add_documents(store, path, space)
+                done = add_documents(store, path, space, embedder)
                 print(_added(what, done))
                 for file, reason in done.skipped:
                     print(f"  skipped {clean(file)}: {reason}", file=sys.stderr)
@@ -61,7 +65,9 @@ def add(args: argparse.Namespace) -> int:
                 continue
             if _like_a_path(what):
                 raise UsageError(f"{what}: no such file or folder")
-            answer = store.write(Draft(Kind(args.kind), what, space))
+            vectors = None if embedder is None else embedder.embed([what])
+            draft = Draft(Kind(args.kind), what, space)
+            answer = store.write_many([draft], vectors, embedder.id if embedder else None)[0]
             failed |= answer.verdict is Verdict.REFUSED
             if answer.verdict is Verdict.REFUSED:
                 print(f"refused: {answer.reason}", file=sys.stderr)

@@ -109,6 +109,8 @@ def _forget_in_backup(path: Path, entries: Sequence[Entry]) -> bool:
         return bool(found)
     finally:
         database.close()
+        with contextlib.closing(sqlite3.connect(path)) as raw:
+            raw.execute("PRAGMA journal_mode=DELETE")  # one file again
 
 
 def seen_by(database: Database, entries: Sequence[Entry]) -> dict[str, list[int]]:

@@ -66,9 +66,12 @@ def backup(store: MemoryStore, target: Path) -> Path:
 
 
 def check_file(path: Path) -> None:
-    """Read a whole database file; raises ``StorageError`` with one line when it is damaged."""
+    """Read a whole database file; raises ``StorageError`` with one line when it is damaged.
+
+    After a crash its log is taken in first, so the file must be writable.
+    """
     try:
-        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as raw:
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=rw", uri=True)) as raw:
             verdict = raw.execute("PRAGMA quick_check(1)").fetchone()[0]
             if verdict == "ok":
                 raw.execute(f"SELECT count(*) FROM {t.entries.name}").fetchone()
@@ -94,7 +97,7 @@ def export(database: Database) -> Iterator[str | Lost]:
     names = [field.name for field in fields(Entry)]
     columns = ", ".join(names)
     by_range = f"SELECT {columns} FROM {t.entries.name} WHERE id BETWEEN ? AND ? ORDER BY id"
-    with contextlib.closing(sqlite3.connect(f"file:{database.path}?mode=ro", uri=True)) as raw:
+    with contextlib.closing(sqlite3.connect(f"file:{database.path}?mode=rw", uri=True)) as raw:
         try:
             row = raw.execute("SELECT seq FROM sqlite_sequence WHERE name = ?", (t.entries.name,)).fetchone()
             last = int(row[0])

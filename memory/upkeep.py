@@ -89,8 +89,13 @@ def _fold(store: MemoryStore, kept: Entry, other: Entry) -> None:
 
 
 def _same(store: MemoryStore, embedder: str | None) -> list[tuple[Entry, Entry]]:
-    """Return pairs (newer, older) of live entries of one kind and place that say the same."""
+    """Return pairs (newer, older) of live entries of one kind and place that say the same.
+
+    Judged by the vectors of ``embedder``, or of the one that most entries have.
+    """
     by_id = {entry.id: entry for entry in store.entries(kinds=[k for k in Kind if k is not Kind.DOCUMENT])}
+    counts = stats(store).vectors
+    embedder = embedder or max(counts, key=counts.__getitem__, default=None)
     cosines = _near(store, embedder, by_id) if embedder else {}
     found: list[tuple[Entry, Entry]] = []
     with store.database.read() as connection:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from autogpt.labels import Label
+from autogpt.memory.embed import load
 from autogpt.memory.entry import GLOBAL, Draft, Kind, Verdict
 from autogpt.memory.relation import Relation, relate
 from autogpt.memory.secrets import find_secret
@@ -48,7 +49,7 @@ def fact(text: str, **more: object) -> Draft:
     ],
 )  # fmt: skip
 def test_a_new_value_supersedes(shared: MemoryStore, older: str, newer: str) -> None:
-    store, space = shared, f"/{older}"
+    store, space = shared, f"/{older}/{newer}"
     first = store.write(fact(older, namespace=space)).entry
     answer = store.write(fact(newer, namespace=space))
     assert first is not None and answer.entry is not None
@@ -79,7 +80,7 @@ def test_different_facts_are_both_kept(shared: MemoryStore, older: str, newer: s
     """Also with vectors that are almost equal: a number or name that differs decides."""
     vectors = np.array([[1.0, 0.0], [0.97, np.sqrt(1 - 0.97**2)]], np.float32)
     for text, vector in zip([older, newer], vectors, strict=True):
-        draft = fact(text, namespace=f"/{older}")
+        draft = fact(text, namespace=f"/{older}/{newer}")
         assert shared.write(draft, vector, "e").verdict is Verdict.WRITTEN
 
 
@@ -103,6 +104,27 @@ def test_near_duplicates_by_vector(store: MemoryStore) -> None:
     store.write(fact(text), base, "e")
     assert store.write(fact(reworded), near, "e").verdict is Verdict.REFUSED
     assert store.write(fact(reworded), far, "e").verdict is Verdict.WRITTEN
+
+
+def test_the_shipped_embedder_makes_no_duplicates_of_different_things(shared: MemoryStore) -> None:
+    """The threshold for "nearly the same" was chosen by pairs like these."""
+    embedder = load("static", Path("/nowhere"))
+    assert embedder is not None
+    different = [
+        ("The red team meets in the room on floor two", "The blue team meets in the room on floor two"),
+        ("My brother plays chess on weekends with friends", "My sister plays chess on weekends with friends"),
+        ("Export files use commas between the cells", "Import files use commas between the cells"),
+    ]
+    same = [
+        ("Backups of the server run every night", "Server backups are run every night"),
+        ("tables.query failed because the column name was wrong; describe first",
+         "tables.query failed because of a wrong column name; describe the table first"),
+    ]  # fmt: skip
+    for pairs, verdict in ((different, Verdict.WRITTEN), (same, Verdict.REFUSED)):
+        for pair in pairs:
+            drafts = [fact(text, namespace=f"/{pair[0]}") for text in pair]
+            answers = shared.write_many(drafts, embedder.embed(list(pair)), embedder.id)
+            assert answers[1].verdict is verdict, pair
 
 
 def test_recalled_text_is_not_written_again(store: MemoryStore) -> None:
