@@ -48,6 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     _memory(groups)
     _models(groups)
     _training(groups)
+    _learning(groups)
     _looking(groups)
     return parser
 
@@ -286,6 +287,15 @@ def _training(groups: Group) -> None:
     evaluate.add_argument("--memory", metavar="FILE", help="what every goal remembers, one thing a line")
     evaluate.add_argument("--json", metavar="FILE", help="write the whole report here")
     _model_flags(evaluate)
+
+
+def _learning(groups: Group) -> None:
+    gate = _command(groups, "gate", "gate_commands:compare", "say whether a candidate model is really better",
+                    "autogpt gate current.json candidate.json")  # fmt: skip
+    gate.add_argument("current", metavar="CURRENT", help="report of autogpt eval --json")
+    gate.add_argument("candidate", metavar="CANDIDATE", help="the same goals and seed under the other model")
+    gate.add_argument("--planned", type=int, metavar="N", help="goals of the whole gate: look early as well")
+    _json_flag(gate)
 
 
 def _looking(groups: Group) -> None:

@@ -55,6 +55,8 @@ class Evaluation:
     suite: str
     model: str
     rows: list[RunResult]
+    seed: int = 0
+    """Of the sampling; models are compared under the same one."""
 
     @property
     def passed(self) -> int:
@@ -76,6 +78,7 @@ class Evaluation:
         report: dict[str, Any] = {
             "suite": self.suite,
             "model": self.model,
+            "seed": self.seed,
             **_rates(self.rows),
             "invalid_calls": sum(row.invalid_calls for row in self.rows),
             "tool_calls": sum(row.tool_calls for row in self.rows),
@@ -140,7 +143,7 @@ def evaluate(
         for number, episode in sorted(_ended(rollout, goals, memories, on_done)):
             assert episode.result is not None, number
             rows.append(episode.result)
-    return Evaluation(suite, brain.name, rows)
+    return Evaluation(suite, brain.name, rows, seed)
 
 
 def _run_earlier(rollout: Rollout, goals: Sequence[Goal], memories: SuiteMemories) -> None:
