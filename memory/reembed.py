@@ -21,9 +21,10 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from ..errors import UserError
+from . import embed
 from . import tables as t
 from .entry import Embedder
-from .index import MemoryIndex
+from .index import MemoryIndex, open_index
 from .store import MemoryStore
 
 log = logging.getLogger(__name__)
@@ -169,3 +170,20 @@ class Reembedding:
             log.info("memory: %s serves now; %d older vectors dropped", self._wanted.id, dropped)
         old.index.close()
         index.start()
+
+
+def open_vectors(
+    store: MemoryStore, embedder: str, server: str = "", say: Callable[[str], None] = log.warning
+) -> Reembedding | None:
+    """Return what answers for the setting ``embedder`` over ``store``, not started; None for words alone.
+
+    ``server`` is the setting ``chroma``. An embedder that is not to be had is one line to ``say``.
+    """
+    wanted = embed.load_or_words(embedder, store.home, say)
+    if wanted is None:
+        return None
+
+    def index(of: Embedder) -> MemoryIndex:
+        return open_index(store, of, server)
+
+    return Reembedding(store, wanted, lambda identity: embed.by_id(identity, store.home), index)
