@@ -78,7 +78,8 @@ class ChatSession:
         return self._run.events
 
     def rate(self, value: float, text: str = "") -> None:
-        """Keep the person's rating (0 to 1) of the last answer."""
+        """Keep the person's rating (0 to 1) of the last answer; recalled entries that helped gain by it."""
+        self._run.memory.credit(self.events, value >= 0.5)
         self._run.append(Rating(value=value, text=text))
 
     def say(self, text: str, inputs: Sequence[Path] = ()) -> Reply:

@@ -15,6 +15,7 @@ from ..errors import ModelUnavailable
 from ..llm.scripted import ScriptedModel
 from ..settings import Settings
 from .goal import Goal
+from .remembering import NoMemory, RunMemory
 from .rollout import Rollout
 from .setup import open_registry
 
@@ -31,7 +32,8 @@ class Part:
 def first_prompt(goal: Goal, settings: Settings) -> list[Part]:
     """Return the parts of the first prompt for ``goal``, in the order in which they are read."""
     count = _counter(settings)
-    rollout = Rollout(ScriptedModel([]), open_registry())
+    nothing = RunMemory(NoMemory()) if settings.memory else None
+    rollout = Rollout(ScriptedModel([]), open_registry(), memory=lambda goal: nothing)
     episode = rollout.open(goal)
     try:
         think = rollout.advance(episode)

@@ -49,11 +49,13 @@ def leftovers(events: Sequence[Event], status: str, answer: Any, namespace: str)
 def helped(events: Sequence[Event]) -> tuple[list[int], list[int]]:
     """Return the ids of recalled entries that the run used, and of those that it only saw.
 
-    One was used when a word or number of it that the goal lacks occurs in a call of the model.
+    One was used when a word or number of it that the goal (or the last message) lacks occurs in a call
+    that the model made since.
     """
     state = State.of(events)
     said = _tokens(state.said)
-    calls = [event.call for event in events if isinstance(event, ModelTurn) and event.call]
+    begun = max(state.messages, default=0)
+    calls = [event.call for event in events[begun:] if isinstance(event, ModelTurn) and event.call]
     made = _tokens(" ".join(_values(call["arguments"]) for call in calls)) - said
     used = [id for id, entry in state.shown.items() if (_tokens(entry.text) - said) & made]
     return used, [id for id in state.shown if id not in used]

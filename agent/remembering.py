@@ -147,12 +147,16 @@ class RunMemory:
         """
         if any(isinstance(event, MemoryWritten) and event.by == "driver" for event in events):
             return []
-        used, seen = helped(events)
-        with contextlib.suppress(AutoGPTError, OSError):
-            self.memory.used(used, status == "achieved")
-            self.memory.used(seen, False)
+        self.credit(events, status == "achieved")
         drafts = leftovers(events, status, answer, self.folder)
         return [self.write(draft, by_driver=True) for draft in drafts]
+
+    def credit(self, events: Sequence[Event], success: bool) -> None:
+        """Count what the entries in sight were good for: those that were used, by how it ended."""
+        used, seen = helped(events)
+        with contextlib.suppress(AutoGPTError, OSError):
+            self.memory.used(used, success)
+            self.memory.used(seen, False)
 
     def write(self, draft: Draft, by_driver: bool = False) -> MemoryWritten:
         """Write ``draft`` and return the event that says what became of it."""

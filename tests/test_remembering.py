@@ -265,6 +265,17 @@ def test_only_entries_that_were_used_count_as_help() -> None:
     assert helped(events) == ([1], [2])
 
 
+def test_a_rating_credits_what_the_answer_used(tmp_path: Path, memory: HomeMemory) -> None:
+    for text in ("My cat is called Mia.", "My dog is called Rex."):
+        memory.write(Draft(Kind.FACT, text))
+    session = ChatSession(runner(tmp_path / "home", [finish("Mia")], memory))
+    session.say("What is my cat called?")
+    session.rate(1.0)
+    assert [(entry.uses, entry.successes) for entry in memory.store.get([1])] == [(1, 1)]
+    assert memory.store.get([2])[0].successes == 0
+    session.close()
+
+
 def test_the_repl_remembers_and_recalls(tmp_path: Path, memory: HomeMemory, capsys: Any) -> None:
     run = runner(tmp_path / "home", [], memory)
     repl = Repl(ChatSession(run), run, Report())
