@@ -49,6 +49,9 @@ def forget(args: argparse.Namespace) -> int:
     _say(gone, {run: ids for run, ids in seen.items() if run not in removed}, removed)
     for path in traces(settings.home, gone.entries):
         print(f"  its text still stands in {clean(str(path))}")
+    if settings.chroma:
+        print(f"  the collection on {settings.chroma} is made anew, without its vector, when memory is next used; "
+              "what that server's own files keep is cleared there ('chroma vacuum')")  # fmt: skip
     if not cleared:
         print("the index is in use by another process and still holds vectors of it; end that process, "
               "then run 'autogpt memory rebuild'", file=sys.stderr)  # fmt: skip
