@@ -50,7 +50,7 @@ def forget(args: argparse.Namespace) -> int:
     for path in traces(settings.home, gone.entries):
         print(f"  its text still stands in {clean(str(path))}")
     if settings.chroma:
-        print(f"  the collection on {settings.chroma} is made anew, without its vector, when memory is next used; "
+        print(f"  the collection on {settings.chroma} is made anew without it when memory is next used; "
               "what that server's own files keep is cleared there ('chroma vacuum')")  # fmt: skip
     if not cleared:
         print("the index is in use by another process and still holds vectors of it; end that process, "
