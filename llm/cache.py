@@ -20,6 +20,7 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -374,7 +375,8 @@ class Sessions:
         own = self._own()
         for address in addresses(span):
             if self._tree.holds(address) and address not in own:
-                self._tree.separate(address)
+                with suppress(MemoryError, RuntimeError):  # no room to copy: it stays as it is
+                    self._tree.separate(address)
 
 
 def default_budget(device: torch.device) -> int:
