@@ -8,6 +8,7 @@ goals do not see one another and order does not matter.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -66,8 +67,13 @@ class HomeMemory:
         self.store.used(ids, success)
 
     def close(self) -> None:
-        """Let go of the database, if it was opened."""
+        """Delete what expired or never helps, once a day, and let go of the database, if it was opened."""
         if "store" in self.__dict__:
+            from ..memory.database import StorageError
+            from ..memory.upkeep import DAY, prune
+
+            with contextlib.suppress(StorageError):  # another time
+                prune(self.store, every=DAY)
             self.store.close()
 
 

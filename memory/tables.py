@@ -62,6 +62,7 @@ writes = sa.Table(
     sa.Column("entry", sa.Integer, index=True),
     sa.Column("run", sa.String(64)),
     sa.Column("event", sa.Integer),
+    sa.Index("memory_verdicts", "verdict", "at"),
 )
 """Every write, refusal and removal with its reason; never the text."""
 

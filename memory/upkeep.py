@@ -24,20 +24,22 @@ from .database import events as event_rows
 from .entry import GLOBAL, Entry, Kind
 from .lexical import search
 from .relation import NEAR_COSINE, Relation, relate
-from .rows import delete_entries, fetch, insert_words, is_live, parts, record, same_topic
+from .rows import delete_entries, fetch, insert_words, is_live, parts, record, same_topic, to_entry
 from .secrets import find_secret
 from .store import NEIGHBOURS, MemoryStore
 
 HALF_LIFE = 60.0
 """Days; an entry that is never used is pruned after about seven months, one that never helps sooner."""
 LEAST_WORTH = 0.05
-_DAY = 86_400.0
+DAY = 86_400.0
+"""Seconds."""
+_PRUNED = "pruned"
 
 
 def worth(entry: Entry, now: float) -> float:
     """Return what an entry is worth, 0 to 1: how often it helped, and how long ago it was of use."""
     helped = (entry.successes + 1) / (entry.uses + 2)
-    idle = max(0.0, now - max(entry.created, entry.used or 0.0)) / _DAY
+    idle = max(0.0, now - max(entry.created, entry.used or 0.0)) / DAY
     return float(helped * 0.5 ** (idle / HALF_LIFE))
 
 
@@ -46,16 +48,29 @@ def decays(entry: Entry) -> bool:
     return entry.kind is not Kind.DOCUMENT and not (entry.run is None and entry.label is Label.TRUSTED)
 
 
-def prune(store: MemoryStore) -> list[Entry]:
-    """Delete entries that have expired or are worth too little; return them."""
+def prune(store: MemoryStore, every: float = 0.0) -> list[Entry]:
+    """Delete entries that have expired or are worth too little; return them.
+
+    Does nothing where the last time was less than ``every`` seconds ago, so that runs may call it.
+    """
     now = store.clock()
-    everything = store.entries(live=None)
-    expired = [entry for entry in everything if entry.expires is not None and entry.expires <= now]
+    own = sa.and_(t.entries.c.run.is_(None), t.entries.c.label == Label.TRUSTED.value)
+    old = t.entries.c.expires <= now
+    may_go = sa.or_(old, sa.and_(t.entries.c.kind != Kind.DOCUMENT.value, sa.not_(own)))
+    last = sa.select(sa.func.max(t.writes.c.at)).where(t.writes.c.verdict == _PRUNED)
+    with store.database.read() as connection:
+        if every and now - (connection.execute(last).scalar() or 0.0) < every:
+            return []
+        found = [to_entry(row) for row in connection.execute(sa.select(t.entries).where(may_go)).mappings()]
+    expired = [entry for entry in found if entry.expires is not None and entry.expires <= now]
     gone = {entry.id for entry in expired}
-    idle = [e for e in everything if e.id not in gone and decays(e) and worth(e, now) < LEAST_WORTH]
+    idle = [e for e in found if e.id not in gone and decays(e) and worth(e, now) < LEAST_WORTH]
+    count = str(len(expired) + len(idle))
+    row = {"at": now, "verdict": _PRUNED, "reason": count, "kind": "", "namespace": ""}
+    store.database.write(lambda connection: connection.execute(sa.insert(t.writes).values(row)))
     return [
-        *store.forget((entry.id for entry in expired), "expired"),
-        *store.forget((entry.id for entry in idle), "of no use for a long time"),
+        *store.forget([entry.id for entry in expired], "expired"),
+        *store.forget([entry.id for entry in idle], "of no use for a long time"),
     ]
 
 

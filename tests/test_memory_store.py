@@ -233,7 +233,8 @@ def test_prune_takes_what_expired_or_never_helped(tmp_path: Path) -> None:
     now[0] += 60 * day
     assert [entry.text for entry in prune(store)] == ["found, never helps"]
     now[0] += 160 * day
-    assert [entry.text for entry in prune(store)] == ["found once, never used"]
+    assert prune(store, every=161 * day) == []
+    assert [entry.text for entry in prune(store, every=day)] == ["found once, never used"]
     assert store.count() == 3
 
 
