@@ -31,7 +31,9 @@ _MATRICES, _WIDTH = 6, 1536
 _TURN = {1: 10.0, 4: 4.0, 16: 2.0, 256: 1.0}
 """How often a typical turn runs each number of rows; weighs the timings."""
 _GAIN = 1.15
-"""Anything but fp32 must be faster by this factor: it costs precision."""
+"""bf16 and int8 must be faster than fp32 by this factor: they cost precision."""
+_LITTLE = 1.03
+"""fp16 weights with fp32 arithmetic cost hardly any; only few rows gain, so little shows over a turn."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,10 @@ def _decide(times: Mapping[str, float], threads: int) -> Choice:
     plain = times["float32"]
     if times.get("one thread", float("inf")) * _GAIN < plain:
         threads = 1  # two threads that share one core, or wait for each other more than they help
-    faster = sorted((ms, name) for name, ms in times.items() if name in NAMES and ms * _GAIN < plain)
+    gain = {"float16": _LITTLE}
+    faster = sorted(
+        (ms, name) for name, ms in times.items() if name in NAMES and ms * gain.get(name, _GAIN) < plain
+    )
     if faster and faster[0][1] == "bfloat16":
         return Choice("cpu", "bfloat16", threads)
     return Choice("cpu", "float32", threads, tuple(name for _, name in faster if name in WIDTHS))
