@@ -115,7 +115,7 @@ def test_timings_decide() -> None:
     assert _decide({"float32": 10, "one thread": 20, "float16": 6, "int8": 4}, 2) == Choice(
         "cpu", "float32", 2, ("int8", "float16")
     )
-    assert _decide({"float32": 10, "one thread": 8, "float16": 9.5, "int8": 11}, 2) == Choice(
+    assert _decide({"float32": 10, "one thread": 8, "float16": 9.8, "int8": 11}, 2) == Choice(
         "cpu", "float32", 1
     )
     assert _decide({"float32": 10, "bfloat16": 4, "float16": 6, "int8": 7}, 2) == Choice("cpu", "bfloat16", 2)
