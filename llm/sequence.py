@@ -242,16 +242,16 @@ class Sequence:
         right = guess is not None and guess.token == token
         if guess is not None and self.drafter is not None:
             self.drafter.acceptance.count(guess.length, right)
+        only = choice.allowed is not None and choice.allowed.dtype != np.bool_ and len(choice.allowed) == 1
         if right:
             self._ahead -= 1 + len(choice.run)
-            self.log.append(token, COPIED, logprob)
+            self.log.append(token, FORCED if only else COPIED, logprob)
             for forced in choice.run:
                 self.log.append(forced, FORCED)
             return True
         if self._ahead and self.matcher is not None:
             self.matcher.rollback(self._ahead)
         self._ahead = 0
-        only = choice.allowed is not None and choice.allowed.dtype != np.bool_ and len(choice.allowed) == 1
         self.log.append(token, FORCED if only else SAMPLED, logprob)
         if token in self.request.stop_ids:
             self.out.complete = self.finished = True
