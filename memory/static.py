@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -141,7 +142,7 @@ def shipped() -> Words:
 def read(path: Path) -> Words:
     """Return the table in ``path``. Raises :class:`DefectError` when it is missing or damaged."""
     try:
-        with np.load(path, allow_pickle=False) as data:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
             words = bytes(data["words"]).decode().split("\n")
             return Words(
                 id=str(data["id"]),
@@ -151,7 +152,7 @@ def read(path: Path) -> Words:
                 turn=data["turn"].astype(np.float32),
                 rarities=data["rarities"].astype(np.float32),
             )
-    except (OSError, ValueError, KeyError, zlib.error, EOFError) as problem:
+    except (OSError, ValueError, KeyError, zlib.error, EOFError, BadZipFile) as problem:
         raise DefectError(
             f"{path}: the word vectors cannot be read ({problem}); install the package anew"
         ) from problem

@@ -43,7 +43,56 @@ ENGLISH = (
     ("For {t} we agreed on a budget of {v}.", ("How much may {t} cost?", "What is the budget for {t}?")),
     ("User prefers reports about {t} as {v}.", ("In what form do I want reports about {t}?",)),
     ("Invoices of {t} go to {p}.", ("Who gets the invoices of {t}?", "Where do I send an invoice for {t}?")),
+    ("My {r} is {p}.", ("Who is my {r}?", "What is the name of my {r}?", "Whom do I see as {r}?")),
+    ("{p} is the {r} I go to.", ("Who is my {r}?", "Could you say who my {r} is?")),
+    ("The {o} is {l}.", ("Where is the {o}?", "Where did I put the {o}?", "Where do we keep the {o}?")),
+    ("We keep the {o} {l}.", ("Where is the {o}?", "Where can I find the {o}?")),
+    ("My {n} is {v}.", ("What is my {n}?", "Do you remember my {n}?", "Tell me my {n}.")),
+    ("Our {n} is {v}.", ("What is our {n}?", "Which {n} do we have?")),
+    ("The {e} is on {v}.", ("When is the {e}?", "On which day is the {e}?")),
+    ("The {e} was moved to {v}.", ("When is the {e}?", "What is the date of the {e}?")),
+    ("{p} is employed at {t}.", ("Where does {p} work?", "What company is {p} with?")),
+    ("Remember that {p} has a {a} called {v}.", ("What is the {a} of {p} called?", "Name {p}'s {a}.")),
+    ("The host of the {m} is {v}.", ("On which host is the {m}?", "What machine runs the {m}?")),
+    ("Write the {t} report in {v}.", ("How do I write the report for {t}?", "In what is {t} reported?")),
 )
+ROLES = (
+    "dentist",
+    "doctor",
+    "landlord",
+    "lawyer",
+    "tutor",
+    "barber",
+    "coach",
+    "neighbour",
+    "plumber",
+    "boss",
+)
+OBJECTS = (
+    "spare key",
+    "passport",
+    "tent",
+    "ladder",
+    "drill",
+    "charger",
+    "camera",
+    "umbrella",
+    "toolbox",
+    "map",
+)
+PLACES = (
+    "in the cellar",
+    "behind the door",
+    "on the top shelf",
+    "in the garage",
+    "under the bed",
+    "at the office",
+)
+NUMBERS = ("shoe size", "locker number", "customer number", "favourite colour", "favourite dish", "bus line",
+           "wifi name", "bank", "gym", "seat number")  # fmt: skip
+EVENTS = ("team meeting", "book club", "board call", "yoga class", "school play", "tax audit", "boat trip")
+PETS = ("dog", "parrot", "hamster", "pony", "rabbit")
+MACHINES = ("wiki", "build server", "printer", "backup", "mail server", "dashboard")
 CHINESE = (
     ("{p}的分机号是{v}。", ("怎么打电话给{p}？", "{p}的分机是多少？")),
     ("{p}对{v}过敏。", ("{p}不能吃什么？", "{p}有什么过敏？")),
@@ -71,18 +120,20 @@ def memories(count: int, seed: int) -> list[Memory]:
 def _memory(rng: random.Random) -> Memory:
     facts: list[str] = []
     questions: list[tuple[str, int | None]] = []
-    seen: set[tuple[str, str]] = set()
+    seen: set[str] = set()
     wanted = rng.randrange(8, 80)
     for _ in range(wanted * 3):
         chinese = rng.random() < 0.3
         statement, asked = rng.choice(CHINESE if chinese else ENGLISH)
         who = {
             "p": rng.choice(CHINESE_PEOPLE if chinese else PEOPLE), "t": rng.choice(THINGS),
-            "v": rng.choice(VALUES),
+            "v": rng.choice(VALUES), "r": rng.choice(ROLES), "o": rng.choice(OBJECTS),
+            "l": rng.choice(PLACES), "n": rng.choice(NUMBERS), "e": rng.choice(EVENTS),
+            "a": rng.choice(PETS), "m": rng.choice(MACHINES),
         }  # fmt: skip
-        # What a question names makes the fact: each is told once.
+        # What its questions name makes a fact: each is told once, in one wording.
         question = rng.choice(asked).format(**who)
-        topic = (statement, who["p"] if "{p}" in asked[0] else who["t"])
+        topic = asked[0].format(**who)
         if topic in seen:
             continue
         seen.add(topic)
