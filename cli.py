@@ -290,6 +290,11 @@ def _training(groups: Group) -> None:
 
 
 def _learning(groups: Group) -> None:
+    rate = _command(groups, "rate", "ratings:rate", "say how good a run was, or a conversation's last answer",
+                    "autogpt rate 3f2a bad --why 'the wrong year'")  # fmt: skip
+    rate.add_argument("run", metavar="RUN", help="run id, a unique beginning, or last")
+    rate.add_argument("value", metavar="RATING", help="good, bad, or a number from 0 to 1")
+    rate.add_argument("--why", default="", metavar="TEXT", help="kept with the rating")
     gate = _command(groups, "gate", "gate_commands:compare", "say whether a candidate model is really better",
                     "autogpt gate current.json candidate.json")  # fmt: skip
     gate.add_argument("current", metavar="CURRENT", help="report of autogpt eval --json")

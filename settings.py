@@ -50,6 +50,16 @@ class Settings(BaseSettings):
     ``autogpt model fetch minilm``), a folder, a hub name; ``none``: memory is searched by words alone."""
     chroma: str = ""
     """A Chroma server for memory's index, ``http://host:8000``; empty: Chroma in a process of ours."""
+    learn: bool = True
+    """Whether runs may become experience to train on; a run can say otherwise (``autogpt experience``)."""
+    reward_step: float = Field(default=0.005, ge=0, le=1)
+    """What each turn of the model costs a run that earned something."""
+    reward_error: float = Field(default=0.02, ge=0, le=1)
+    """What each invalid, failed or refused call costs."""
+    reward_approval: float = Field(default=0.02, ge=0, le=1)
+    """What each approval that a person was asked for costs."""
+    reward_most: float = Field(default=0.2, ge=0, le=1)
+    """What all of these cost at most, so that a goal that was met is worth more than one that was not."""
 
     @field_validator("home", "data")
     @classmethod
@@ -78,11 +88,6 @@ class Settings(BaseSettings):
     def models(self) -> Path:
         """Fetched, trained and registered models."""
         return self.home / "models"
-
-    @property
-    def index(self) -> Path:
-        """Chroma's files: the index of memory, derived from the database."""
-        return self.home / "index"
 
     @property
     def cache(self) -> Path:

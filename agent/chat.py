@@ -15,9 +15,10 @@ from typing import Any, Literal
 from ..errors import UsageError
 from ..tools.handles import text_form
 from .active import ActiveRun
-from .events import Event, PersonAnswered, PersonSaid, Rating, RunEnded, RunInterrupted
+from .events import Consent, Event, PersonAnswered, PersonSaid, Rating, RunEnded, RunInterrupted
 from .goal import Goal
 from .journal import Paused
+from .ratings import answer_of, correction
 from .result import RunResult
 from .runner import Interrupted, Runner
 from .state import State
@@ -77,10 +78,34 @@ class ChatSession:
         """What happened so far; the first is ``run.started``."""
         return self._run.events
 
-    def rate(self, value: float, text: str = "") -> None:
-        """Keep the person's rating (0 to 1) of the last answer; recalled entries that helped gain by it."""
+    def rate(self, value: float, text: str = "", by: str = "") -> None:
+        """Keep the person's rating (0 to 1) of the last answer; recalled entries that helped gain by it.
+
+        ``by`` names the person. Raises UsageError for a value outside 0 to 1.
+        """
+        if not 0.0 <= value <= 1.0:
+            raise UsageError(f"rating {value:g}: a number from 0 to 1 is wanted")
         self._run.memory.credit(self.events, value >= 0.5)
-        self._run.append(Rating(value=value, text=text))
+        self._run.append(Rating(value=value, text=text, by=by))
+
+    @property
+    def answer(self) -> tuple[int, str] | None:
+        """The last message's answer: the place of its turn among the events, and its text."""
+        return answer_of(self.events, self._run.bench.values(self.events))
+
+    def correct(self, answer: str, by: str = "") -> None:
+        """Keep ``answer`` as what the last answer should have been, for training.
+
+        Raises UsageError when there is no answer yet, or the model could not have given this one.
+        """
+        last = self.answer
+        if last is None:
+            raise UsageError("there is no answer to correct yet")
+        self._run.append(correction(self.events, last[0], answer, by))
+
+    def consent(self, learn: bool, by: str = "") -> None:
+        """Keep whether a model may learn from this conversation."""
+        self._run.append(Consent(learn=learn, by=by))
 
     def say(self, text: str, inputs: Sequence[Path] = ()) -> Reply:
         """Send a message (with further input files) and return the reply.

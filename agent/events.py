@@ -239,6 +239,30 @@ class Rating(Event):
     value: float
     text: str = ""
     source: str = "user"
+    """``user`` (a person) or ``judge`` (a model that was asked to)."""
+    by: str = ""
+    """Who it was: of several ratings by the same one, the last counts."""
+
+
+class Correction(Event):
+    """A person's better answer in place of the model's: a preference pair."""
+
+    type: Literal["correction"] = "correction"
+    turn: int
+    """The ``model.turn`` that gave the answer, as its place among the run's events."""
+    rejected: str
+    """The text of that turn."""
+    chosen: str
+    """The turn as it should have been, in the same form."""
+    by: str = ""
+
+
+class Consent(Event):
+    """Whether a model may learn from this run, as its user says; the last one counts."""
+
+    type: Literal["consent"] = "consent"
+    learn: bool
+    by: str = ""
 
 
 class RunInterrupted(Event):
@@ -279,14 +303,17 @@ KnownEvent = Annotated[
     | PersonAnswered
     | CheckResult
     | Rating
+    | Correction
+    | Consent
     | RunInterrupted
     | RunEnded,
     Field(discriminator="type"),
 ]
 _ADAPTER: TypeAdapter[Any] = TypeAdapter(KnownEvent)
-_KNOWN = frozenset(
-    cls.model_fields["type"].default for cls in Event.__subclasses__() if cls is not Unknown
-)
+_KNOWN = frozenset(cls.model_fields["type"].default for cls in Event.__subclasses__() if cls is not Unknown)
+
+SAID_LATER = (Rating, Correction, Consent)
+"""What a person says about a run at any time, also after its end; it is no part of the work."""
 
 EXIT_CODES = {"achieved": 0, "error": 1, "not_met": 3, "limit": 4, "needs_person": 5}
 """Exit code of a run by its status; usage errors are 2 and an interruption is 130."""

@@ -23,11 +23,12 @@ from .chat import ChatSession
 from .events import RunStarted
 from .goal import Goal
 from .outcome import show_table, when
+from .ratings import earlier, told, who
 from .remembering import BUDGET, RunMemory
 from .report import Report, make_report
 from .run_view import RunView, clean
 from .runner import Interrupted, Runner
-from .setup import open_brain, open_memory, open_registry, open_store, with_model
+from .setup import open_brain, open_registry, open_store, with_memory, with_model
 from .state import State
 
 HELP = """\
@@ -37,6 +38,8 @@ HELP = """\
 /plan              the plan of the last message
 /usage             time and tokens so far
 /good, /bad [WHY]  rate the last answer; ratings are kept as experience
+/fix [ANSWER]      say what the last answer should have been; kept as experience
+/private           no model may learn from this conversation
 /remember TEXT     keep something for later conversations and goals
 /recall QUERY      what the memory holds on something
 /runs              recent runs
@@ -82,6 +85,8 @@ class Repl:
             "usage": lambda _: print(self.view().totals),
             "good": lambda text: self._rate(1.0, text),
             "bad": lambda text: self._rate(0.0, text),
+            "fix": self._fix,
+            "private": self._private,
             "remember": self._remember,
             "recall": self._recall,
             "runs": self._runs,
@@ -123,8 +128,27 @@ class Repl:
         if not self.view().said:
             print("nothing to rate yet; ask something first")
             return
-        self.session.rate(value, text)
-        print("thanks, kept with this run")
+        before = earlier(self.session.events, who())
+        self.session.rate(value, text, who())
+        print(f"thanks, {told(value, before)}")
+
+    def _fix(self, text: str) -> None:
+        """Keep a better answer; on a terminal the old one is there to be edited."""
+        last = self.session.answer
+        if last is None:
+            print("nothing to fix yet; ask something first")
+            return
+        if not text and at_terminal():
+            text = _edited(last[1])
+        if not text:
+            print("what should the answer have been? /fix ANSWER")
+            return
+        self.session.correct(text, who())
+        print("thanks, kept beside the model's answer")
+
+    def _private(self, _: str) -> None:
+        self.session.consent(False, who())
+        print(f"no model learns from this; undo: autogpt experience allow {self.session.run}")
 
     def _remember(self, text: str) -> None:
         """Keep what the person says by hand, as a fact that holds everywhere."""
@@ -179,7 +203,7 @@ def _sit(args: argparse.Namespace, goal: Goal | None, run: str | None) -> int:
     store = open_store(settings)
     if run and not args.model:
         settings = settings.model_copy(update={"model": store.info(run).model or settings.model})
-    with make_report() as report:
+    with make_report() as report, with_memory(settings, store) as home_memory:
         with report.busy(f"loading {settings.model}"):
             brain = open_brain(settings)
         ask = ask_at_terminal(report) if at_terminal() else None
@@ -189,7 +213,7 @@ def _sit(args: argparse.Namespace, goal: Goal | None, run: str | None) -> int:
             open_registry(),
             ask=ask,
             on_event=report.on_event,
-            memory=open_memory(settings, store),
+            memory=home_memory,
         )
         session = ChatSession(runner, goal, run=run)
         repl = Repl(session, runner, report)
@@ -261,6 +285,16 @@ def _names(text: str) -> list[str]:
         return shlex.split(text)
     except ValueError as error:
         raise UsageError(f"{text}: {error}; close it, or leave it out") from error
+
+
+def _edited(text: str) -> str:
+    """Let the person edit ``text``; empty when they leave (Ctrl-C, Ctrl-D)."""
+    from prompt_toolkit import prompt
+
+    try:
+        return prompt("answer: ", default=text).strip()
+    except (KeyboardInterrupt, EOFError):
+        return ""
 
 
 def _editor(settings: Settings) -> Callable[[], str]:

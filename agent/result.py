@@ -14,6 +14,7 @@ from ..errors import ToolError
 from ..tools.handles import resolve
 from .events import (
     EXIT_CODES,
+    SAID_LATER,
     CheckResult,
     Event,
     MemoryRecalled,
@@ -146,4 +147,5 @@ def stub_calls(events: Sequence[Event]) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _interrupted(events: Sequence[Event]) -> bool:
-    return isinstance(events[-1], RunInterrupted)
+    worked = (event for event in reversed(events) if not isinstance(event, SAID_LATER))
+    return isinstance(next(worked), RunInterrupted)

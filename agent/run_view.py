@@ -14,6 +14,7 @@ from typing import Any
 
 from .deliver import original
 from .events import (
+    SAID_LATER,
     CheckResult,
     ConversationFolded,
     Event,
@@ -23,7 +24,6 @@ from .events import (
     PersonAnswered,
     PersonAsked,
     PersonSaid,
-    Rating,
     RunEnded,
     RunInterrupted,
     RunStarted,
@@ -132,7 +132,7 @@ class RunView:
             worked = event.seconds if isinstance(event, ModelTurn | ToolOutcome) else 0.0
             self.began += max(0.0, event.at - self.ended - worked)
         self.ended = event.at or self.ended
-        if not isinstance(event, RunInterrupted | RunEnded | Rating):
+        if not isinstance(event, (RunInterrupted, RunEnded, *SAID_LATER)):
             self.status = ""  # an interrupted run goes on
         match event:
             case RunStarted():
