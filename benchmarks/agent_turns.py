@@ -94,13 +94,13 @@ def digest(run: plan.Run, chosen: dict[str, list[Place]]) -> dict[str, Any]:
         for key, value in kept.items()
         if key.startswith("ablation") and "played" in value
     }
-    own = [turn for place in chosen.get("ours", [])[:1] for turn in report.collect(
-        kept, f"single {place.label} ")]  # fmt: skip
+    own = [turn for place in chosen.get("ours", [])[:1]
+           for turn in report.collect(kept, f"single {place.label} ")]  # fmt: skip
     plain = ("gate", "trial", "fork", "loading", "host", "table", "shell", "machine")
     return {
         "model": records.model, "goals": len(records.goals), "turns": records.turns,
         "engines": rows, "together": together, "prefill_share": prefill, "ablation": ablation,
-        "run_ratio": report.run_ratio(own),
+        "run_ratio": report.run_ratio(report.as_recorded(own, records)),
         **{name: {k: v for k, v in kept.items() if k.startswith(name)} for name in plain},
         "failed": {key: value["failed"] for key, value in kept.items() if "failed" in value},
     }  # fmt: skip
@@ -172,6 +172,9 @@ def _rest(found: dict[str, Any]) -> None:
                           for n, rate in known.items() if "1" in known)  # fmt: skip
         share = found["prefill_share"][label]
         print(f"at once, {label}: {gains}" + (f"; prefill at {share:.0%} of the fp32 rate" if share else ""))
+    for label, row in found["engines"].items():
+        if not label.startswith("ours"):
+            print(f"one after another, {label}: {row['turns'] / row['total']:.2f} turns/s")
     for key, fork in found["fork"].items():
         if "seconds" in fork:
             print(f"{key}: {fork['seconds']:.2f} s, {fork['tokens'] / fork['seconds']:.0f} tokens/s")

@@ -113,6 +113,15 @@ def prefill_share(kept: Mapping[str, Any], label: str, together: int, active: in
     return done / sum(slowest.values()) / rate
 
 
+def as_recorded(turns: Sequence[dict[str, Any]], records: Transcripts) -> list[dict[str, Any]]:
+    """Return the turns of goals whose answers were all as recorded, so that the next prompt extends them."""
+    other = {
+        turn["goal"] for turn in turns
+        if tuple(turn["ids"]) != records.goals[turn["goal"]].turns[turn["turn"]].said
+    }  # fmt: skip
+    return [turn for turn in turns if turn["goal"] not in other]
+
+
 def run_ratio(turns: Sequence[Mapping[str, Any]]) -> float | None:
     """Return prompt tokens computed / prompt tokens there were, over the goals of twelve turns.
 
