@@ -22,6 +22,7 @@ from .asking import ask_at_terminal, at_terminal
 from .events import PersonAnswered, PersonAsked
 from .goal import load_goals
 from .outcome import show_outcomes
+from .remembering import Memory
 from .report import Report, make_report
 from .result import RunResult
 from .runner import WAITING, Runner
@@ -29,10 +30,10 @@ from .runs import RunStore
 from .setup import (
     check_best_of,
     open_brain,
-    open_memory,
     open_registry,
     open_store,
     tool_names,
+    with_memory,
     with_model,
 )
 
@@ -55,11 +56,11 @@ def run(args: argparse.Namespace) -> int:
     goals = [adapt(goal, args.inputs, args.workspace, args.write) for goal in loaded]
     for goal in goals:
         goal.input_paths()  # a missing input should show before a model is loaded
-    with make_report(args.json, settings.parallel) as report:
+    store = open_store(settings)
+    with make_report(args.json, settings.parallel) as report, with_memory(settings, store) as memory:
         with report.busy(f"loading {settings.model}"):
             brain = open_brain(settings)
         ask = ask_at_terminal(report) if at_terminal() and not args.json else None
-        store = open_store(settings)
         runner = Runner(
             store,
             brain,
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
             ask=ask,
             on_event=report.on_event,
             sampling=Sampling(seed=args.seed, best_of=check_best_of(args.best_of, brain)),
-            memory=open_memory(settings, store),
+            memory=memory,
         )
         results = runner.run_all(goals, settings.parallel)
     return finish(results, args.json)
@@ -97,8 +98,8 @@ def resume(args: argparse.Namespace) -> int:
         from .repl import continue_chat
 
         return continue_chat(args, name)
-    with make_report(args.json) as report:
-        runner = _runner_for(name, args, settings, store, report)
+    with make_report(args.json) as report, with_memory(settings, store) as memory:
+        runner = _runner_for(name, args, settings, store, report, memory)
         result = runner.resume(name)
     if result.status == "needs_person" and not args.json:
         print(result.cause)
@@ -111,8 +112,8 @@ def approve(args: argparse.Namespace) -> int:
     store = open_store(settings)
     name = store.resolve_run(args.run)
     approvals.approve(store, name, _answer(store.load(name), args.answer, args.reason))
-    with make_report(args.json) as report:
-        runner = _runner_for(name, args, settings, store, report)
+    with make_report(args.json) as report, with_memory(settings, store) as memory:
+        runner = _runner_for(name, args, settings, store, report, memory)
         result = runner.resume(name)
     return finish([result], args.json)
 
@@ -128,7 +129,12 @@ def _answer(events: Sequence[object], answer: str, reason: str) -> PersonAnswere
 
 
 def _runner_for(
-    name: str, args: argparse.Namespace, settings: Settings, store: RunStore, report: Report
+    name: str,
+    args: argparse.Namespace,
+    settings: Settings,
+    store: RunStore,
+    report: Report,
+    memory: Memory | None,
 ) -> Runner:
     """Return a runner with the model that the run began with, unless another one is asked for."""
     model = args.model or store.info(name).model or settings.model
@@ -144,5 +150,5 @@ def _runner_for(
         ask=ask,
         on_event=report.on_event,
         sampling=Sampling(seed=getattr(events[0], "seed", 0)),
-        memory=open_memory(settings, store),
+        memory=memory,
     )

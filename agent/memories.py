@@ -16,25 +16,48 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..memory.entry import Draft, Hit, Kind, Recalled, Written
+from ..memory.entry import Draft, Kind, Recalled, Written
 from .goal import Goal
 from .remembering import RunMemory
 
 if TYPE_CHECKING:
     from ..memory.database import Database
+    from ..memory.recall import Recaller
+    from ..memory.reembed import Reembedding
     from ..memory.store import MemoryStore
 
 SHOWN = 6
 """Entries that a recall shows at most."""
+THRESHOLD = -3.6
+"""Log-odds from which on a run is shown an entry: one in 37 that it is what the query is about.
+
+Lower than recall's own, because a goal often needs what it names in passing ("the visits of my branch"): an
+entry that is missing costs the goal, one too many is a line that the model has learnt to leave alone.
+"""
 
 
 class HomeMemory:
-    """The memory under ``home``."""
+    """The memory under ``home``: the store, and recall over it with vectors and words.
 
-    def __init__(self, home: Path, database: Database | None = None) -> None:
+    ``embedder`` and ``server`` are the settings of these names. In the ``background`` missing vectors are
+    made and the index is kept; without it, vectors are made when an entry is written and searched exactly,
+    which suits a small memory of one process. Nothing is opened before it is needed, and a memory without
+    entries never loads the embedder.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        database: Database | None = None,
+        *,
+        embedder: str = "static",
+        server: str = "",
+        background: bool = True,
+    ) -> None:
         """Use the entries under ``home``, over ``database`` where it is that of this home."""
         self.home = home
-        self._database = database
+        self.background = background
+        self._database, self._name, self._server = database, embedder, server
 
     @cached_property
     def store(self) -> MemoryStore:
@@ -44,30 +67,56 @@ class HomeMemory:
         shared = self._database
         return MemoryStore(self.home, shared if shared and shared.path else None)
 
+    @cached_property
+    def vectors(self) -> Reembedding | None:
+        """The embedder and index that serve; None where words alone are searched, after a logged line."""
+        from ..memory.reembed import open_vectors
+
+        made = open_vectors(self.store, self._name, self._server)
+        if made is not None and self.background:
+            made.start()
+        return made
+
+    @cached_property
+    def recaller(self) -> Recaller:
+        """What answers recalls."""
+        from ..memory.recall import Recaller
+
+        return Recaller(self.store, lambda: self.vectors.serving if self.vectors else None)
+
     def recall(
         self, query: str, namespaces: Sequence[str], budget: int, kinds: Sequence[Kind] | None = None
     ) -> Recalled:
-        """Return what is relevant to ``query``."""
-        found = self.store.search_words(query, SHOWN, namespaces, kinds)
-        scores = dict(found)
-        entries = self.store.get(list(scores))
-        hits = tuple(Hit(entry, scores[entry.id], 0.0) for entry in entries)
-        return Recalled(hits, sum(len(hit.entry.text) // 4 for hit in hits), len(found))
+        """Return what is relevant to ``query``, best first; nothing is a result too."""
+        if not self.store.count():
+            return Recalled((), 0, 0)
+        return self.recaller.recall(query, namespaces, budget, SHOWN, kinds, threshold=THRESHOLD)
 
     def write(self, draft: Draft) -> Written:
         """Put ``draft`` through the write gate."""
-        return self.store.write(draft)
+        return self.write_many([draft])[0]
 
     def write_many(self, drafts: Sequence[Draft]) -> list[Written]:
-        """Write several at once."""
-        return self.store.write_many(drafts)
+        """Put several through the write gate, in order and all or none.
+
+        Their vectors are made now where the embedder is at hand, else later in the background.
+        """
+        if self.background and "vectors" not in self.__dict__:
+            return self.store.write_many(drafts)
+        if self.vectors is None:
+            return self.store.write_many(drafts)
+        embedder = self.vectors.serving.embedder
+        return self.store.write_many(drafts, embedder.embed([draft.text for draft in drafts]), embedder.id)
 
     def used(self, ids: Sequence[int], success: bool) -> None:
         """Count a use of entries."""
-        self.store.used(ids, success)
+        if ids:
+            self.store.used(ids, success)
 
     def close(self) -> None:
-        """Delete what expired or never helps, once a day, and let go of the database, if it was opened."""
+        """Stop the background, delete what expired or never helps (once a day), let go of the database."""
+        if self.__dict__.get("vectors") is not None:
+            self.__dict__["vectors"].close()
         if "store" in self.__dict__:
             from ..memory.database import StorageError
             from ..memory.upkeep import DAY, prune
@@ -75,6 +124,12 @@ class HomeMemory:
             with contextlib.suppress(StorageError):  # another time
                 prune(self.store, every=DAY)
             self.store.close()
+
+    def __enter__(self) -> HomeMemory:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 class SuiteMemories:
@@ -96,7 +151,7 @@ class SuiteMemories:
             return None
         memory = self._shared.get(goal.id) or self._open.get(goal.id)
         if memory is None:
-            memory = HomeMemory(Path(tempfile.mkdtemp(prefix="autogpt-memory-")))
+            memory = HomeMemory(Path(tempfile.mkdtemp(prefix="autogpt-memory-")), background=False)
             self._open[goal.id] = memory
             memory.write_many([Draft(Kind.FACT, text) for text in told])
         return RunMemory(memory)

@@ -8,14 +8,18 @@ given is the name that is recorded, so that a resumed run finds its model again.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from ..errors import UsageError
 from ..llm.message import Brain
 from ..settings import Settings, bound_spinning
 from ..tools.registry import Registry, builtins, load_plugins
-from .remembering import Memory
 from .runs import RunStore
+
+if TYPE_CHECKING:
+    from .memories import HomeMemory
 
 log = logging.getLogger(__name__)
 
@@ -25,11 +29,24 @@ def open_store(settings: Settings) -> RunStore:
     return RunStore(settings.home)
 
 
-def open_memory(settings: Settings, store: RunStore) -> Memory | None:
+def open_memory(settings: Settings, store: RunStore) -> HomeMemory | None:
     """Return the memory of this home, or None where the settings want none; it opens on first use."""
     from .memories import HomeMemory
 
-    return HomeMemory(settings.home, store.database) if settings.memory else None
+    if not settings.memory:
+        return None
+    return HomeMemory(settings.home, store.database, embedder=settings.embedder, server=settings.chroma)
+
+
+@contextmanager
+def with_memory(settings: Settings, store: RunStore) -> Iterator[HomeMemory | None]:
+    """Yield :func:`open_memory`'s memory, and stop what it does in the background afterwards."""
+    memory = open_memory(settings, store)
+    try:
+        yield memory
+    finally:
+        if memory is not None:
+            memory.close()
 
 
 def open_registry(own: Iterable[object] = ()) -> Registry:

@@ -79,7 +79,7 @@ def measure(runs: int, seed: int) -> dict[str, object]:
             if sys.stderr.isatty():
                 print(f"\r{number + 1} runs", end="", file=sys.stderr)
         seconds = time.perf_counter() - begun
-        found = audit(home.store, home.embedder.id if home.embedder else None)
+        found = audit(home.store, home.vectors.serving.embedder.id if home.vectors else None)
         kinds = Counter(str(entry.kind) for entry in home.store.entries(live=None))
         home.close()
     return {
