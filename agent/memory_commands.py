@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -22,9 +23,9 @@ from ..memory.documents import add as add_documents
 from ..memory.entry import GLOBAL, Draft, Entry, Kind, Verdict
 from ..memory.store import MemoryStore
 from ..settings import Settings, load
-from .memories import HomeMemory
 from .outcome import show_table, when
 from .run_view import clean, one_line
+from .setup import open_memory, open_store
 
 _LOOKS_LIKE_A_PATH = (".md", ".txt", ".html", ".csv", ".pdf", ".rst", ".py", ".json")
 _SEARCH_BUDGET = 4_000
@@ -130,7 +131,10 @@ def list_entries(args: argparse.Namespace) -> int:
 
 def search(args: argparse.Namespace) -> int:
     """Show what a recall would bring for a query; exit code 1 when nothing is relevant."""
-    memory = HomeMemory(load().home)
+    settings = load().model_copy(update={"memory": True})
+    memory = open_memory(settings, open_store(settings))
+    assert memory is not None
+    memory.background = False  # one query: what there is must answer it
     try:
         spaces = [namespace(args.project), GLOBAL] if args.project else memory.store.namespaces()
         found = memory.recall(args.query, spaces, _SEARCH_BUDGET)
@@ -145,11 +149,15 @@ def search(args: argparse.Namespace) -> int:
                 )
             )
     elif hits:
-        rows = [(str(h.entry.id), f"{h.score:.2f}", h.entry.kind.value, line(h.entry.text)) for h in hits]
-        show_table(("id", "score", "kind", "text"), rows)
+        rows = [(str(h.entry.id), _likely(h.score), h.entry.kind.value, line(h.entry.text)) for h in hits]
+        show_table(("id", "likely", "kind", "text"), rows)
     else:
         print("nothing relevant")
     return 0 if hits else 1
+
+
+def _likely(log_odds: float) -> str:
+    return f"{1 / (1 + math.exp(-max(-50.0, min(50.0, log_odds)))):.0%}"
 
 
 def show(args: argparse.Namespace) -> int:

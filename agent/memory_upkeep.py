@@ -28,7 +28,7 @@ from .runs import RunStore
 
 def forget(args: argparse.Namespace) -> int:
     """Remove entries for good, and say which runs and models have seen them."""
-    from ..memory.index import purge
+    from ..memory.index import FOLDER, purge
 
     settings = load()
     runs = RunStore(settings.home)
@@ -45,7 +45,7 @@ def forget(args: argparse.Namespace) -> int:
         gone = forget_entries(store, ids)
         for path in args.document:
             documents.drop(store, str(path.absolute()), namespace(args.project))
-        cleared = purge(settings.index, gone.change)
+        cleared = purge(settings.home / FOLDER, gone.change)
     _say(gone, {run: ids for run, ids in seen.items() if run not in removed}, removed)
     for path in traces(settings.home, gone.entries):
         print(f"  its text still stands in {clean(str(path))}")
@@ -160,13 +160,13 @@ def stats(args: argparse.Namespace) -> int:
 def rebuild(args: argparse.Namespace) -> int:
     """Make the word index anew, clear the file of deleted text, and drop the vector index."""
     from ..memory.forgetting import scrub
-    from ..memory.index import purge
+    from ..memory.index import FOLDER, purge
 
     settings = load()
     with open_memory_store(settings) as store:
         count = upkeep.rebuild_words(store)
         scrub(store.database)
-        cleared = purge(settings.index, store.last_change())
+        cleared = purge(settings.home / FOLDER, store.last_change())
     print(f"the word index is new ({count} entries)")
     print("the vector index is made anew when memory is next used" if cleared
           else "another process is using the vector index; it was left as it is")  # fmt: skip
