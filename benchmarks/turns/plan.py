@@ -108,13 +108,12 @@ def judge(run: Run, engines: Sequence[str], goals: int, trial: dict[str, Any]) -
     reference, path = folder / "reference.npy", folder / "logits.npy"
     for engine in engines:
         for width in WIDTHS[engine]:
-            if not reference.exists():
-                run.say("reference logits")
-                with Child(run.place("generate", "float32")) as child:
-                    child.ask("logits", goals=goals, path=str(reference))
             children = Children()
 
             def verdict(place: Place, children: Children = children) -> dict[str, Any]:
+                if not reference.exists():
+                    with Child(run.place("generate", "float32")) as child:
+                        child.ask("logits", goals=goals, path=str(reference))
                 children.of(place).ask("logits", goals=goals, path=str(path))
                 with np.load(reference.with_suffix(".may.npz")) as packed:
                     may = [packed[name] for name in packed.files]
