@@ -32,7 +32,7 @@ from ..store import MemoryStore
 from .pairs import Asked, collection
 from .told import memories
 
-UNITS = 16
+UNITS = 24
 EPOCHS = 24
 RATE = 0.01
 BATCH = 512
