@@ -295,6 +295,18 @@ def _learning(groups: Group) -> None:
     rate.add_argument("run", metavar="RUN", help="run id, a unique beginning, or last")
     rate.add_argument("value", metavar="RATING", help="good, bad, or a number from 0 to 1")
     rate.add_argument("--why", default="", metavar="TEXT", help="kept with the rating")
+    seen = _command(
+        groups, "experience", "learning:stats", "say what there is to learn from, and what is missing"
+    )
+    _json_flag(seen)
+    actions = seen.add_subparsers(dest="action", metavar="ACTION")
+    for name, text in {
+        "stats": "count runs, goals and samples (the default)",
+        "forget": "let no model learn from a run",
+        "allow": "let models learn from a run",
+    }.items():
+        action = _command(actions, name, f"learning:{name}", text)
+        _json_flag(action) if name == "stats" else action.add_argument("run", metavar="RUN", help="run id")
     gate = _command(groups, "gate", "gate_commands:compare", "say whether a candidate model is really better",
                     "autogpt gate current.json candidate.json")  # fmt: skip
     gate.add_argument("current", metavar="CURRENT", help="report of autogpt eval --json")

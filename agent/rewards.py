@@ -5,7 +5,7 @@ all of them are kept, and the first of these is the base. From the base small pr
 errors and approvals that were asked for (settings ``reward_*``), together at most ``reward_most``, and the
 value never falls below 0: a goal that was not met is worth nothing, however quickly, or failing fast
 would be learned. Nothing that a tool returned, a file holds or the model wrote is read here: only
-``rating``, ``check.result`` and ``run.ended`` earn, and these a person or the driver appends. A number
+``rating`` and ``run.ended`` (the checks' verdict) earn, and these a person or the driver appends. A number
 outside 0 to 1 (a journal from elsewhere may hold one) counts as not said.
 
 In a conversation each message has its own reward, from the ratings that follow it.
@@ -19,7 +19,6 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 from .events import (
-    CheckResult,
     Event,
     ModelTurn,
     PersonAsked,
@@ -131,12 +130,11 @@ def _ratings(events: Sequence[Event], source: Source) -> float | None:
 
 
 def _checks(events: Sequence[Event]) -> float | None:
-    """Return the fraction of checks passed; 0 where the run ended before them."""
+    """Return the fraction of checks passed, as the run's end records it; 0 where it ended before them."""
     ended = next((event for event in reversed(events) if isinstance(event, RunEnded)), None)
     if ended is None or ended.reward is None or not 0.0 <= ended.reward <= 1.0:
         return None
-    verdicts = {event.index: event.passed for event in events if isinstance(event, CheckResult)}
-    return sum(verdicts.values()) / len(verdicts) if verdicts else 0.0
+    return ended.reward
 
 
 def spans(events: Sequence[Event]) -> Iterator[range]:

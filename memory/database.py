@@ -72,6 +72,44 @@ events = sa.Table(
 )
 
 
+experience_runs = sa.Table(
+    "experience_runs",
+    metadata,
+    sa.Column("run", sa.String(64), sa.ForeignKey("runs.run", ondelete="CASCADE"), primary_key=True),
+    sa.Column("events", sa.Integer, nullable=False),
+    sa.Column("reader", sa.String(64), nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("goal", sa.String(64), nullable=False),
+    sa.Column("family", sa.String(64), nullable=False),
+    sa.Column("wording", sa.Text, nullable=False),
+    sa.Column("held_out", sa.Boolean, nullable=False),
+    sa.Column("consent", sa.String(10), nullable=False),
+    sa.Column("model", sa.Text, nullable=False),
+    sa.Column("model_hash", sa.Text, nullable=False),
+    sa.Column("tokenizer_hash", sa.Text, nullable=False),
+    sa.Column("tools_hash", sa.String(64), nullable=False),
+)
+"""What each run gave to learn from, or the reason why it gave nothing; see ``memory/experience.py``."""
+
+experience_samples = sa.Table(
+    "experience_samples",
+    metadata,
+    sa.Column(
+        "run", sa.String(64), sa.ForeignKey("experience_runs.run", ondelete="CASCADE"), primary_key=True
+    ),
+    sa.Column("seq", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("hash", sa.String(64), nullable=False, index=True),
+    sa.Column("ids", sa.LargeBinary, nullable=False),
+    sa.Column("sampled", sa.LargeBinary, nullable=False),
+    sa.Column("logprobs", sa.LargeBinary, nullable=False),
+    sa.Column("reward", sa.Float),
+    sa.Column("base", sa.Float),
+    sa.Column("source", sa.String(10), nullable=False),
+    sa.Column("parts", sa.Text, nullable=False),
+    sa.Column("chosen", sa.Text),
+)
+
+
 class StorageError(UserError):
     """The database cannot be used as it is; the message says which file and what to do."""
 
@@ -88,7 +126,11 @@ def _create_runs_and_events(connection: Connection) -> None:
     metadata.create_all(connection, tables=[runs, events])
 
 
-MIGRATIONS: list[Callable[[Connection], None]] = [_create_runs_and_events, create_memory]
+def _create_experience(connection: Connection) -> None:
+    metadata.create_all(connection, tables=[experience_runs, experience_samples])
+
+
+MIGRATIONS: list[Callable[[Connection], None]] = [_create_runs_and_events, create_memory, _create_experience]
 """Migration ``i`` (from 0) makes schema version ``i + 1``. Append only; never edit one that shipped."""
 
 

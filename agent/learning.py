@@ -1,0 +1,216 @@
+"""From journals to experience: which runs may be learned from, and what ``autogpt experience`` shows.
+
+A run is read when it has events that were not read before; a rating that comes later brings it up again.
+It gives nothing, with the reason kept, when the settings or its user do not want it (``consent``), when
+anything in it is labelled secret, when it has not ended, when nobody said what it was worth, or when its
+model does not own its tokens. In a conversation every message that was answered counts by itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+
+from ..labels import Label
+from ..memory.experience import Collected, Experience, Sample, Stats
+from ..settings import Settings, load
+from .events import (
+    Consent,
+    Correction,
+    Event,
+    MemoryRecalled,
+    MemoryWritten,
+    ModelTurn,
+    PersonSaid,
+    RunEnded,
+    RunStarted,
+    ToolOutcome,
+)
+from .journal import is_held
+from .outcome import show_table
+from .ratings import who
+from .rewards import Prices, reward_of, spans
+from .runs import RunStore
+from .setup import open_store
+from .transcript import messages
+
+LEAST_GOALS = 20
+"""Rewarded goals below which a model would learn the goals by heart, not the work."""
+
+RULES = 1
+"""Counts up when this module makes other samples of the same events."""
+
+
+def collect(store: RunStore, settings: Settings) -> Experience:
+    """Read what is new in the journals of ``store`` and return its experience."""
+    experience = Experience(store.database)
+    prices = Prices.of(settings)
+    for run in experience.unread(_reader(prices, settings.learn)):
+        live = is_held(store.folder(run))  # before reading, so that no event is missed for good
+        experience.put(read_run(store.load(run), prices, live=live, learn=settings.learn))
+    return experience
+
+
+def read_run(events: Sequence[Event], prices: Prices, *, live: bool = False, learn: bool = True) -> Collected:
+    """Return what the run that ``events`` record gives; ``learn``: what holds where its user said nothing."""
+    started = events[0]
+    assert isinstance(started, RunStarted)
+    said = next((event for event in reversed(events) if isinstance(event, Consent)), None)
+    refused = not (said.learn if said else learn)
+    secret = any(label is Label.SECRET for label in _labels(events))
+    ended = started.mode == "chat" or any(isinstance(event, RunEnded) for event in events)
+    samples: list[Sample] = []
+    reason = ""
+    if refused:
+        reason = "private" if said else "the setting `learn` is off"
+    elif secret:
+        reason = "holds a secret"
+    elif not ended or live:
+        reason = "not ended"
+    elif not any(isinstance(event, ModelTurn) and event.ids for event in events):
+        reason = "no token ids"
+    else:
+        samples = [sample for span in spans(events) for sample in _samples(events, span, prices)]
+        reason = "" if samples else "no reward"
+    shown = [spec.model_dump(mode="json") for spec in started.tools]
+    return Collected(
+        run=started.run,
+        # A live conversation may be read again without a new event, once it is let go of.
+        events=0 if live else len(events),
+        reader=_reader(prices, learn),
+        reason=reason,
+        wording=_wording(events),
+        consent="default" if said is None else "given" if said.learn else "refused",
+        model=started.model,
+        model_hash=started.model_hash,
+        tokenizer_hash=started.tokenizer_hash,
+        tools_hash=_hash(shown),
+        samples=samples,
+    )
+
+
+def _reader(prices: Prices, learn: bool) -> str:
+    """Return what changes when runs would be read differently: prices, consent, or these rules."""
+    return _hash([RULES, asdict(prices), learn])
+
+
+def _labels(events: Sequence[Event]) -> Iterator[Label]:
+    for event in events:
+        if isinstance(event, ToolOutcome | MemoryRecalled | MemoryWritten):
+            yield event.label
+
+
+def _wording(events: Sequence[Event]) -> str:
+    """Return the goal's text; of a conversation the first message, so that it is split as one."""
+    started = events[0]
+    assert isinstance(started, RunStarted)
+    if started.mode != "chat":
+        return str(started.goal.get("goal", ""))
+    return next((event.text for event in events if isinstance(event, PersonSaid)), "")
+
+
+def _samples(events: Sequence[Event], span: range, prices: Prices) -> Iterator[Sample]:
+    """Yield the turns of a goal or message that something was earned with, or that were corrected."""
+    started = events[0]
+    assert isinstance(started, RunStarted)
+    current = [events[place] for place in span]
+    reward = reward_of(current, prices)
+    fixed = {event.turn: event.chosen for event in current if isinstance(event, Correction)}
+    for place in span:
+        turn = events[place]
+        if not isinstance(turn, ModelTurn) or not turn.ids or (reward is None and place not in fixed):
+            continue
+        context = [(message.role, message.content) for message in messages(events[:place])]
+        yield Sample(
+            run=started.run,
+            seq=place,
+            hash=_hash([started.tokenizer_hash, context, turn.ids]),
+            ids=tuple(turn.ids),
+            sampled=tuple(not forced for forced in turn.forced),
+            logprobs=tuple(turn.logprobs),
+            reward=reward.value if reward else None,
+            base=reward.base if reward else None,
+            source=reward.source if reward else "",
+            parts=asdict(reward.parts) if reward else {},
+            chosen=fixed.get(place),
+        )
+
+
+def _hash(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def stats(args: argparse.Namespace) -> int:
+    """Show what there is to learn from, and what is missing."""
+    settings = load()
+    found = collect(open_store(settings), settings).stats()
+    gaps = missing(found)
+    if args.json:
+        print(json.dumps({**asdict(found), "missing": gaps}, ensure_ascii=False))
+        return 0
+    rows = [
+        ("runs", f"{found.runs}, {found.learnable} to learn from"),
+        *((f"  {reason}", str(count)) for reason, count in sorted(found.reasons.items())),
+        ("samples", f"{found.samples} turns, {found.distinct} distinct"),
+        *((f"  reward from {source}", str(count)) for source, count in sorted(found.sources.items())),
+        *((f"  tokenizer {name[:12]}", str(count)) for name, count in sorted(found.tokenizers.items())),
+        (
+            "goals",
+            f"{found.goals}: {found.train_goals} to train on, {found.goals - found.train_goals} held out",
+        ),
+        ("  solved at least once", str(found.solved)),
+        ("  solved sometimes", str(found.sometimes)),
+        ("  too like a held-out goal", f"{found.leaks} pairs, not trained on"),
+        ("corrections", str(found.corrections)),
+    ]
+    show_table(("experience", ""), rows)
+    for gap in gaps:
+        print(f"missing: {gap}")
+    return 0
+
+
+def missing(found: Stats) -> list[str]:
+    """Return what would have to be there for a model to learn something, one line each."""
+    gaps = []
+    if found.train_goals < LEAST_GOALS:
+        lack = LEAST_GOALS - found.train_goals
+        gaps.append(
+            f"{lack} more goals to train on with a reward (of {LEAST_GOALS}): "
+            "give goal files a `check`, or rate runs with 'autogpt rate RUN good|bad'"
+        )
+    if not found.sometimes:
+        gaps.append("a goal that is solved sometimes: run goals again with another --seed")
+    if found.train_goals == found.goals:
+        gaps.append("held-out goals to judge by: run more different goals")
+    return gaps
+
+
+def forget(args: argparse.Namespace) -> int:
+    """Let no model learn from a run any more: its samples go, the run itself stays."""
+    return _consent(args, False)
+
+
+def allow(args: argparse.Namespace) -> int:
+    """Let models learn from a run, also where the setting says otherwise."""
+    return _consent(args, True)
+
+
+def _consent(args: argparse.Namespace, learn: bool) -> int:
+    settings = load()
+    store = open_store(settings)
+    run = store.resolve_run(args.run)
+    with store.open(run) as journal:
+        journal.append(Consent(learn=learn, by=who()))
+        found = read_run(journal.events, Prices.of(settings), learn=settings.learn)
+        Experience(store.database).put(found)
+    if not learn:
+        from ..memory.forgetting import scrub
+
+        scrub(store.database)
+        print(f"{run}: no model learns from it; 'autogpt runs remove {run}' deletes the run as well")
+    else:
+        print(f"{run}: {len(found.samples)} samples" + (f" ({found.reason})" if found.reason else ""))
+    return 0
