@@ -17,6 +17,7 @@ Shapes: R rows in all, H query heads, G key-value heads, D head width, V vocabul
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -79,6 +80,10 @@ class _Layer:
     down: Linear
     window: int
 
+    def linears(self) -> list[Linear]:
+        """Return the layer's linear parts."""
+        return [self.qkv, self.out, self.gate_up, self.down]
+
     def packed(self, make: Callable[[Dense], Linear]) -> _Layer:
         """Return this layer with ``make(linear)`` in place of each linear."""
         qkv, out, gate_up, down = map(
@@ -100,6 +105,11 @@ def _fuse(linears: Sequence[nn.Linear]) -> Dense:
             linear.bias.data = bias[start:end]
         start = end
     return Dense(weight, bias)
+
+
+def _prepare(linears: Sequence[Linear]) -> None:
+    for linear in linears:
+        linear.prepare()
 
 
 def _dense(linear: nn.Linear) -> Dense:
@@ -155,15 +165,21 @@ class FusedForward:
             return self._head(hidden).float()
         return F.linear(hidden, self._head_weight[allowed]).float()
 
-    def pack(self, make: Callable[[Dense], Linear] | None) -> None:
+    def pack(self, make: Callable[[Dense], Linear] | None, wait: bool = True) -> None:
         """Compute with ``make(layer)`` in place of every linear layer; None: with the layers as loaded.
 
-        Packed layers are copies: after a change of weights call :meth:`refresh`.
+        Packed layers are copies: after a change of weights call :meth:`refresh`. Without ``wait`` they
+        are prepared in the background, while a first prompt is computed.
         """
         self._make = make
         dense = Dense(self._head_weight)
         self._head = dense if make is None else make(dense)
         self._layers = self._dense if make is None else [layer.packed(make) for layer in self._dense]
+        linears = [self._head, *(part for layer in self._layers for part in layer.linears())]
+        if wait:
+            _prepare(linears)
+        else:
+            threading.Thread(target=_prepare, args=(linears,), name="packing", daemon=True).start()
 
     def refresh(self) -> None:
         """Take over weights that were changed in place."""

@@ -48,6 +48,10 @@ class Linear(Protocol):
         """Apply it."""
         ...
 
+    def prepare(self) -> None:
+        """Do at leisure what makes it fast; until then it is right and slower."""
+        ...
+
 
 class Dense:
     """The layer as loaded; its weight may be a view that training updates in place."""
@@ -55,21 +59,28 @@ class Dense:
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         self.weight, self.bias = weight, bias
 
+    def prepare(self) -> None:
+        """Nothing to do."""
+
     def __call__(self, x: Tensor) -> Tensor:
         """Multiply in the weight's own number format."""
         return F.linear(x, self.weight, self.bias)
 
 
 class Half:
-    """fp16 weights and fp32 arithmetic for few rows, the dense layer for many."""
+    """fp16 weights and fp32 arithmetic for few rows, the dense layer for many, or until prepared."""
 
     def __init__(self, dense: Dense) -> None:
         self._dense = dense
-        self._packed: Any = torch.ops.quantized.linear_prepack_fp16(dense.weight, dense.bias)
+        self._packed: Any = None
+
+    def prepare(self) -> None:
+        """Make the packed copy (some 2 s for 135M parameters on one core)."""
+        self._packed = torch.ops.quantized.linear_prepack_fp16(self._dense.weight, self._dense.bias)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Choose by the number of rows."""
-        if x.shape[0] > FEW_ROWS:
+        if x.shape[0] > FEW_ROWS or self._packed is None:
             return self._dense(x)
         product: Tensor = torch.ops.quantized.linear_dynamic_fp16(x, self._packed)
         return product
@@ -88,6 +99,9 @@ class Eight:
         self._bias = dense.bias
         # without VNNI the kernel adds pairs of products in 16 bits, which 8 + 8 bits can overflow
         self._narrow = not _has_vnni()
+
+    def prepare(self) -> None:
+        """Nothing to do: other results than int8's would come and go with the time this takes."""
 
     def __call__(self, x: Tensor) -> Tensor:
         """Scale each row into [-1, 1], multiply, scale back."""
@@ -141,7 +155,7 @@ def settle_width(
             break
     if errors != known.get(key, {}):
         _write(kept, {**known, key: errors})
-    forward.pack(WIDTHS[packing] if packing else None)
+    forward.pack(WIDTHS[packing] if packing else None, wait=False)
     return replace(loaded, packing=packing), forward
 
 

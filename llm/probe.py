@@ -180,7 +180,8 @@ def _time(name: str) -> float:
         try:
             dense = [Dense(weight) for weight in weights]
             layers = [WIDTHS[name](layer) for layer in dense] if name in WIDTHS else dense
-            layers[0](torch.zeros(1, _WIDTH, dtype=dtype))
+            for layer in layers:
+                layer.prepare()
         except RuntimeError:  # this build of torch has no such kernel
             return float("inf")
         small = torch.randn(64, 64).to(dtype)

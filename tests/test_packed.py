@@ -41,9 +41,14 @@ def test_a_packed_layer_is_near_the_dense_one(width: str, bound: float, biased: 
     torch.manual_seed(1)
     weight, bias = torch.randn(48, 64), torch.randn(48) if biased else None
     dense = Dense(weight, bias)
+    layer = WIDTHS[width](dense)
+    if width == "float16":
+        x = torch.randn(2, 64)
+        assert torch.equal(layer(x), dense(x)), "right also before it is prepared"
+    layer.prepare()
     for rows in (1, 3, packed.FEW_ROWS + 5):
         x = torch.randn(rows, 64)
-        exact, found = dense(x), WIDTHS[width](dense)(x)
+        exact, found = dense(x), layer(x)
         assert found.shape == exact.shape
         error = float((found - exact).norm() / exact.norm())
         assert error < bound
