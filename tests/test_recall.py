@@ -125,8 +125,8 @@ def test_a_failing_index_leaves_the_words(store: MemoryStore, caplog: pytest.Log
 
 
 def test_superseded_expired_forgotten_and_foreign_entries_never_come(store: MemoryStore) -> None:
-    gone = write(store, "The host of the wiki is birch")
-    newer = write(store, "The host of the wiki is cedar")
+    gone = write(store, "The port of the wiki is 8080")
+    newer = write(store, "The port of the wiki is 9090")
     assert newer.id != gone.id and store.get([gone.id])[0].superseded_by == newer.id
     write(store, "The wiki backup lives on host dogwood.", expires=store.clock() + 5)
     write(store, "The wiki mirror lives on host elm.", namespace="/elsewhere")
@@ -136,7 +136,7 @@ def test_superseded_expired_forgotten_and_foreign_entries_never_come(store: Memo
     store.clock.now += 10
     honest, liar = open_recaller(store), Recaller(store, lambda: Pair(StaticEmbedder(), Liar()))
     for recaller in (honest, liar):
-        found = recaller.search("On which host does the wiki live?", [GLOBAL])
+        found = recaller.search("On which port does the wiki listen?", [GLOBAL])
         assert [hit.entry.id for hit in found if "wiki" in hit.entry.text] == [newer.id]
 
 
