@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 SHOWN = 6
 """Entries that a recall shows at most."""
-THRESHOLD = -3.6
-"""Log-odds from which on a run is shown an entry: one in 37 that it is what the query is about.
+THRESHOLD = -2.6
+"""Log-odds from which on a run is shown an entry: one in 14 that it is what the query is about.
 
 Lower than recall's own, because a goal often needs what it names in passing ("the visits of my branch"): an
 entry that is missing costs the goal, one too many is a line that the model has learnt to leave alone.
