@@ -93,7 +93,7 @@ def test_the_report_has_its_fields_and_adds_up(tmp_path: Path) -> None:
     assert {"id", "run", "status", "answer", "reward", "checks", "steps", "tool_calls", "invalid_calls",
             "tokens", "seconds", "model", "journal"} <= report["rows"][0].keys()  # fmt: skip
     assert report["rows"][0]["tokens"].keys() == {"prompt", "cached", "generated", "forced"}
-    assert report["rows"][0]["seconds"].keys() == {"total", "model", "tools"}
+    assert report["rows"][0]["seconds"].keys() == {"total", "model", "tools", "memory"}
 
 
 def test_an_empty_suite_has_a_report() -> None:

@@ -283,7 +283,7 @@ def test_the_summary_counts_tokens_and_seconds() -> None:
     called = ToolOutcome(call_id="c1", tool="calculator", state="failed", seconds=0.5)
     found = summarise([started, inspected, turn, turn, called], "here.db")
     assert found.tokens == {"prompt": 100, "cached": 80, "generated": 6, "forced": 4}
-    assert found.seconds == {"total": 3.75, "model": 3.0, "tools": 0.75}
+    assert found.seconds == {"total": 3.75, "model": 3.0, "tools": 0.75, "memory": 0.0}
     assert (found.steps, found.tool_calls, found.invalid_calls) == (2, 1, 2)
     assert (found.status, found.journal, found.id) == ("running", "here.db", "r")
 
