@@ -124,10 +124,13 @@ def measure(model: LocalModel, rounds: int) -> dict[str, Any]:
             seconds, turns[kept] = replay(model, brain.prompts, kept)
             times[kept].append(seconds)
             other += sum(a.ids != b.ids for a, b in zip(turns[kept], brain.turns, strict=True))
-    middle = {kept: [statistics.median(column) for column in zip(*rows, strict=True)] for kept,
-              rows in times.items()}
-    computed = {kept: [turn.prompt_tokens - turn.cached_tokens for turn in said] for kept,
-                said in turns.items()}
+    middle = {
+        kept: [statistics.median(column) for column in zip(*rows, strict=True)]
+        for kept, rows in times.items()
+    }
+    computed = {
+        kept: [turn.prompt_tokens - turn.cached_tokens for turn in said] for kept, said in turns.items()
+    }
     later = [cold / warm for warm, cold in zip(middle[True][1:], middle[False][1:], strict=True)]
     return {
         "chip": torch.cuda.get_device_name() if model.loaded.device.startswith("cuda") else chip(),
@@ -169,8 +172,9 @@ def show(found: dict[str, Any]) -> None:
 
 def main() -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="small", help="registered name or model folder (default: small)")
     parser.add_argument("--rounds", type=int, default=3, help="replays each way (default: 3)")
     parser.add_argument("--device", default="auto")

@@ -332,4 +332,3 @@ def _ordered(found: Sequence[tuple[Ids, Vectors]], k: int) -> list[tuple[int, fl
     scores = np.concatenate([scores for _, scores in found])
     order = np.lexsort((ids, -scores))[:k]
     return [(int(ids[i]), float(scores[i])) for i in order]
-

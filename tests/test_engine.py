@@ -138,9 +138,7 @@ def test_greedy_equals_generate_cold_warm_cropped_and_forked(models: Models, nam
 def test_a_batch_of_mixed_lengths_equals_each_alone(models: Models, name: str) -> None:
     loaded, engine = models[name], Engine(models[name])
     counts = (12, 25, 7, 18)
-    requests = [
-        greedy(f"s{i}", prompt(length, i), counts[i]) for i, length in enumerate((5, 300, 41, 530))
-    ]
+    requests = [greedy(f"s{i}", prompt(length, i), counts[i]) for i, length in enumerate((5, 300, 41, 530))]
     for result, request, count in zip(engine.generate(requests), requests, counts, strict=True):
         assert result.ids == oracle(loaded, request.ids, count)
     # 530 + 300 + ... rows exceed one forward; decoding steps are shared

@@ -52,20 +52,31 @@ def _message(item: Sheet, run: Work, turn: int, rng: random.Random) -> tuple[str
     last = found_before[-1] if found_before else None
     before = len(run.calls)
     if draw < 0.15:
-        text, answer = rng.choice((("thanks", "You're welcome!"), ("ok", "Anything else?"),
-                                   ("hello", "Hello! What can I do for you?")))
+        text, answer = rng.choice(
+            (
+                ("thanks", "You're welcome!"),
+                ("ok", "Anything else?"),
+                ("hello", "Hello! What can I do for you?"),
+            )
+        )
         return text, [finish(answer)]
     if turn and last and draw < 0.4 and _is_one_number(run.values[last]):
         p = rng.choice((5, 10, 19, 20, 50))
-        text, expression = rng.choice(((f"add {p} % to that", f"{last} + {p}%"),
-                                       (f"and {p}% of it?", f"{p}% of {last}"), ("double it", f"{last} * 2")))
+        text, expression = rng.choice(
+            (
+                (f"add {p} % to that", f"{last} + {p}%"),
+                (f"and {p}% of it?", f"{p}% of {last}"),
+                ("double it", f"{last} * 2"),
+            )
+        )
         found = run.compute(expression)
         return text, [plan(("calculator", text)), *run.calls[before:], finish(found)]
     if turn and last and draw < 0.55:
         target = target_name(rng)
         run.write(target, last)
-        text = rng.choice((f"write that to {target}", f"save it in {target}",
-                           f"put the answer into {target}"))
+        text = rng.choice(
+            (f"write that to {target}", f"save it in {target}", f"put the answer into {target}")
+        )
         return text, [plan(("files.write", target)), *run.calls[before:], finish(f"Wrote {target}.")]
     kind = rng.choice(("sum", "avg", "max", "min", "count"))
     select = "count(*)" if kind == "count" else f"{kind}({n})"

@@ -57,16 +57,32 @@ def workspace(rng: random.Random, low: int = 1, high: int = 5) -> dict[str, str]
 
 def _new_name(rng: random.Random, files: dict[str, str]) -> str:
     while True:
-        name = rng.choice(("", "", "", "out/", "results/")) + rng.choice(
-            ("copy", "result", "answer", "out", "new", "saved", "greeting", "message", "extract", "found",
-             "info")
-        ) + rng.choice((".txt", ".txt", ".md"))
+        name = (
+            rng.choice(("", "", "", "out/", "results/"))
+            + rng.choice(
+                (
+                    "copy",
+                    "result",
+                    "answer",
+                    "out",
+                    "new",
+                    "saved",
+                    "greeting",
+                    "message",
+                    "extract",
+                    "found",
+                    "info",
+                )
+            )
+            + rng.choice((".txt", ".txt", ".md"))
+        )
         if name not in files:
             return name
 
 
-def _task(goal: str, files: dict[str, str], check: list[dict[str, Any]],
-          steps: Callable[[int], list[Any]]) -> Task:
+def _task(
+    goal: str, files: dict[str, str], check: list[dict[str, Any]], steps: Callable[[int], list[Any]]
+) -> Task:
     made = Goal.model_validate({"goal": goal, "files": files, "check": check})
     return Task("files", made, steps(handles_before(made)))
 
@@ -93,13 +109,27 @@ def listing(rng: random.Random) -> Task:
     """Which files there are, all or of one kind."""
     files = workspace(rng, 2, 6)
     if rng.random() < 0.5:
-        text = rng.choice(("Which files are there?", "List all files.", "Show me the files.",
-                           "Name every file.", "what is in the folder?", "Give me a list of my files."))
+        text = rng.choice(
+            (
+                "Which files are there?",
+                "List all files.",
+                "Show me the files.",
+                "Name every file.",
+                "what is in the folder?",
+                "Give me a list of my files.",
+            )
+        )
         pattern, found = None, list(files)
     else:
         ending = rng.choice(list(files)).rsplit(".", 1)[1]
-        text = rng.choice(("List the .{e} files.", "Which files end in .{e}?", "Show all {e} files.",
-                           "Name the .{e} files.")).format(e=ending)
+        text = rng.choice(
+            (
+                "List the .{e} files.",
+                "Which files end in .{e}?",
+                "Show all {e} files.",
+                "Name the .{e} files.",
+            )
+        ).format(e=ending)
         pattern, found = f"*.{ending}", [name for name in files if name.endswith("." + ending)]
     look = call("files.list", **({"pattern": pattern} if pattern else {}))
     return _task(text, files, [{"answer": {"items": found}}],
@@ -133,15 +163,17 @@ def lookup(rng: random.Random) -> Task:
     """Read one value from a file, or find it by searching; sometimes write it down."""
     text, field, person, value, _ = _directory(rng)
     files = workspace(rng, 0, 3)
-    source = rng.choice(("people", "contacts", "staff", "members", "team", "address book",
-                         field.replace(" ", "_") + "s"))
+    source = rng.choice(
+        ("people", "contacts", "staff", "members", "team", "address book", field.replace(" ", "_") + "s")
+    )
     name = source.replace(" ", "_") + rng.choice((".txt", ".md"))
     files[name] = text
     by_search = rng.random() < 0.5
     short = person.split()[0] if rng.random() < 0.4 else person
     if by_search:
-        goal = rng.choice(("What is {p}'s {f}?", "Find the {f} of {p}.", "Look up the {f} for {p}.",
-                           "{p}'s {f}?"))
+        goal = rng.choice(
+            ("What is {p}'s {f}?", "Find the {f} of {p}.", "Look up the {f} for {p}.", "{p}'s {f}?")
+        )
         look = call("files.search", text=short)
         step = ("files.search", f"{field} of {short}"[:60])
     else:
@@ -161,8 +193,9 @@ def lookup(rng: random.Random) -> Task:
             plan(step, ("files.write", target)), look, call("files.write", path=target, content=value),
             finish(f"Wrote {value} to {target}."),
         ])  # fmt: skip
-    return _task(question, files, [{"answer": {"equals": value}}],
-                 lambda base: [plan(step), look, finish(value)])
+    return _task(
+        question, files, [{"answer": {"equals": value}}], lambda base: [plan(step), look, finish(value)]
+    )
 
 
 def which_file(rng: random.Random) -> Task:
@@ -214,8 +247,13 @@ def lines(rng: random.Random) -> Task:
         check: dict[str, Any] = {"answer": {"number": len(body)}}
         answer = str(len(body))
     else:
-        goal = rng.choice(("What is the first line of {s}?", "Read me the first line of {s}.",
-                           "How does {s} begin? Give the first line."))
+        goal = rng.choice(
+            (
+                "What is the first line of {s}?",
+                "Read me the first line of {s}.",
+                "How does {s} begin? Give the first line.",
+            )
+        )
         check, answer = {"answer": {"equals": body[0]}}, body[0]
     return _task(goal.format(s=name), files, [check], lambda base: [
         plan(("files.read", name)), call("files.read", path=name), finish(answer)])  # fmt: skip
@@ -254,8 +292,9 @@ def copy(rng: random.Random) -> Task:
             call("files.write", path=target, content=f"${base + 1}"),
             finish(f"Copied {source} to {target}.")])  # fmt: skip
     extra = _line(rng)
-    goal = rng.choice(("Add the line '{x}' to the end of {s}.", "Append \"{x}\" to {s}.",
-                       "Add '{x}' at the end of {s}."))
+    goal = rng.choice(
+        ("Add the line '{x}' to the end of {s}.", 'Append "{x}" to {s}.', "Add '{x}' at the end of {s}.")
+    )
     return _task(goal.format(s=source, x=extra), files, [{"file": {"path": source, "contains": extra}},
                  {"file": {"path": source, "contains": files[source].splitlines()[0]}}], lambda base: [
         plan(("files.read", source), ("files.write", source)), call("files.read", path=source),
@@ -269,8 +308,14 @@ def move(rng: random.Random) -> Task:
     source = rng.choice(list(files))
     if rng.random() < 0.5:
         target = _new_name(rng, files)
-        goal = rng.choice(("Rename {s} to {t}.", "Change the name of {s} to {t}.",
-                           "{s} should be called {t}.", "Give {s} the new name {t}."))
+        goal = rng.choice(
+            (
+                "Rename {s} to {t}.",
+                "Change the name of {s} to {t}.",
+                "{s} should be called {t}.",
+                "Give {s} the new name {t}.",
+            )
+        )
     else:
         folder = rng.choice(("done", "sorted", "storage", "2024", "keep", "old_files"))
         target = f"{folder}/{source.rsplit('/', 1)[-1]}"

@@ -89,8 +89,12 @@ def sheet(rng: random.Random) -> Sheet:
 
 def target_name(rng: random.Random) -> str:
     """Return the name of a file to write."""
-    return rng.choice(("answer", "result", "total", "out", "value", "winner", "summary", "final", "report",
-                       "best")) + ".txt"
+    return (
+        rng.choice(
+            ("answer", "result", "total", "out", "value", "winner", "summary", "final", "report", "best")
+        )
+        + ".txt"
+    )
 
 
 def sheet_files(*items: Sheet) -> dict[str, str]:

@@ -87,8 +87,10 @@ def _task(record: Mapping[str, Any], apis: Mapping[str, Any], rng: random.Random
     stubs, argument_names = [], {}
     for name in shown:
         api = apis[name]
-        keys = {key: f"arg_{n}" if masked and rng.random() < 0.3 else key for n,
-                key in enumerate(api["parameters"])}
+        keys = {
+            key: f"arg_{n}" if masked and rng.random() < 0.3 else key
+            for n, key in enumerate(api["parameters"])
+        }
         argument_names[name] = keys
         stubs.append(_stub(tool_names[name], api, keys))
     calls, checks = [], []

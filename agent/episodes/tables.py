@@ -64,8 +64,9 @@ def purpose(query: Mapping[str, Any]) -> str:
     return str(query["select"][0])[:60]
 
 
-def question_task(question: str, table: Table, query: dict[str, Any], answer: Sequence[Any],
-                  name: str) -> Task:
+def question_task(
+    question: str, table: Table, query: dict[str, Any], answer: Sequence[Any], name: str
+) -> Task:
     """Return the task of one question over one table: plan, query, finish with the handle."""
     check = [{"answer": {"items": list(answer)}}]
     goal = Goal.model_validate({"goal": question, "files": {f"{name}.csv": table_csv(table)}, "check": check})
@@ -94,8 +95,11 @@ def with_mistake(task: Task, query: Mapping[str, Any], table: Table, rng: random
     except UsageError:
         return task
     last = handles_before(task.goal) + 2
-    calls = [task.calls[0], call("tables.query", table=task.calls[1].arguments["table"], **mistaken),
-             task.calls[1]]
+    calls = [
+        task.calls[0],
+        call("tables.query", table=task.calls[1].arguments["table"], **mistaken),
+        task.calls[1],
+    ]
     return Task("tables", task.goal, [*calls, finish(f"${last}")], unlearned=(1,))
 
 
@@ -150,8 +154,10 @@ _ORDER = (
     "who or what has the {top} {n}? give the {a}", "name the {a} with the {top} {n}",
     "find the {a} whose {n} is the {top}",
 )  # fmt: skip
-_TOP = {"desc": ("highest", "largest", "most", "greatest", "biggest"),
-        "asc": ("lowest", "smallest", "least", "fewest")}
+_TOP = {
+    "desc": ("highest", "largest", "most", "greatest", "biggest"),
+    "asc": ("lowest", "smallest", "least", "fewest"),
+}
 _COUNT = (
     "how many rows have {a} {v}?", "how many entries are there with {a} {v}?",
     "count the rows where {a} is {v}",
@@ -177,14 +183,21 @@ _AGGREGATE = {
 }
 _AGGREGATE_WHERE = {
     "avg": ("what is the average {n} for {v}?", "mean {n} where {a} is {v}"),
-    "sum": ("what is the total {n} for {v}?", "how much {n} in all for {a} {v}?",
-            "sum of {n} where {a} is {v}"),
+    "sum": (
+        "what is the total {n} for {v}?",
+        "how much {n} in all for {a} {v}?",
+        "sum of {n} where {a} is {v}",
+    ),
     "max": ("what is the highest {n} for {v}?", "largest {n} where {a} is {v}?"),
     "min": ("what is the lowest {n} for {v}?", "smallest {n} where {a} is {v}?"),
 }
 _TOP_N = ("list the {k} {a} with the {top} {n}", "which {k} {a} have the {top} {n}?", "top {k} {a} by {n}")
-_ALL = ("how many rows are there?", "how many entries does the table have?", "count the rows",
-        "how many records are there in total?")
+_ALL = (
+    "how many rows are there?",
+    "how many entries does the table have?",
+    "count the rows",
+    "how many records are there in total?",
+)
 
 
 def templated(rng: random.Random, count: int) -> Iterator[Task]:
@@ -209,8 +222,9 @@ def templated_task(table: Table, rng: random.Random, name: str | None = None) ->
     if not text or not numbers:
         return None
     a, n = rng.choice(text), rng.choice(numbers)
-    maker = rng.choice((_order_query, _count_query, _group_query, _group_sum_query, _aggregate_query,
-                        _top_query))
+    maker = rng.choice(
+        (_order_query, _count_query, _group_query, _group_sum_query, _aggregate_query, _top_query)
+    )
     made = maker(table, a, n, rng)
     if made is None:
         return None
@@ -276,8 +290,11 @@ def _group_query(table: Table, a: str, n: str, rng: random.Random) -> Made:
         if len(kept) < 3 or _top_group(kept) is None:
             return None
         question = rng.choice(_GROUP_WHERE).format(a=a, b=b, v=v)
-        return question, {"select": [a], "where": [[b, "=", v]],
-                          **{k: query[k] for k in ("group_by", "order_by", "limit")}}
+        return question, {
+            "select": [a],
+            "where": [[b, "=", v]],
+            **{k: query[k] for k in ("group_by", "order_by", "limit")},
+        }
     if _top_group(_column(table, a)) is None:
         return None
     return rng.choice(_GROUP).format(a=a), query

@@ -25,8 +25,14 @@ PURPOSES = ("the answer", "work it out", "compute the result", "calculate")
 
 def _task(question: str, expressions: list[str], answer: str, rng: random.Random) -> Task:
     goal = Goal.model_validate({"goal": question, "check": [{"answer": {"number": float(answer)}}]})
-    steps = [plan(*[("calculator", rng.choice(PURPOSES) if len(expressions) == 1 else f"step {n}")
-                    for n in range(1, min(len(expressions), 6) + 1)])]
+    steps = [
+        plan(
+            *[
+                ("calculator", rng.choice(PURPOSES) if len(expressions) == 1 else f"step {n}")
+                for n in range(1, min(len(expressions), 6) + 1)
+            ]
+        )
+    ]
     steps += [call("calculator", expression=expression) for expression in expressions]
     return Task("words", goal, [*steps, finish(f"${len(expressions)}")])
 
@@ -51,8 +57,9 @@ def gsm8k(rng: random.Random, limit: int) -> Iterator[Task]:
         if not 1 <= len(marked) <= 4 or len(record["question"]) > 400 or made >= limit:
             continue
         made += 1
-        yield _task(record["question"], [left.strip() for left, _ in marked],
-                    record["answer"].replace(",", ""), rng)
+        yield _task(
+            record["question"], [left.strip() for left, _ in marked], record["answer"].replace(",", ""), rng
+        )
 
 
 def chained(rng: random.Random, limit: int) -> Iterator[Task]:

@@ -16,8 +16,10 @@ from .sheets import STATISTICS, Check, Query, Sheet, Work, sheet, sheet_files, t
 
 
 def _make(
-    goal: str, files: Mapping[str, str], steps: list[tuple[str, str]],
-    work: Callable[[Work], tuple[str, list[Check]]]
+    goal: str,
+    files: Mapping[str, str],
+    steps: list[tuple[str, str]],
+    work: Callable[[Work], tuple[str, list[Check]]],
 ) -> Task:
     base = handles_before(Goal.model_validate({"goal": "x", "files": dict(files)}))
     run = Work(base)
@@ -34,8 +36,10 @@ def stat_change_write(rng: random.Random) -> Task:
     of = ""
     if rng.random() < 0.45:
         v = rng.choice([row[1] for row in item.table["rows"]])
-        where, of = [[item.group, "=", v]], rng.choice((f" for {v}", f" where {item.group} is {v}",
-                                                        f" of {v}"))
+        where, of = (
+            [[item.group, "=", v]],
+            rng.choice((f" for {v}", f" where {item.group} is {v}", f" of {v}")),
+        )
     p = rng.choice((5, 7, 10, 12, 15, 19, 20, 25))
     change, expression = rng.choice((
         (f"add {p} %", f"{{h}} + {p}%"), (f"add {p}% to it", f"{{h}} + {p}%"),
@@ -60,8 +64,12 @@ def stat_change_write(rng: random.Random) -> Task:
         run.write(target, found)
         return found, [run.file_check(target, found)]
 
-    return _make(text, sheet_files(item), [("tables.query", f"{kind}({n})"), ("calculator", change),
-                                      ("files.write", target)], work)
+    return _make(
+        text,
+        sheet_files(item),
+        [("tables.query", f"{kind}({n})"), ("calculator", change), ("files.write", target)],
+        work,
+    )
 
 
 def top_write(rng: random.Random) -> Task:
@@ -72,11 +80,17 @@ def top_write(rng: random.Random) -> Task:
     draw = rng.random()
     if draw < 0.4:
         way = rng.choice(("desc", "asc"))
-        word = rng.choice(("highest", "largest", "most") if way == "desc" else ("lowest", "smallest",
-            "least"))
+        word = rng.choice(
+            ("highest", "largest", "most") if way == "desc" else ("lowest", "smallest", "least")
+        )
         query: Query = {"select": [item.entity], "order_by": f"{n} {way}", "limit": 1}
-        asked = rng.choice(("Which {e} has the {w} {n}?", "Find the {e} with the {w} {n}.",
-                            "Who or what has the {w} {n}? Give the {e}."))
+        asked = rng.choice(
+            (
+                "Which {e} has the {w} {n}?",
+                "Find the {e} with the {w} {n}.",
+                "Who or what has the {w} {n}? Give the {e}.",
+            )
+        )
         asked = asked.format(e=item.entity, w=word, n=n)
     elif draw < 0.7:
         query = {"select": [column], "group_by": column, "order_by": "count(*) desc", "limit": 1}
@@ -88,16 +102,21 @@ def top_write(rng: random.Random) -> Task:
         asked = rng.choice(("Which {e} has the highest total {n}?",
                             "Find the {e} with the largest total {n}.",
                             "Which {e} leads in total {n}?")).format(e=column, n=n)  # fmt: skip
-    told = rng.choice(("Write the name to {t}.", "Write it to {t}.", "Save the name in {t}.",
-                       "Put the answer into {t}.")).format(t=target)
+    told = rng.choice(
+        ("Write the name to {t}.", "Write it to {t}.", "Save the name in {t}.", "Put the answer into {t}.")
+    ).format(t=target)
 
     def work(run: Work) -> tuple[str, list[Check]]:
         found = run.query(item, query)
         run.write(target, found)
         return found, [run.file_check(target, found)]
 
-    return _make(f"{asked} {told}", sheet_files(item), [("tables.query", query["select"][0]),
-                                                   ("files.write", target)], work)
+    return _make(
+        f"{asked} {told}",
+        sheet_files(item),
+        [("tables.query", query["select"][0]), ("files.write", target)],
+        work,
+    )
 
 
 def two_values(rng: random.Random) -> Task:
@@ -122,8 +141,9 @@ def two_values(rng: random.Random) -> Task:
     target = target_name(rng)
     text = asked.format(w=word, n=n, a=a, b=b)
     if save:
-        text += rng.choice((f" Write the result to {target}.", f" Save it in {target}.",
-                            f" Put the number into {target}."))
+        text += rng.choice(
+            (f" Write the result to {target}.", f" Save it in {target}.", f" Put the number into {target}.")
+        )
 
     def one(v: str) -> Query:
         return {"select": [f"{kind}({n})"], "where": [[item.group, "=", v]]}
@@ -137,8 +157,11 @@ def two_values(rng: random.Random) -> Task:
             checks.append(run.file_check(target, found))
         return found, checks
 
-    steps = [("tables.query", f"{kind}({n}) {a}"), ("tables.query", f"{kind}({n}) {b}"),
-             ("calculator", "combine")]
+    steps = [
+        ("tables.query", f"{kind}({n}) {a}"),
+        ("tables.query", f"{kind}({n}) {b}"),
+        ("calculator", "combine"),
+    ]
     return _make(text, sheet_files(item), [*steps, *([("files.write", target)] if save else [])], work)
 
 
@@ -263,8 +286,13 @@ def compute_write(rng: random.Random) -> Task:
             (f"Convert {a} km to miles", f"{a} km in miles"),
             (f"Work out ({a} + {b}) / 4", f"({a} + {b}) / 4"),
         ))  # fmt: skip
-        text = asked.rstrip("?") + rng.choice((f" and write the result to {target}.",
-                                               f" and save it in {target}.", f", then put it into {target}."))
+        text = asked.rstrip("?") + rng.choice(
+            (
+                f" and write the result to {target}.",
+                f" and save it in {target}.",
+                f", then put it into {target}.",
+            )
+        )
 
         def work(run: Work) -> tuple[str, list[Check]]:
             found = run.compute(expression)
@@ -273,8 +301,15 @@ def compute_write(rng: random.Random) -> Task:
 
         return _make(text, {}, [("calculator", expression[:60]), ("files.write", target)], work)
     source = rng.choice(("price", "rate", "number", "amount", "budget", "count")) + ".txt"
-    word, sign = rng.choice((("double", "* 2"), (f"add {b} to", f"+ {b}"), (f"add {b} % to", f"+ {b}%"),
-                             (f"multiply by {b}", f"* {b}"), ("halve", "/ 2")))
+    word, sign = rng.choice(
+        (
+            ("double", "* 2"),
+            (f"add {b} to", f"+ {b}"),
+            (f"add {b} % to", f"+ {b}%"),
+            (f"multiply by {b}", f"* {b}"),
+            ("halve", "/ 2"),
+        )
+    )
     text = rng.choice((f"Read the number in {source}, {word} it and write the result to {target}.",
                        f"Take the number from {source}, {word} it, then save it in {target}."))  # fmt: skip
 
@@ -308,8 +343,18 @@ def list_write(rng: random.Random) -> Task:
     return _make(made, sheet_files(item), [("tables.query", item.entity), ("files.write", target)], work)
 
 
-MAKERS = (stat_change_write, stat_change_write, top_write, top_write, two_values, two_values, joined,
-          read_then_query, compute_write, list_write)
+MAKERS = (
+    stat_change_write,
+    stat_change_write,
+    top_write,
+    top_write,
+    two_values,
+    two_values,
+    joined,
+    read_then_query,
+    compute_write,
+    list_write,
+)
 
 
 def chores(rng: random.Random, number: int) -> Iterator[Task]:

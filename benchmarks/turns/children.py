@@ -75,7 +75,6 @@ class Child:
         self.close()
 
 
-
 class Children:
     """Processes that stay open, one for each place; a context manager that ends them."""
 
