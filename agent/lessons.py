@@ -75,7 +75,8 @@ def _of_checks(events: Sequence[Event], status: str) -> list[tuple[int, str]]:
     goal, calls = _goal(events), _calls(events)
     for number, event in enumerate(events):
         if isinstance(event, CheckResult) and not event.passed:
-            return [(number, f"{goal}: {calls} did not do: {event.kind}: {_cut(event.detail, _ERROR)}")]
+            # its detail names what was wanted: a model that recalled it would be judged by its memory
+            return [(number, f"{goal}: {calls} did not do: a check of the {event.kind} failed")]
     for number, event in enumerate(events):
         if status == "achieved" and isinstance(event, MemoryRecalled):
             lessons = [entry.text for entry in event.entries if entry.kind == Kind.LESSON]

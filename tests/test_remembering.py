@@ -221,7 +221,8 @@ def test_a_failed_check_leaves_a_lesson_and_its_repair_another(tmp_path: Path, m
     assert first.status == "not_met"
     lesson, episode = memory.store.entries()
     assert lesson.kind is Kind.LESSON and episode.kind is Kind.EPISODE and lesson.run == first.run
-    assert lesson.text.startswith('"What do 6 and 7 make?": calculator 6+7 did not do: answer')
+    assert lesson.text == '"What do 6 and 7 make?": calculator 6+7 did not do: a check of the answer failed'
+    assert "42" not in lesson.text, "what the check wanted is not for the next run to read"
     assert (lesson.namespace, episode.text) == (
         str(tmp_path),
         '"What do 6 and 7 make?": calculator 6+7: not met',
