@@ -149,7 +149,7 @@ class FusedForward:
         self._head: Linear = Dense(self._head_weight)
         self._dense = [_read_layer(layer, config, i) for i, layer in enumerate(body.layers)]
         self._layers = self._dense
-        self._make: Callable[[Dense], Linear] | None = None
+        self.make: Callable[[Dense], Linear] | None = None
         self._inv_freq: Tensor = body.rotary_emb.inv_freq.float()
         self._rope_scale = float(getattr(body.rotary_emb, "attention_scaling", 1.0))
         self._cos = self._sin = self._embedding.new_empty(0, 1, self._dim)
@@ -171,7 +171,7 @@ class FusedForward:
         Packed layers are copies: after a change of weights call :meth:`refresh`. Without ``wait`` they
         are prepared in the background, while a first prompt is computed.
         """
-        self._make = make
+        self.make = make
         dense = Dense(self._head_weight)
         self._head = dense if make is None else make(dense)
         self._layers = self._dense if make is None else [layer.packed(make) for layer in self._dense]
@@ -183,8 +183,8 @@ class FusedForward:
 
     def refresh(self) -> None:
         """Take over weights that were changed in place."""
-        if self._make is not None:
-            self.pack(self._make)
+        if self.make is not None:
+            self.pack(self.make)
 
     def hidden(
         self,

@@ -155,7 +155,9 @@ def settle_width(
             break
     if errors != known.get(key, {}):
         _write(kept, {**known, key: errors})
-    forward.pack(WIDTHS[packing] if packing else None, wait=False)
+    make = WIDTHS[packing] if packing else None
+    if forward.make is not make:  # measuring has packed it already
+        forward.pack(make, wait=False)
     return replace(loaded, packing=packing), forward
 
 

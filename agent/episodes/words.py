@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from ...errors import ToolError
 from ...tools.calculator import calculate
@@ -37,10 +38,16 @@ def _task(question: str, expressions: list[str], answer: str, rng: random.Random
     return Task("words", goal, [*steps, finish(f"${len(expressions)}")])
 
 
+def _problems(source: str, rng: random.Random) -> list[dict[str, Any]]:
+    """Return the training problems of ``source``, shuffled."""
+    records = [record for record in read_records(f"{source}_train") if is_train(source, record["question"])]
+    rng.shuffle(records)
+    return records
+
+
 def mawps(rng: random.Random) -> Iterator[Task]:
     """Yield word problems with an equation of one to three operators."""
-    records = [record for record in read_records("mawps_train") if is_train("mawps", record["question"])]
-    rng.shuffle(records)
+    records = _problems("mawps", rng)
     for record in records:
         equation = record["equation"].strip()
         if len(equation.split()) <= 7:
@@ -49,8 +56,7 @@ def mawps(rng: random.Random) -> Iterator[Task]:
 
 def gsm8k(rng: random.Random, limit: int) -> Iterator[Task]:
     """Yield problems of at most four marked calculations."""
-    records = [record for record in read_records("gsm8k_train") if is_train("gsm8k", record["question"])]
-    rng.shuffle(records)
+    records = _problems("gsm8k", rng)
     made = 0
     for record in records:
         marked = _MARKED.findall(record["solution"])
@@ -64,8 +70,7 @@ def gsm8k(rng: random.Random, limit: int) -> Iterator[Task]:
 
 def chained(rng: random.Random, limit: int) -> Iterator[Task]:
     """Yield problems of two or three calculations, in which earlier results are handles."""
-    records = [record for record in read_records("gsm8k_train") if is_train("gsm8k", record["question"])]
-    rng.shuffle(records)
+    records = _problems("gsm8k", rng)
     made = 0
     for record in records:
         marked = _MARKED.findall(record["solution"])
