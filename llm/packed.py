@@ -12,7 +12,6 @@ Limits: CPU only; the packed copy is made beside the fp32 weights, which prompts
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -22,6 +21,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .kept import read_kept, write_kept
 
 if TYPE_CHECKING:
     from .forward import Forward, FusedForward
@@ -144,8 +145,9 @@ def settle_width(
     if not loaded.widths or not isinstance(forward, FusedForward):
         return loaded, forward
     kept = None if cache_dir is None else cache_dir / "widths.json"
-    known, key = _read(kept), f"{chip()} | torch {torch.__version__} | {loaded.fingerprint}"
-    errors = dict(known.get(key, {}))
+    known, key = read_kept(kept), f"{chip()} | torch {torch.__version__} | {loaded.fingerprint}"
+    before = known.get(key)
+    errors: dict[str, float] = dict(before) if isinstance(before, dict) else {}
     packing = ""
     for width in loaded.widths:
         if width not in errors and loaded.gated:
@@ -153,8 +155,8 @@ def settle_width(
         if not loaded.gated or errors[width] <= MOST_ERROR:
             packing = width
             break
-    if errors != known.get(key, {}):
-        _write(kept, {**known, key: errors})
+    if errors != (before or {}):
+        write_kept(kept, {**known, key: errors})
     make = WIDTHS[packing] if packing else None
     if forward.make is not make:  # measuring has packed it already
         forward.pack(make, wait=False)
@@ -174,21 +176,3 @@ def _error(forward: FusedForward, width: str, ids: Sequence[int]) -> float:
     exact = logits()
     forward.pack(WIDTHS[width])
     return logit_error(logits(), exact)
-
-
-def _read(path: Path | None) -> dict[str, dict[str, float]]:
-    try:
-        found = json.loads(path.read_text("utf-8")) if path is not None else {}
-        return {k: {w: float(e) for w, e in v.items()} for k, v in found.items()}
-    except (OSError, ValueError, AttributeError, TypeError):
-        return {}
-
-
-def _write(path: Path | None, errors: dict[str, dict[str, float]]) -> None:
-    if path is None:
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(errors, indent=1), "utf-8")
-    except OSError:
-        pass  # a file that cannot be kept only costs measuring again

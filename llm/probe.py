@@ -10,18 +10,17 @@ else fp16 (CUDA) or fp32 (MPS).
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from ..errors import UsageError
+from .kept import read_kept, write_kept
 from .packed import WIDTHS, Dense
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -122,22 +121,13 @@ def _timed(threads: int, cache_dir: Path | None) -> Choice:
     """Choose dtype, threads and widths for this processor, from the file if this chip was timed before."""
     path = cache_dir / "probe.json" if cache_dir is not None else None
     key = f"{chip()} | {threads} threads | torch {torch.__version__} | 2"
-    known: dict[str, dict[str, Any]] = {}
-    if path is not None:
-        try:
-            known = json.loads(path.read_text())
-            times = {name: float(ms) for name, ms in known[key].items()}
-            return _decide(times, threads)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            pass
+    known = read_kept(path)
+    try:
+        return _decide({name: float(ms) for name, ms in known[key].items()}, threads)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        pass  # not timed yet
     times = _measure(threads)
-    if path is not None:
-        entry = {name: round(ms, 2) for name, ms in times.items() if ms < float("inf")}
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps({**known, key: entry}, indent=1))
-        except OSError:
-            pass  # a file that cannot be kept only costs the timing again
+    write_kept(path, {**known, key: {name: round(ms, 2) for name, ms in times.items() if ms < float("inf")}})
     return _decide(times, threads)
 
 
