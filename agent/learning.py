@@ -208,9 +208,12 @@ def _consent(args: argparse.Namespace, learn: bool) -> int:
         Experience(store.database).put(found)
     if not learn:
         from ..memory.forgetting import scrub
+        from .memory_upkeep import say_models
 
+        models = Experience(store.database).models_that_saw([run])
         scrub(store.database)
         print(f"{run}: no model learns from it; 'autogpt runs remove {run}' deletes the run as well")
+        say_models(models)
     else:
         print(f"{run}: {len(found.samples)} samples" + (f" ({found.reason})" if found.reason else ""))
     return 0

@@ -9,12 +9,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from ..errors import UsageError, UserError
 from ..memory import documents, upkeep
+from ..memory.experience import Experience
 from ..memory.forgetting import Forgotten, seen_by, traces
 from ..memory.forgetting import forget as forget_entries
 from ..memory.store import MemoryStore
@@ -40,6 +41,8 @@ def forget(args: argparse.Namespace) -> int:
             what = f"entry {missing[0]}" if missing else "entry to forget; name its id or --document PATH"
             raise UserError(f"there is no {what}; 'autogpt memory list' shows them")
         seen = seen_by(store.database, entries)
+        written = [entry.run for entry in entries if entry.run is not None]  # also of runs that are gone
+        models = Experience(runs.database).models_that_saw([*seen, *written])
         removed = _remove_runs(runs, seen) if args.runs else []
         runs.database.close()
         gone = forget_entries(store, ids)
@@ -47,6 +50,7 @@ def forget(args: argparse.Namespace) -> int:
             documents.drop(store, str(path.absolute()), namespace(args.project))
         cleared = purge(settings.home / FOLDER, gone.change)
     _say(gone, {run: ids for run, ids in seen.items() if run not in removed}, removed)
+    say_models(models)
     for path in traces(settings.home, gone.entries):
         print(f"  its text still stands in {clean(str(path))}")
     if settings.chroma:
@@ -98,7 +102,16 @@ def _say(gone: Forgotten, seen: dict[str, list[int]], removed: list[str]) -> Non
         )
     if seen:
         print("  to remove those runs as well, next time add --runs, or use 'autogpt runs remove RUN'")
-    print("  models: none is known to have been trained on it")
+
+
+def say_models(models: Mapping[str, Sequence[str]]) -> None:
+    """Say which models were trained on runs that are being forgotten, and what that means."""
+    for model, runs in models.items():
+        named = ", ".join(runs[:5]) + (f" and {len(runs) - 5} more" if len(runs) > 5 else "")
+        print(f"  model {clean(model)} was trained on {named}: what it learned there goes only by training "
+              "again without, or by not using it")  # fmt: skip
+    if not models:
+        print("  models: none is known to have been trained on it")
 
 
 def tidy(args: argparse.Namespace) -> int:

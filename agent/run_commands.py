@@ -76,13 +76,17 @@ def export(args: argparse.Namespace) -> int:
 
 
 def remove(args: argparse.Namespace) -> int:
-    """Delete a run for good, and clear the database file of it."""
+    """Delete a run for good, clear the database file of it, and say which models have seen it."""
+    from ..memory.experience import Experience
     from ..memory.forgetting import scrub
+    from .memory_upkeep import say_models
 
     store, run = _find(args)
+    models = Experience(store.database).models_that_saw([run])
     store.remove(run)
     scrub(store.database)
     print(f"removed {run}")
+    say_models(models)
     return 0
 
 

@@ -109,6 +109,15 @@ experience_samples = sa.Table(
     sa.Column("chosen", sa.Text),
 )
 
+model_runs = sa.Table(
+    "model_runs",
+    metadata,
+    sa.Column("model", sa.String(255), primary_key=True),
+    sa.Column("run", sa.String(64), primary_key=True, index=True),
+    sa.Column("at", sa.Float, nullable=False),
+)
+"""Which runs a model was trained on. A run that is removed stays named here: the model has seen it."""
+
 
 class StorageError(UserError):
     """The database cannot be used as it is; the message says which file and what to do."""
@@ -130,7 +139,16 @@ def _create_experience(connection: Connection) -> None:
     metadata.create_all(connection, tables=[experience_runs, experience_samples])
 
 
-MIGRATIONS: list[Callable[[Connection], None]] = [_create_runs_and_events, create_memory, _create_experience]
+def _create_lineage(connection: Connection) -> None:
+    metadata.create_all(connection, tables=[model_runs])
+
+
+MIGRATIONS: list[Callable[[Connection], None]] = [
+    _create_runs_and_events,
+    create_memory,
+    _create_experience,
+    _create_lineage,
+]
 """Migration ``i`` (from 0) makes schema version ``i + 1``. Append only; never edit one that shipped."""
 
 

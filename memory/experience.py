@@ -11,6 +11,9 @@ the wording alone, so it is the same tomorrow and elsewhere. What still looks al
 (:meth:`Experience.leaks`) is not drawn for training. Samples with the same context and tokens are one,
 with the mean of their rewards: the first turn of eight attempts is often the same. Goals that are solved
 sometimes teach most, and are drawn most.
+
+Which runs a model was trained on is kept as well, also when the run is gone: nothing takes a run out of
+a model but training it again without that run, so whoever forgets must be told which models those are.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import json
 import math
 import random
 import re
+import time
 import unicodedata
 from array import array
 from collections import Counter, defaultdict
@@ -30,7 +34,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from ..errors import UserError
-from .database import Database, experience_runs, experience_samples
+from .database import Database, experience_runs, experience_samples, model_runs
 from .database import events as event_rows
 from .tables import STOP_WORDS
 
@@ -298,6 +302,37 @@ class Experience:
             tokenizers=dict(Counter(tokenizer[row.run] for row in samples)),
             leaks=len(self.leaks()),
         )
+
+    def record_training(self, model: str, runs: Iterable[str], *, parent: str | None = None) -> None:
+        """Keep that ``model`` (as a reference names it) was trained on ``runs``; may be said again.
+
+        ``parent``: the model that the training began with; what that one saw, this one has seen too.
+        """
+
+        def work(connection: sa.Connection) -> None:
+            def of(name: str | None) -> set[str]:
+                known = sa.select(model_runs.c.run).where(model_runs.c.model == name)
+                return set(connection.execute(known).scalars())
+
+            new = sorted((set(runs) | of(parent)) - of(model))
+            if new:
+                rows = [{"model": model, "run": run, "at": time.time()} for run in new]
+                connection.execute(sa.insert(model_runs), rows)
+
+        runs = list(runs)
+        self.database.write(work)
+
+    def models_that_saw(self, runs: Iterable[str]) -> dict[str, list[str]]:
+        """Return the models that were trained on any of ``runs``, each with those of them it has seen."""
+        found: dict[str, list[str]] = {}
+        wanted = sorted(set(runs))
+        with self.database.read() as connection:
+            for start in range(0, len(wanted), 500):  # SQLite bounds the variables of a statement
+                query = sa.select(model_runs.c.model, model_runs.c.run)
+                query = query.where(model_runs.c.run.in_(wanted[start : start + 500]))
+                for model, run in connection.execute(query.order_by(model_runs.c.model, model_runs.c.run)):
+                    found.setdefault(model, []).append(run)
+        return dict(sorted(found.items()))
 
     def _goal_of_run(self) -> dict[str, str]:
         with self.database.read() as connection:

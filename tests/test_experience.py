@@ -216,6 +216,29 @@ def test_commands_show_forget_and_allow(store: RunStore, capsys: pytest.CaptureF
     assert main(["experience", "forget", "ffff"]) == 2
 
 
+def test_what_models_were_trained_on_is_kept_and_inherited(store: RunStore) -> None:
+    experience = collect(store, load())
+    experience.record_training("small@1", (f"r{n}" for n in (1, 2)))
+    experience.record_training("small@2", ["r3"], parent="small@1")
+    experience.record_training("small@2", ["r3", "r4"], parent="small@1")  # said again
+    assert experience.models_that_saw(["r1"]) == {"small@1": ["r1"], "small@2": ["r1"]}
+    many = [f"x{n}" for n in range(1200)]
+    assert experience.models_that_saw([*many, "r4", "r3"]) == {"small@2": ["r3", "r4"]}
+    assert experience.models_that_saw(["r9"]) == experience.models_that_saw([]) == {}
+
+
+def test_forgetting_and_removing_name_the_models(store: RunStore, capsys: pytest.CaptureFixture[str]) -> None:
+    seen, other = (record(store, started(n), turn(n, 2), ended()) for n in (1, 2))
+    experience = collect(store, load())
+    experience.record_training("small@7", [seen])
+    for command in (["experience", "forget"], ["runs", "remove"]):
+        assert main([*command, seen]) == 0
+        assert f"model small@7 was trained on {seen}" in capsys.readouterr().out
+        assert main([*command, other]) == 0
+        assert "models: none is known" in capsys.readouterr().out
+    assert experience.models_that_saw([seen]) == {"small@7": [seen]}  # the run is gone, the model is not
+
+
 def test_enough_is_said_to_be_enough(store: RunStore) -> None:
     empty = collect(store, load()).stats()
     assert len(missing(empty)) == 3

@@ -18,6 +18,7 @@ from autogpt.memory.chunks import PIECE_TOKENS, chunk, count_tokens
 from autogpt.memory.database import StorageError
 from autogpt.memory.documents import add
 from autogpt.memory.entry import Draft, Kind, Verdict
+from autogpt.memory.experience import Experience
 from autogpt.memory.forgetting import forget, seen_by
 from autogpt.memory.store import MemoryStore
 from autogpt.memory.transfer import Lost, backup, check_file, export, import_lines
@@ -103,11 +104,13 @@ def test_without_runs_it_says_where_it_still_is(
 ) -> None:
     store.write(fact(SECRETIVE))
     journal(store, RUN, [(1, SECRETIVE)])
+    Experience(store.database).record_training("small@2", [RUN])
     (store.home / "history").write_text(f"+/remember {SECRETIVE}\n", encoding="utf-8")
     store.close()
     monkeypatch.setenv("AUTOGPT_HOME", str(store.home))
     assert main(["memory", "forget", "1"]) == 0
     said = capsys.readouterr().out
+    assert f"model small@2 was trained on {RUN}" in said
     assert f"run {RUN} has seen it" in said and "still stands in" in said and "history" in said
     assert main(["memory", "forget", "1"]) == 1
 
