@@ -306,7 +306,12 @@ def _learning(groups: Group) -> None:
         "allow": "let models learn from a run",
     }.items():
         action = _command(actions, name, f"learning:{name}", text)
-        _json_flag(action) if name == "stats" else action.add_argument("run", metavar="RUN", help="run id")
+        if name == "stats":
+            _json_flag(action)
+            continue
+        action.add_argument("run", metavar="RUN", nargs="?" if name == "forget" else None, help="run id")
+        if name == "forget":
+            action.add_argument("--user", metavar="NAME", help="from all runs that NAME began or spoke in")
     gate = _command(groups, "gate", "gate_commands:compare", "say whether a candidate model is really better",
                     "autogpt gate current.json candidate.json")  # fmt: skip
     gate.add_argument("current", metavar="CURRENT", help="report of autogpt eval --json")

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 
 from .events import PersonAnswered, PersonAsked
+from .ratings import who
 from .report import Report
 from .run_view import clean
 
@@ -39,14 +40,15 @@ def answer_to(asked: PersonAsked, read: Callable[[str], str]) -> PersonAnswered:
         text = ""
         while not text:
             text = read("answer: ").strip()
-        return PersonAnswered(text=text)
+        return PersonAnswered(text=text, by=who())
     while True:
         said = read("[o]nce, for this [r]un, [a]lways in this folder, [n]o: ").strip().lower()
         decision = DECISIONS.get(said[:1])
         if decision == "no":
-            return PersonAnswered(text=read("why (the model reads it): ").strip(), decision="no")
+            why = read("why (the model reads it): ").strip()
+            return PersonAnswered(text=why, decision="no", by=who())
         if decision:
-            return PersonAnswered(text="", decision=decision)
+            return PersonAnswered(text="", decision=decision, by=who())
 
 
 def _read(prompt: str) -> str:

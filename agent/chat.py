@@ -18,7 +18,7 @@ from .active import ActiveRun
 from .events import Consent, Event, PersonAnswered, PersonSaid, Rating, RunEnded, RunInterrupted
 from .goal import Goal
 from .journal import Paused
-from .ratings import answer_of, correction
+from .ratings import answer_of, correction, who
 from .result import RunResult
 from .runner import Interrupted, Runner
 from .state import State
@@ -118,10 +118,10 @@ class ChatSession:
         waiting = State.of(self._run.events).waiting
         if waiting is not None:  # a message is no approval, so it turns one down
             decision = "no" if waiting.kind == "approval" else None
-            self._runner.answer(self._run, PersonAnswered(text=text, decision=decision))
+            self._runner.answer(self._run, PersonAnswered(text=text, decision=decision, by=who()))
         else:
             names = add_inputs(self.workspace, inputs)
-            self._run.append(PersonSaid(text=text, inputs=names))
+            self._run.append(PersonSaid(text=text, inputs=names, by=who()))
         return self.continue_()
 
     def continue_(self) -> Reply:

@@ -22,6 +22,7 @@ from .asking import ask_at_terminal, at_terminal
 from .events import PersonAnswered, PersonAsked
 from .goal import load_goals
 from .outcome import show_outcomes
+from .ratings import who
 from .remembering import Memory
 from .report import Report, make_report
 from .result import RunResult
@@ -121,11 +122,11 @@ def approve(args: argparse.Namespace) -> int:
 def _answer(events: Sequence[object], answer: str, reason: str) -> PersonAnswered:
     asked = next((event for event in reversed(events) if isinstance(event, PersonAsked)), None)
     if asked is not None and asked.kind == "question":
-        return PersonAnswered(text=answer or reason)
+        return PersonAnswered(text=answer or reason, by=who())
     decision = answer or "once"
     if decision not in ("once", "run", "always", "no"):
         raise UsageError(f"an approval is answered once, run, always or no, not {answer!r}")
-    return PersonAnswered(text=reason, decision=decision)
+    return PersonAnswered(text=reason, decision=decision, by=who())
 
 
 def _runner_for(

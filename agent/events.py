@@ -64,6 +64,8 @@ class RunStarted(Event):
     """Whether a memory was at hand: then ``remember`` and ``recall`` are calls of the core."""
     plan: bool = True
     """False only for measuring what planning gains: the run then starts without a plan."""
+    by: str = ""
+    """Who began it; empty in records of before this was kept."""
 
 
 class PersonSaid(Event):
@@ -72,6 +74,7 @@ class PersonSaid(Event):
     type: Literal["person.said"] = "person.said"
     text: str
     inputs: list[str] = []
+    by: str = ""
 
 
 class ModelTurn(Event):
@@ -219,6 +222,7 @@ class PersonAnswered(Event):
     text: str
     decision: str | None = None
     call_id: str | None = None
+    by: str = ""
 
 
 class CheckResult(Event):

@@ -11,11 +11,17 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
+import sqlalchemy as sa
+
+from ..errors import UsageError, UserError
 from ..labels import Label
+from ..memory.database import events as event_rows
 from ..memory.experience import Collected, Experience, Sample, Stats
+from ..memory.forgetting import scrub
 from ..settings import Settings, load
 from .events import (
     Consent,
@@ -24,12 +30,15 @@ from .events import (
     MemoryRecalled,
     MemoryWritten,
     ModelTurn,
+    PersonAnswered,
     PersonSaid,
+    Rating,
     RunEnded,
     RunStarted,
     ToolOutcome,
 )
 from .journal import is_held
+from .memory_upkeep import say_models
 from .outcome import show_table
 from .ratings import who
 from .rewards import Prices, reward_of, spans
@@ -39,6 +48,9 @@ from .transcript import messages
 
 LEAST_GOALS = 20
 """Rewarded goals below which a model would learn the goals by heart, not the work."""
+
+SAID_BY = (RunStarted, PersonSaid, PersonAnswered, Rating, Correction, Consent)
+"""Events that say whose they are."""
 
 RULES = 1
 """Counts up when this module makes other samples of the same events."""
@@ -189,31 +201,52 @@ def missing(found: Stats) -> list[str]:
 
 
 def forget(args: argparse.Namespace) -> int:
-    """Let no model learn from a run any more: its samples go, the run itself stays."""
-    return _consent(args, False)
+    """Let no model learn from a run, or from any run of a user: the samples go, the runs stay."""
+    if (args.run is None) == (args.user is None):
+        raise UsageError("name a run, or --user NAME for all runs that this user began or said something in")
+    settings = load()
+    store = open_store(settings)
+    wanted = [store.resolve_run(args.run)] if args.user is None else runs_of(store, args.user)
+    if not wanted:
+        raise UsageError(f"no run here was begun, rated or spoken in by {args.user!r}")
+    forgotten = []
+    for run in wanted:
+        try:
+            _keep_consent(store, settings, run, False)
+        except UserError as error:
+            if args.user is None:
+                raise
+            print(f"run {run} is as it was: {error}", file=sys.stderr)
+            continue
+        forgotten.append(run)
+        print(f"{run}: no model learns from it; 'autogpt runs remove {run}' deletes the run as well")
+    scrub(store.database)
+    say_models(Experience(store.database).models_that_saw(forgotten))
+    return 0 if len(forgotten) == len(wanted) else 1
 
 
 def allow(args: argparse.Namespace) -> int:
     """Let models learn from a run, also where the setting says otherwise."""
-    return _consent(args, True)
-
-
-def _consent(args: argparse.Namespace, learn: bool) -> int:
     settings = load()
     store = open_store(settings)
     run = store.resolve_run(args.run)
+    found = _keep_consent(store, settings, run, True)
+    print(f"{run}: {len(found.samples)} samples" + (f" ({found.reason})" if found.reason else ""))
+    return 0
+
+
+def runs_of(store: RunStore, user: str) -> list[str]:
+    """Return the runs that ``user`` began, or rated, corrected, or said anything in; oldest first."""
+    kinds = [kind.model_fields["type"].default for kind in SAID_BY]
+    query = sa.select(event_rows.c.run, event_rows.c.body).where(event_rows.c.type.in_(kinds))
+    with store.database.read() as connection:
+        rows = connection.execute(query.order_by(event_rows.c.run)).all()
+    return list(dict.fromkeys(row.run for row in rows if json.loads(row.body).get("by") == user))
+
+
+def _keep_consent(store: RunStore, settings: Settings, run: str, learn: bool) -> Collected:
     with store.open(run) as journal:
         journal.append(Consent(learn=learn, by=who()))
         found = read_run(journal.events, Prices.of(settings), learn=settings.learn)
         Experience(store.database).put(found)
-    if not learn:
-        from ..memory.forgetting import scrub
-        from .memory_upkeep import say_models
-
-        models = Experience(store.database).models_that_saw([run])
-        scrub(store.database)
-        print(f"{run}: no model learns from it; 'autogpt runs remove {run}' deletes the run as well")
-        say_models(models)
-    else:
-        print(f"{run}: {len(found.samples)} samples" + (f" ({found.reason})" if found.reason else ""))
-    return 0
+    return found

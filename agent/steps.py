@@ -23,6 +23,7 @@ from ..tools.base import Facts, Tool, ToolContext, ToolResult
 from ..tools.handles import resolve
 from .events import Event, ModelTurn, PersonSaid, RunStarted, ToolIntent, ToolOutcome, ToolSpec
 from .loop import Act, Think
+from .ratings import who
 from .state import State
 
 UNBOUNDED = 1 << 30
@@ -185,6 +186,7 @@ def opening(
         limits=goal.get("limits") or {},
         seed=seed,
         plan=plan,
+        by=who(),
         memory=memory,
         context=min(getattr(brain, "context", 0), UNBOUNDED),
         system_tokens=_tokens(brain, prompts.system(shared, memory)) if mode == "chat" else 0,

@@ -14,13 +14,14 @@ from autogpt.agent.events import (
     Correction,
     Event,
     ModelTurn,
+    PersonAnswered,
     PersonSaid,
     Rating,
     RunEnded,
     RunStarted,
     ToolOutcome,
 )
-from autogpt.agent.learning import collect, missing, read_run
+from autogpt.agent.learning import collect, missing, read_run, runs_of
 from autogpt.agent.rewards import Prices
 from autogpt.agent.runs import RunStore
 from autogpt.cli import main
@@ -237,6 +238,40 @@ def test_forgetting_and_removing_name_the_models(store: RunStore, capsys: pytest
         assert main([*command, other]) == 0
         assert "models: none is known" in capsys.readouterr().out
     assert experience.models_that_saw([seen]) == {"small@7": [seen]}  # the run is gone, the model is not
+
+
+def test_all_runs_of_one_user_are_forgotten(store: RunStore, capsys: pytest.CaptureFixture[str]) -> None:
+    begun = record(store, started(1).model_copy(update={"by": "ada"}), turn(1, 2), ended())
+    rated = record(store, started(2), turn(2, 2), ended(), Rating(value=1.0, by="ada"))
+    spoken = record(store, started(3), PersonAnswered(text="yes", by="ada"), turn(3, 2), ended())
+    other = record(store, started(4).model_copy(update={"by": "bob"}), turn(4, 2), ended())
+    busy = record(store, started(5).model_copy(update={"by": "ada"}), turn(5, 2), ended())
+    experience = collect(store, load())
+    experience.record_training("small@3", [rated, other])
+    with store.open(busy):  # a run that is going on keeps what it has, and that is said
+        assert main(["experience", "forget", "--user", "ada"]) == 1
+    said, warned = capsys.readouterr()
+    assert all(f"{run}: no model learns from it" in said for run in (begun, rated, spoken))
+    assert f"model small@3 was trained on {rated}:" in said and f"run {busy} is as it was" in warned
+    assert {sample.run for side in (True, False) for sample in experience.samples(held_out=side)} == {
+        other,
+        busy,
+    }
+    assert main(["experience", "forget", "--user", "ada"]) == 0
+    assert main(["experience", "forget", "--user", "eve"]) == 2
+    assert main(["experience", "forget", other, "--user", "ada"]) == 2
+    assert main(["experience", "forget"]) == 2
+
+
+def test_a_run_says_who_began_it(store: RunStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("getpass.getuser", lambda: "ada")
+    plan = {"name": "plan", "arguments": {"steps": ["answer"]}}
+    turns = [plan, {"name": "finish", "arguments": {"answer": "4"}}]
+    (tmp_path / "s.json").write_text(json.dumps(turns), encoding="utf-8")
+    model = f"scripted:{tmp_path / 's.json'}"
+    assert main(["run", "What is 2 + 2?", "--model", model, "--no-memory"]) == 0
+    assert runs_of(store, "ada") == [info.run for info in store.list_runs()]
+    assert runs_of(store, "bob") == []
 
 
 def test_enough_is_said_to_be_enough(store: RunStore) -> None:
