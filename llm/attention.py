@@ -4,7 +4,7 @@ The sequences of a batch have different lengths, so each attends by itself to it
 linear layers are shared. A stretch of the prefix tree that several of them rest on is read once for
 all: their query rows, stacked, attend to it in one pass, and the parts are merged by the logarithm
 of the sums of their exponents, which is exact. Where causality alone is enough no mask is built.
-:func:`layout` decides this once a forward, :func:`attend` does it in every layer.
+:func:`layout` decides this once a forward, :meth:`Plan.attend` does it in every layer.
 
 Limit: layers with a sliding window never share (their slots hold everything themselves).
 
@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -52,12 +53,41 @@ class Pass:
     rows: slice | Tensor
 
 
+class Attention(Protocol):
+    """How a batch writes its keys and values and attends."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, index: int, window: int) -> Tensor:
+        """Write ``k, v [R, G, D]`` of layer ``index`` and attend with ``q [R, H, D]``: ``[R, H * D]``."""
+        ...
+
+
 @dataclass(frozen=True)
 class Plan:
-    """How a batch attends."""
+    """How a batch of any lengths attends: sequence by sequence, shared stretches once."""
 
     spans: list[Span]
     passes: list[Pass]
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, index: int, window: int) -> Tensor:
+        """See :class:`Attention`; the rows lie in the batch's order."""
+        for span in self.spans:
+            buffer, rows, base = span.slot.buffer[index], span.rows, span.slot.base
+            buffer[0, :, span.start - base : span.end - base] = k[rows].transpose(0, 1)
+            buffer[1, :, span.start - base : span.end - base] = v[rows].transpose(0, 1)
+        if self.passes:
+            return _attend_merged(q, self, index).flatten(1)
+        if len(self.spans) == 1:
+            return _attend_alone(q, self.spans[0], index, window)
+        out = q.new_empty(q.shape[0], q.shape[1] * q.shape[2])
+        for span in self.spans:
+            out[span.rows] = _attend_alone(q[span.rows], span, index, window)
+        return out
+
+
+def ship(numbers: Sequence[int], device: torch.device) -> Tensor:
+    """Return ``numbers`` as int64 on ``device``; a GPU fetches them itself, nobody waits for it."""
+    pinned = device.type == "cuda"
+    return torch.tensor(numbers, pin_memory=pinned).to(device, non_blocking=pinned)
 
 
 def layout(slots: Sequence[Slot], counts: Sequence[int], windows: set[int], like: Tensor) -> Plan:
@@ -98,7 +128,7 @@ def _rows(parts: Sequence[slice], total: int, like: Tensor) -> slice | Tensor:
     if all(a.stop == b.start for a, b in pairwise(parts)):
         return slice(parts[0].start, parts[-1].stop)
     numbers = [row for part in parts for row in range(total)[part]]
-    return torch.tensor(numbers, device=like.device)
+    return ship(numbers, like.device)
 
 
 def _mask(start: int, end: int, window: int, like: Tensor) -> Tensor | None:
@@ -112,25 +142,6 @@ def _mask(start: int, end: int, window: int, like: Tensor) -> Tensor | None:
     if windowed:
         hidden |= key <= query - window
     return like.new_zeros(end - start, end).masked_fill_(hidden, float("-inf"))
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, plan: Plan, index: int, window: int) -> Tensor:
-    """Write keys and values ``[R, G, D]`` of a batch and attend with ``q [R, H, D]``.
-
-    Returns ``[R, H * D]``, the rows in the batch's order.
-    """
-    for span in plan.spans:
-        buffer, rows, base = span.slot.buffer[index], span.rows, span.slot.base
-        buffer[0, :, span.start - base : span.end - base] = k[rows].transpose(0, 1)
-        buffer[1, :, span.start - base : span.end - base] = v[rows].transpose(0, 1)
-    if plan.passes:
-        return _attend_merged(q, plan, index).flatten(1)
-    if len(plan.spans) == 1:
-        return _attend_alone(q, plan.spans[0], index, window)
-    out = q.new_empty(q.shape[0], q.shape[1] * q.shape[2])
-    for span in plan.spans:
-        out[span.rows] = _attend_alone(q[span.rows], span, index, window)
-    return out
 
 
 def _attend_alone(q: Tensor, span: Span, index: int, window: int) -> Tensor:

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ModelUnavailable
-from .attention import Plan, attend, layout
+from .attention import Attention, layout, ship
 from .cache import Cache, Slot
 from .packed import WIDTHS, Dense, Linear
 from .tree import Node, Span, narrow
@@ -149,6 +149,7 @@ class FusedForward:
         self._head: Linear = Dense(self._head_weight)
         self._dense = [_read_layer(layer, config, i) for i, layer in enumerate(body.layers)]
         self._layers = self._dense
+        self.windows = {layer.window for layer in self._dense}
         self.make: Callable[[Dense], Linear] | None = None
         self._inv_freq: Tensor = body.rotary_emb.inv_freq.float()
         self._rope_scale = float(getattr(body.rotary_emb, "attention_scaling", 1.0))
@@ -156,8 +157,8 @@ class FusedForward:
 
     def new_cache(self) -> Slot:
         """Return an empty slot of this model's shape."""
-        windowed = any(layer.window for layer in self._layers)
-        return Slot(len(self._layers), self._groups, self._dim, self._embedding, shares=not windowed)
+        shares = not any(self.windows)
+        return Slot(len(self._layers), self._groups, self._dim, self._embedding, shares)
 
     def head(self, hidden: Tensor, allowed: Tensor | None = None) -> Tensor:
         """Return fp32 logits of ``hidden [rows, width]``; ``allowed`` picks rows of the head."""
@@ -197,22 +198,27 @@ class FusedForward:
         counts = [len(ids) for _, ids in batch]
         for slot, count in zip(slots, counts, strict=True):
             slot.reserve(slot.length + count)
-        device = self._embedding.device
-        flat = torch.tensor([i for _, ids in batch for i in ids], device=device)
+        flat = ship([i for _, ids in batch for i in ids], self._embedding.device)
         cos, sin = self._rotation(slots, counts)
-        plan = layout(slots, counts, {layer.window for layer in self._layers}, self._embedding)
-        x = F.embedding(flat, self._embedding)
-        for index, layer in enumerate(self._layers):
-            x = self._layer(x, index, layer, cos, sin, plan)
+        x = self.run(flat, cos, sin, layout(slots, counts, self.windows, self._embedding))
         for slot, count in zip(slots, counts, strict=True):
             slot.length += count
-        if not every:
-            x = _last_rows(x, counts, tails)
+        return self.normed(x if every else _last_rows(x, counts, tails))
+
+    def run(self, ids: Tensor, cos: Tensor, sin: Tensor, attention: Attention) -> Tensor:
+        """Run rows ``ids [R]``, rotated by ``cos, sin [R, 1, D]``, through all layers: ``[R, width]``."""
+        x = F.embedding(ids, self._embedding)
+        for index, layer in enumerate(self._layers):
+            x = self._layer(x, index, layer, cos, sin, attention)
+        return x
+
+    def normed(self, x: Tensor) -> Tensor:
+        """Return what :meth:`head` takes of rows that passed all layers."""
         return self._rms(x, self._norm)
 
     def _rms(self, x: Tensor, weight: Tensor) -> Tensor:
         """RMS norm computed in fp32, rounded before the weight is applied, as transformers does."""
-        if x.dtype == torch.float32:
+        if x.dtype == torch.float32 or x.is_cuda:  # there one kernel, in fp32 inside, rounds once at the end
             return F.rms_norm(x, (x.shape[-1],), weight, self._eps)
         wide = x.float()
         wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self._eps)
@@ -220,20 +226,26 @@ class FusedForward:
 
     def _rotation(self, slots: Sequence[Slot], counts: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Return cosines and signed sines ``[R, 1, D]`` of the new rows' positions."""
-        last = max(s.length + n for s, n in zip(slots, counts, strict=True))
-        if last > self._cos.shape[0]:
-            size = -(-last // 1024) * 1024
+        cos, sin = self.turns(max(s.length + n for s, n in zip(slots, counts, strict=True)))
+        parts = [slice(s.length, s.length + n) for s, n in zip(slots, counts, strict=True)]
+        if len(parts) == 1:
+            return cos[parts[0]], sin[parts[0]]
+        return torch.cat([cos[p] for p in parts]), torch.cat([sin[p] for p in parts])
+
+    def turns(self, positions: int) -> tuple[Tensor, Tensor]:
+        """Return cosines and signed sines ``[P, 1, D]`` of all positions, P at least ``positions``."""
+        if positions > self._cos.shape[0]:
+            size = -(-positions // 1024) * 1024
             angles = torch.arange(size, device=self._inv_freq.device).float()[:, None] * self._inv_freq
             cos, sin = angles.cos() * self._rope_scale, angles.sin() * self._rope_scale
             # sin carries the sign of rotate_half, so that a plain roll of the halves is enough
             self._cos = torch.cat([cos, cos], -1)[:, None].to(self._embedding)
             self._sin = torch.cat([-sin, sin], -1)[:, None].to(self._embedding)
-        parts = [slice(s.length, s.length + n) for s, n in zip(slots, counts, strict=True)]
-        if len(parts) == 1:
-            return self._cos[parts[0]], self._sin[parts[0]]
-        return torch.cat([self._cos[p] for p in parts]), torch.cat([self._sin[p] for p in parts])
+        return self._cos, self._sin
 
-    def _layer(self, x: Tensor, index: int, w: _Layer, cos: Tensor, sin: Tensor, plan: Plan) -> Tensor:
+    def _layer(
+        self, x: Tensor, index: int, w: _Layer, cos: Tensor, sin: Tensor, attention: Attention
+    ) -> Tensor:
         """One decoder layer over all rows; ``x [R, width]`` is updated in place and returned."""
         heads, groups, dim = self._heads, self._groups, self._dim
         qkv = w.qkv(self._rms(x, w.norm)).view(-1, heads + 2 * groups, dim)
@@ -241,8 +253,7 @@ class FusedForward:
         if w.q_norm is not None and w.k_norm is not None:
             qk = torch.cat([self._rms(qk[:, :heads], w.q_norm), self._rms(qk[:, heads:], w.k_norm)], 1)
         qk = (qk * cos).addcmul_(qk.roll(dim // 2, -1), sin)
-        out = attend(qk[:, :heads], qk[:, heads:], v, plan, index, w.window)
-        x += w.out(out)
+        x += w.out(attention.attend(qk[:, :heads], qk[:, heads:], v, index, w.window))
         gate, up = w.gate_up(self._rms(x, w.mlp_norm)).chunk(2, -1)
         x += w.down(F.silu(gate).mul_(up))
         return x
@@ -255,7 +266,7 @@ def _last_rows(x: Tensor, counts: Sequence[int], tails: Sequence[int] | None) ->
         return x
     ends = accumulate(counts)
     rows = [row for end, n in zip(ends, wanted, strict=True) for row in range(end - n, end)]
-    return x[torch.tensor(rows, device=x.device)]
+    return x[ship(rows, x.device)]
 
 
 def _read_layer(layer: Any, config: Any, index: int) -> _Layer:
