@@ -1,4 +1,6 @@
-"""Make every suite under ``benchmarks/suites/`` anew: ``python benchmarks/make_suites.py``.
+"""Make every suite under ``benchmarks/suites/`` anew, and the goals of the shipped gate.
+
+``python benchmarks/make_suites.py [NAME ...]``
 
 Needs the data folder in AUTOGPT_DATA (see DATA.md) and the package ``autogpt`` installed. The same
 data give the same bytes: everything is drawn with fixed seeds. Each record is loaded as a goal
@@ -14,12 +16,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from makers import chat, conversations, files, memory, public, workflows
+import zstandard
+from makers import chat, conversations, files, gate, memory, public, workflows
 from makers.common import Record
 
 from autogpt.agent.goal import Conversation, Goal
 
 SUITES = Path(__file__).parent / "suites"
+GATE = Path(__file__).parents[1] / "agent" / "gate_goals.jsonl.zst"
+"""Ships in the wheel, packed."""
 
 MAKERS: dict[str, Callable[[Path], list[Record]]] = {
     "tables": public.tables,
@@ -30,6 +35,7 @@ MAKERS: dict[str, Callable[[Path], list[Record]]] = {
     "workflows": workflows.workflows,
     "conversations": lambda data: conversations.conversations(),
     "memory": lambda data: memory.memory(),
+    "gate": gate.gate,
 }
 """Per suite, the function that makes its records from the data folder."""
 
@@ -61,8 +67,11 @@ def main(names: list[str]) -> None:
         if name not in MAKERS:
             sys.exit(f"make_suites: unknown suite {name}; there are {', '.join(MAKERS)}")
         made = lines(name, data)
-        path = SUITES / f"{name}.jsonl"
-        path.write_text("".join(made), encoding="utf-8")
+        path = GATE if name == "gate" else SUITES / f"{name}.jsonl"
+        if name == "gate":
+            path.write_bytes(zstandard.ZstdCompressor(level=19).compress("".join(made).encode()))
+        else:
+            path.write_text("".join(made), encoding="utf-8")
         print(f"{path}: {len(made)} records, {path.stat().st_size / 1000:.0f} kB")
 
 

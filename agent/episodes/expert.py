@@ -18,7 +18,8 @@ from ...llm.message import Prompt, ToolCall, Turn
 from ...llm.tokenizer import ChatTokenizer
 from ...tools.registry import Registry
 from ...tools.table_read import TABLE_SUFFIXES
-from ..events import Event, ModelTurn, PersonSaid
+from ..encode import encode_run
+from ..events import ModelTurn, PersonSaid
 from ..goal import Goal
 from ..loop import Think
 from ..remembering import RunMemory
@@ -182,32 +183,15 @@ class Recorder:
         return episode
 
     def _encode(self, task: Task, episode: Episode) -> dict[str, Any]:
-        conversation = messages(episode.events)
-        static = self.rng.randrange(STATIC_SHARE) == 0
-        if static:
-            conversation = tuple(type(m)(m.role, m.content) for m in conversation)
+        if self.rng.randrange(STATIC_SHARE):
+            return encode_run(self.tokenizer, episode.events, task.unlearned).record(task.kind)
+        conversation = tuple(type(m)(m.role, m.content) for m in messages(episode.events))
         encoded = self.tokenizer.encode_messages(conversation, continue_assistant=False)
         mask = [int(value) for value in encoded.mask]
-        if not static:
-            self._mask_forced(mask, episode.events, task.unlearned)
-        elif task.unlearned:
+        if task.unlearned:
             mask = self._mask_unlearned(mask, task.unlearned)
         prefix = len(self.tokenizer.encode_messages(conversation[:1], continue_assistant=False).ids)
         return {"ids": list(encoded.ids), "mask": mask, "prefix": prefix, "kind": task.kind}
-
-    @staticmethod
-    def _mask_forced(mask: list[int], events: Sequence[Event], unlearned: tuple[int, ...]) -> None:
-        turns = [event for event in events if isinstance(event, ModelTurn)]
-        learn = [
-            0 if forced or number in unlearned else 1
-            for number, turn in enumerate(turns)
-            for forced in turn.forced
-        ]
-        places = [index for index, value in enumerate(mask) if value]
-        if len(places) != len(learn):
-            raise ValueError(f"{len(places)} assistant tokens but {len(learn)} marks")
-        for index, value in zip(places, learn, strict=True):
-            mask[index] = value
 
     @staticmethod
     def _mask_unlearned(mask: list[int], unlearned: tuple[int, ...]) -> list[int]:

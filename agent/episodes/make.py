@@ -2,9 +2,11 @@
 
 ``make(folder, tokenizer_folder)`` plays every task, keeps what succeeded, shuffles, and writes
 ``train.jsonl.zst`` with a small held-out ``valid.jsonl.zst`` beside it. The same seed gives the same
-files. Two recipes say how many tasks of each family there are: ``whole`` to train from the base model,
+files. Recipes say how many tasks of each family there are: ``whole`` to train from the base model,
 ``update`` to teach an adapter what it lacks, with a good share of the rest so that nothing is
-forgotten. On the command line: ``autogpt data make episodes``.
+forgotten, ``replay`` for the sample of ordinary work that ships for that purpose (``llm/replay``),
+without what may only be passed on under its own licence. On the command line:
+``autogpt data make episodes``.
 """
 
 from __future__ import annotations
@@ -59,6 +61,7 @@ FAMILIES: dict[str, Family] = {
     "wikisql": lambda rng, number: tables.wikisql(rng),
     "wtq": lambda rng, number: tables.wtq(rng),
     "tables": tables.templated,
+    "wikisql templated": lambda rng, number: tables.templated(rng, number, ["wikisql_train"]),
     "mawps": lambda rng, number: words.mawps(rng),
     "gsm8k": words.gsm8k,
     "gsm8k chained": words.chained,
@@ -81,6 +84,7 @@ FAMILIES: dict[str, Family] = {
     "tables beside tools": lambda rng, number: stubs.beside(tables.templated(rng, number), rng),
     "words beside tools": lambda rng, number: stubs.beside(words.templated(rng, number), rng),
     "memory": memory.chores,
+    "memory alone": lambda rng, number: (t for t in memory.chores(rng, 2 * number) if t.kind == "memory"),
 }
 
 RECIPES: dict[str, Mapping[str, int]] = {
@@ -98,6 +102,13 @@ RECIPES: dict[str, Mapping[str, int]] = {
         "exact": 450, "gsm8k chained": 110, "seal-tools": 75, "chatty conversations": 75, "talk": 15,
         "chat beside tools": 105, "talk beside tools": 105, "chatterbot beside tools": 60,
         "files beside tools": 25, "tables beside tools": 25, "words beside tools": 25, "memory": 1000,
+    },
+    "replay": {
+        "wikisql": 900, "wikisql templated": 330, "mawps": 260, "gsm8k": 90, "gsm8k chained": 90, "words": 120,
+        "files": 440, "exact": 260, "workflows": 440, "answers to files": 180, "mixed": 330,
+        "conversations": 110, "chatty conversations": 40, "chat": 75, "talk": 40, "chatterbot": 40,
+        "seal-tools": 150, "chat beside tools": 75, "talk beside tools": 90, "chatterbot beside tools": 55,
+        "files beside tools": 30, "words beside tools": 30, "memory alone": 330,
     },
 }  # fmt: skip
 """Tasks per family at scale 1."""

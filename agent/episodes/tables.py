@@ -200,9 +200,11 @@ _ALL = (
 )
 
 
-def templated(rng: random.Random, count: int) -> Iterator[Task]:
+def templated(
+    rng: random.Random, count: int, sources: Sequence[str] = ("wikisql_train", "wtq")
+) -> Iterator[Task]:
     """Yield ``count`` templated questions over tables of WikiSQL and WikiTableQuestions."""
-    tables = [*read_records("wikisql_train_tables"), *read_records("wtq_tables")]
+    tables = [table for source in sources for table in read_records(f"{source}_tables")]
     made = 0
     while made < count:
         table = rng.choice(tables)
