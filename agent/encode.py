@@ -32,12 +32,15 @@ class Encoded:
 
     def record(self, kind: str) -> dict[str, Any]:
         """Return the run as a line of a training file (``llm/training/data.py``)."""
-        return {"ids": list(self.ids), "mask": [int(m) for m in self.mask], "prefix": self.prefix, "kind": kind}
+        return {
+            "ids": list(self.ids),
+            "mask": [int(m) for m in self.mask],
+            "prefix": self.prefix,
+            "kind": kind,
+        }
 
 
-def encode_run(
-    tokenizer: ChatTokenizer, events: Sequence[Event], unlearned: Collection[int] = ()
-) -> Encoded:
+def encode_run(tokenizer: ChatTokenizer, events: Sequence[Event], unlearned: Collection[int] = ()) -> Encoded:
     """Encode the whole run; ``unlearned`` are turns (counted from 0) whose tokens carry no loss.
 
     Raises ValueError where the record does not hold every turn's tokens as they stand in the prompt: a

@@ -18,30 +18,23 @@ a model but training it again without that run, so whoever forgets must be told 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import random
-import re
 import time
-import unicodedata
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from ..errors import UserError
 from .database import Database, experience_runs, experience_samples, model_runs
 from .database import events as event_rows
-from .tables import STOP_WORDS
+from .goals import alike, family_hash, goal_hash, is_held_out, words_of
 
-HELD_OUT = 20
-"""Of a hundred families of goals, how many are never trained on."""
-ALIKE = 0.8
-"""Two goals whose sets of words overlap this much (Jaccard) are too alike to stand on both sides."""
 SOLVED = 0.5
 """A run has solved its goal when it earned at least this, before prices."""
 LEAST_WEIGHT = 0.1
@@ -94,6 +87,18 @@ class Collected:
     samples: Sequence[Sample] = ()
 
 
+class Learnable(NamedTuple):
+    """A run that may be learned from."""
+
+    run: str
+    goal: str
+    """Hash of its wording."""
+    wording: str
+    held_out: bool
+    model: str
+    tokenizer_hash: str
+
+
 @dataclass(frozen=True)
 class GoalRecord:
     """How a goal went so far."""
@@ -132,29 +137,6 @@ class Stats:
     """Samples by the source of their reward."""
     tokenizers: Mapping[str, int]
     leaks: int
-
-
-def goal_hash(wording: str) -> str:
-    """Return the hash of a goal's wording: case and white space do not count."""
-    text = " ".join(unicodedata.normalize("NFKC", wording).casefold().split())
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def words_of(wording: str) -> frozenset[str]:
-    """Return the words that make a goal what it is: without numbers and stop words."""
-    plain = unicodedata.normalize("NFKC", wording).casefold()
-    words = frozenset(re.findall(r"[^\W\d_]+", plain))
-    return (words - STOP_WORDS) or words
-
-
-def family_hash(wording: str) -> str:
-    """Return the hash of the goal's family."""
-    return hashlib.sha256(" ".join(sorted(words_of(wording))).encode()).hexdigest()
-
-
-def is_held_out(family: str) -> bool:
-    """Return whether goals of this family are never trained on."""
-    return int(family[:16], 16) % 100 < HELD_OUT
 
 
 class Experience:
@@ -275,7 +257,14 @@ class Experience:
             rows = connection.execute(query.where(experience_runs.c.reason == "").distinct()).all()
         kept = [(row.goal, words_of(row.wording)) for row in rows if row.held_out]
         train = [(row.goal, words_of(row.wording)) for row in rows if not row.held_out]
-        return sorted(set(_alike(train, kept)))
+        return sorted(set(alike(train, kept)))
+
+    def learnable(self) -> list[Learnable]:
+        """Return the runs that may be learned from, oldest first."""
+        columns = (getattr(experience_runs.c, name) for name in Learnable._fields)
+        query = sa.select(*columns).where(experience_runs.c.reason == "").order_by(experience_runs.c.run)
+        with self.database.read() as connection:
+            return [Learnable(*row) for row in connection.execute(query)]
 
     def stats(self) -> Stats:
         """Count what there is."""
@@ -338,25 +327,6 @@ class Experience:
         with self.database.read() as connection:
             rows = connection.execute(sa.select(experience_runs.c.run, experience_runs.c.goal)).all()
         return {row.run: row.goal for row in rows}
-
-
-def _alike(
-    one: Iterable[tuple[str, frozenset[str]]], other: Sequence[tuple[str, frozenset[str]]]
-) -> Iterable[tuple[str, str]]:
-    """Yield pairs whose words overlap by ALIKE. Two such sets share one of their first few words."""
-
-    def first(words: frozenset[str]) -> list[str]:
-        return sorted(words)[: len(words) - math.ceil(ALIKE * len(words)) + 1]
-
-    by_word: dict[str, list[tuple[str, frozenset[str]]]] = defaultdict(list)
-    for goal, words in other:
-        for word in first(words):
-            by_word[word].append((goal, words))
-    for goal, words in one:
-        for word in first(words):
-            for match, theirs in by_word[word]:
-                if len(words & theirs) >= ALIKE * len(words | theirs):
-                    yield goal, match
 
 
 def _merged(group: Sequence[Sample]) -> Sample:

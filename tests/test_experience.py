@@ -27,7 +27,8 @@ from autogpt.agent.runs import RunStore
 from autogpt.cli import main
 from autogpt.errors import UserError
 from autogpt.labels import Label
-from autogpt.memory.experience import GoalRecord, family_hash, goal_hash, is_held_out, words_of
+from autogpt.memory.experience import GoalRecord
+from autogpt.memory.goals import family_hash, goal_hash, is_held_out, words_of
 from autogpt.settings import load
 
 FREE = Prices(0, 0, 0, 0)

@@ -9,6 +9,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -109,3 +110,19 @@ def test_deliveries_example_expects_what_sql_finds() -> None:
     (expected,) = connection.execute(query).fetchone()
     connection.close()
     assert json.loads(goal.model_dump_json())["check"][0]["answer"]["equals"] == expected
+
+
+def test_the_gate_ships_goals_that_no_suite_holds() -> None:
+    goals = load_goals(ROOT / "agent" / "gate_goals.jsonl.zst")
+    assert Counter(goal.category for goal in goals) == {
+        "tables": 600,
+        "words": 260,
+        "files": 240,
+        "workflows": 240,
+    }
+    assert all(goal.check for goal in goals) and len({goal.id for goal in goals}) == len(goals)
+    suites = [goal for name in SIZES for goal in load_goals(SUITES / f"{name}.jsonl")]
+    assert not {goal.goal for goal in goals} & {goal.goal for goal in suites}
+    tables = {text for goal in suites if goal.id.startswith("tables") for text in goal.files.values()}
+    held = [goal for goal in goals if goal.category == "tables"]
+    assert not any(text in tables for goal in held for text in goal.files.values())

@@ -104,8 +104,8 @@ RECIPES: dict[str, Mapping[str, int]] = {
         "files beside tools": 25, "tables beside tools": 25, "words beside tools": 25, "memory": 1000,
     },
     "replay": {
-        "wikisql": 900, "wikisql templated": 330, "mawps": 260, "gsm8k": 90, "gsm8k chained": 90, "words": 120,
-        "files": 440, "exact": 260, "workflows": 440, "answers to files": 180, "mixed": 330,
+        "wikisql": 900, "wikisql templated": 330, "mawps": 260, "gsm8k": 90, "gsm8k chained": 90,
+        "words": 120, "files": 440, "exact": 260, "workflows": 440, "answers to files": 180, "mixed": 330,
         "conversations": 110, "chatty conversations": 40, "chat": 75, "talk": 40, "chatterbot": 40,
         "seal-tools": 150, "chat beside tools": 75, "talk beside tools": 90, "chatterbot beside tools": 55,
         "files beside tools": 30, "words beside tools": 30, "memory alone": 330,

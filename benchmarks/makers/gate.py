@@ -21,7 +21,18 @@ ROWS = 25
 """Tables of more rows are left out."""
 
 NAMES = ("Oskar", "Leila", "Piotr", "Amara", "Stella", "Idris", "Wren", "Matteo", "Juno", "Tarek")
-GOODS = ("lanterns", "tiles", "candles", "postcards", "bricks", "seedlings", "ribbons", "coins", "jars", "maps")
+GOODS = (
+    "lanterns",
+    "tiles",
+    "candles",
+    "postcards",
+    "bricks",
+    "seedlings",
+    "ribbons",
+    "coins",
+    "jars",
+    "maps",
+)
 PROBLEMS = (
     ("After giving {a} {t} to {m}, {n} still has {b}. How many {t} were there at first?", "+"),
     ("A crate holds {a} {t}; another one holds {b}. What do the two crates hold together?", "+"),
