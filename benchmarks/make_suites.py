@@ -23,7 +23,7 @@ from makers.common import Record
 from autogpt.agent.goal import Conversation, Goal
 
 SUITES = Path(__file__).parent / "suites"
-GATE = Path(__file__).parents[1] / "agent" / "gate_goals.jsonl.zst"
+GATE = Path(__file__).parents[1] / "agent" / "held_out" / "gate.jsonl.zst"
 """Ships in the wheel, packed."""
 
 MAKERS: dict[str, Callable[[Path], list[Record]]] = {

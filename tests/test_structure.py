@@ -243,7 +243,7 @@ def test_the_wheel_holds_every_module_and_text(tmp_path: Path) -> None:
         archive.extractall(unpacked)
     want = {f"autogpt/{file.relative_to(ROOT)}" for file in MODULES.values()}
     want |= {f"autogpt/prompts/{file.name}" for file in (ROOT / "prompts").glob("*.jinja")}
-    for folder in ("llm/adapters", "llm/nano", "memory/weights"):
+    for folder in ("llm/adapters", "llm/nano", "llm/replay", "memory/weights", "agent/held_out"):
         files = [
             file for file in (ROOT / folder).rglob("*") if file.is_file() and "__pycache__" not in file.parts
         ]

@@ -113,7 +113,7 @@ def test_deliveries_example_expects_what_sql_finds() -> None:
 
 
 def test_the_gate_ships_goals_that_no_suite_holds() -> None:
-    goals = load_goals(ROOT / "agent" / "gate_goals.jsonl.zst")
+    goals = load_goals(ROOT / "agent" / "held_out" / "gate.jsonl.zst")
     assert Counter(goal.category for goal in goals) == {
         "tables": 600,
         "words": 260,
