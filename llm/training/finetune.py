@@ -44,8 +44,15 @@ class FinetuneConfig(LoopConfig):
     alpha: int = Field(default=32, gt=0)
 
 
-def _with_adapter(config: FinetuneConfig, device: str, dtype: Any, base_name: str) -> Any:
-    """Return the base as a PEFT model whose only trainable weights are the adapter's."""
+def with_adapter(
+    base: Path, init: Path | None, rank: int, alpha: int, device: str, dtype: Any, base_name: str
+) -> Any:
+    """Return the base as a PEFT model whose only trainable weights are the adapter's.
+
+    Args:
+        init: an adapter folder to go on from; None makes a fresh one of ``rank`` and ``alpha``.
+        base_name: what the adapter's folder calls its base.
+    """
     import warnings
 
     import peft
@@ -57,14 +64,12 @@ def _with_adapter(config: FinetuneConfig, device: str, dtype: Any, base_name: st
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
-    model: Any = AutoModelForCausalLM.from_pretrained(config.base, dtype=dtype)
+    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
     model.to(device)
-    if config.init:
-        wrapped = peft.PeftModel.from_pretrained(model, str(config.init), is_trainable=True)
+    if init:
+        wrapped = peft.PeftModel.from_pretrained(model, str(init), is_trainable=True)
     else:
-        shape = peft.LoraConfig(
-            r=config.rank, lora_alpha=config.alpha, target_modules="all-linear", task_type="CAUSAL_LM"
-        )
+        shape = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear", task_type="CAUSAL_LM")
         wrapped = peft.get_peft_model(model, shape)
     wrapped.peft_config["default"].base_model_name_or_path = base_name
     if device == "cpu" and dtype is torch.float32:
@@ -102,7 +107,7 @@ def finetune(config: FinetuneConfig, progress: Callable[[Progress], None] | None
     }
     device, dtype = choose_compute(config.device, config.dtype)
     base_name = "small" if identity["base_sha256"] == BASE_FINGERPRINT else str(config.base)
-    wrapped = _with_adapter(config, device, dtype, base_name)
+    wrapped = with_adapter(config.base, config.init, config.rank, config.alpha, device, dtype, base_name)
 
     def write(state: Checkpoint) -> Path:
         facts = {"name": config.name, "base": base_name, **identity, **state.facts()}

@@ -13,14 +13,15 @@ decoder models of transformers with a ``DynamicCache`` and full attention (Llama
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
 
-    from .data import Sample
+    from .data import Sample, Step
 
 Pair = tuple["torch.Tensor", "torch.Tensor"]
 
@@ -64,7 +65,7 @@ def backward_shared(shared: Shared) -> None:
         torch.autograd.backward(outputs, gradients)
 
 
-def _cache(shared: Shared, batch: int) -> Any:
+def expand(shared: Shared, batch: int) -> Any:
     """Return a cache whose layers are the shared keys and values, expanded without a copy."""
     from transformers import DynamicCache
     from transformers.cache_utils import DynamicLayer
@@ -107,8 +108,41 @@ def loss_sum(model: Any, shared: Shared, samples: Sequence[Sample]) -> torch.Ten
         ids.to(device),
         attention_mask=torch.triu(blocked, diagonal=start + 1)[None, None],
         position_ids=torch.arange(start, start + width, device=device)[None],
-        past_key_values=_cache(shared, len(samples)),
+        past_key_values=expand(shared, len(samples)),
         use_cache=True,
     ).last_hidden_state
     logits = head(hidden[rows, columns])
     return fn.cross_entropy(logits.float(), torch.tensor(targets, device=device), reduction="sum")
+
+
+def step_loss(
+    model: Any,
+    pool: Sequence[Sample],
+    step: Step,
+    autocast: Callable[[], AbstractContextManager[Any]],
+    *,
+    train: bool,
+    prefix_grad: bool = True,
+    weight: float = 1.0,
+) -> float:
+    """Return the mean loss of a step, in nats a token; with ``train`` also leave its gradients.
+
+    Args:
+        prefix_grad: carry gradients through the shared part too.
+        weight: factor of the gradients, not of what is returned.
+    """
+    import torch
+
+    targets = sum(pool[i].targets for group in step for micro in group.micro for i in micro)
+    summed = 0.0
+    for group in step:
+        with autocast():
+            shared = run_shared(model.model, group.prefix, train and prefix_grad)
+        for micro in group.micro:
+            with torch.set_grad_enabled(train), autocast():
+                part = loss_sum(model, shared, [pool[i] for i in micro])
+            summed += float(part.detach())
+            if train:
+                (part * (weight / targets)).backward()  # type: ignore[no-untyped-call]
+        backward_shared(shared)
+    return summed / targets

@@ -1,0 +1,238 @@
+"""Log-probabilities of many token rows with gradients, everything they share computed once.
+
+Preference and reward methods compare continuations of one situation, so their rows repeat one
+another: the same system text in all, the same conversation in both members of a pair, the same
+first turns in a group of attempts. Here the beginning that all rows share runs once at batch one
+(as in ``prefix``), and rows that share more are folded into one trie of tokens: a token sees its
+ancestors, its position is its depth. Attention is causal, so this is the plain computation (a test
+compares values and gradients). The vocabulary projection is computed only where a token carries loss.
+
+``install`` gives a decoder the one call that TRL 1.16 makes of its models, ``model(input_ids, labels,
+fused_lm_head=True)``; TRL's own projects every position of every row on a CPU. The shape of that
+call is private to TRL, which is why its version is pinned.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .prefix import Shared, expand, run_shared
+
+if TYPE_CHECKING:
+    import torch
+
+_WORTH = 8
+"""Rows are folded together when they share at least this many tokens after the common beginning."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """Token ids and, for each, whether it carries loss; the first never does."""
+
+    ids: Sequence[int]
+    mask: Sequence[bool]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Per row, one value for each token that carries loss, in the order of the row."""
+
+    logprobs: list[torch.Tensor]
+    """Natural log-probability of the token, with gradient."""
+    entropy: list[torch.Tensor]
+    """Entropy (nats) of the distribution it was drawn from; no gradient."""
+    mean_logits: list[torch.Tensor]
+    """Mean logit over the vocabulary; no gradient."""
+    best: list[torch.Tensor]
+    """Whether the token is the most likely one."""
+
+
+class _Trie:
+    """Rows as one tree of tokens: ``parent[n]`` is the node before ``n``, -1 for the roots."""
+
+    def __init__(self) -> None:
+        self.tokens: list[int] = []
+        self.parent: list[int] = []
+        self.depth: list[int] = []
+        self._next: dict[tuple[int, int], int] = {}
+
+    def add(self, ids: Sequence[int]) -> list[int]:
+        """Insert a row and return its path, one node for each token."""
+        path: list[int] = []
+        node = -1
+        for depth, token in enumerate(ids):
+            key = (node, token)
+            if key not in self._next:
+                self._next[key] = len(self.tokens)
+                self.tokens.append(token)
+                self.parent.append(node)
+                self.depth.append(depth)
+            node = self._next[key]
+            path.append(node)
+        return path
+
+
+def _common(one: Sequence[int], two: Sequence[int]) -> int:
+    """Return how many first ids are the same."""
+    short = min(len(one), len(two))
+    return next((i for i in range(short) if one[i] != two[i]), short)
+
+
+def _shared_length(rows: Sequence[Row]) -> int:
+    """Return the length of what all rows begin with; a token that predicts one with loss stays out."""
+    first = rows[0].ids
+    length = min(_first_loss(row) - 1 for row in rows)
+    for row in rows[1:]:
+        length = min(length, _common(first[:length], row.ids))
+    return max(0, length)
+
+
+def _first_loss(row: Row) -> int:
+    return next((i for i, wanted in enumerate(row.mask) if wanted), len(row.mask))
+
+
+def _tries(rows: Sequence[Row], start: int) -> tuple[list[_Trie], list[tuple[int, list[int]]]]:
+    """Fold the rows' own parts into tries; returns them and each row's (trie, path)."""
+    tries: list[tuple[_Trie, Sequence[int]]] = []
+    places: list[tuple[int, list[int]]] = []
+    for row in rows:
+        own = row.ids[start:]
+        found = next((i for i, (_, head) in enumerate(tries) if _common(head, own) >= _WORTH), None)
+        if found is None:
+            found = len(tries)
+            tries.append((_Trie(), own))
+        places.append((found, tries[found][0].add(own)))
+    return [trie for trie, _ in tries], places
+
+
+def _visible(trie: _Trie, width: int, start: int) -> torch.Tensor:
+    """Return ``[width, start + width]``: True where a node may look (the beginning, its ancestors)."""
+    import torch
+
+    seen = torch.zeros(width, start + width, dtype=torch.bool)
+    seen[:, :start] = True
+    for node, parent in enumerate(trie.parent):
+        if parent >= 0:
+            seen[node] = seen[parent]
+        seen[node, start + node] = True
+    # A row of padding looks at itself, else its softmax would be over nothing.
+    rest = torch.arange(len(trie.parent), width)
+    seen[rest, start + rest] = True
+    return seen
+
+
+def _hidden(backbone: Any, tries: Sequence[_Trie], shared: Shared) -> torch.Tensor:
+    """Run the tries on top of the shared beginning; returns the hidden states ``[tries, width, size]``."""
+    import torch
+
+    device = backbone.embed_tokens.weight.device
+    start, width = shared.length, max(len(trie.tokens) for trie in tries)
+    ids = torch.zeros(len(tries), width, dtype=torch.long)
+    places = torch.zeros(len(tries), width, dtype=torch.long)
+    for row, trie in enumerate(tries):
+        ids[row, : len(trie.tokens)] = torch.tensor(trie.tokens)
+        places[row, : len(trie.tokens)] = torch.tensor(trie.depth) + start
+    seen = torch.stack([_visible(trie, width, start) for trie in tries])[:, None]
+    dtype = shared.leaves[0][0].dtype if shared.leaves else _compute_dtype(backbone)
+    blocked = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)
+    output: torch.Tensor = backbone(
+        ids.to(device),
+        attention_mask=blocked.to(device),
+        position_ids=places.to(device),
+        past_key_values=expand(shared, len(tries)),
+        use_cache=True,
+    ).last_hidden_state
+    return output
+
+
+def _compute_dtype(backbone: Any) -> torch.dtype:
+    """Return the type in which attention computes: autocast's, where it is on, else the weights'."""
+    import torch
+
+    weight = backbone.embed_tokens.weight
+    if torch.is_autocast_enabled(weight.device.type):
+        return torch.get_autocast_dtype(weight.device.type)
+    dtype: torch.dtype = weight.dtype
+    return dtype
+
+
+def score(model: Any, rows: Sequence[Row], temperature: float = 1.0) -> Scores:
+    """Return the rows' token log-probabilities under ``model`` (``model.model`` and ``model.lm_head``).
+
+    Args:
+        rows: each with at least two tokens; a row without loss gives empty results.
+        temperature: logits are divided by it.
+    """
+    import torch
+
+    start = _shared_length(rows)
+    shared = run_shared(model.model, rows[0].ids[:start], grad=torch.is_grad_enabled())
+    # One forward, one backward: the graph goes on through the shared part, no stand-ins are needed.
+    shared = Shared(shared.length, shared.computed, shared.computed)
+    tries, places = _tries(rows, start)
+    hidden = _hidden(model.model, tries, shared)
+    columns: list[int] = []
+    owners: list[int] = []
+    targets: list[int] = []
+    counts: list[int] = []
+    for row, (owner, path) in zip(rows, places, strict=True):
+        wanted = [i for i, flag in enumerate(row.mask) if flag]
+        columns += [path[i - start - 1] for i in wanted]
+        owners += [owner] * len(wanted)
+        targets += [int(row.ids[i]) for i in wanted]
+        counts.append(len(wanted))
+    logits = model.lm_head(hidden[owners, columns]).float() / temperature
+    aim = torch.tensor(targets, device=logits.device, dtype=torch.long)
+    logprobs = -torch.nn.functional.cross_entropy(logits, aim, reduction="none")
+    with torch.no_grad():
+        normal = logits.logsumexp(-1)
+        # Entropy from blocks of rows: a second full matrix of probabilities is not kept.
+        parts = [(block.softmax(-1) * block).sum(-1) for block in logits.split(64)]
+        entropy = normal - (torch.cat(parts) if parts else normal)
+        means, best = logits.mean(-1), logits.argmax(-1) == aim
+    return Scores(*(list(value.split(counts)) for value in (logprobs, entropy, means, best)))
+
+
+def install(model: Any) -> None:
+    """Replace ``model.forward`` by one that answers TRL's calls with :func:`score`.
+
+    Accepts ``input_ids [B, L]`` padded on either side, ``attention_mask [B, L]`` and
+    ``labels [B, L]`` (-100 where no loss); returns TRL's ``FusedCausalLMOutput``, whose values are
+    ``[B, L - 1]`` and zero where a token carries no loss.
+    """
+    import torch
+    from trl.trainer.utils import FusedCausalLMOutput
+
+    def forward(
+        self: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        labels: torch.Tensor,
+        fused_lm_head: bool,
+        use_cache: bool = False,
+    ) -> Any:
+        keep = attention_mask.bool()
+        wanted = (labels != -100) & keep
+        rows = [
+            Row(ids[here].tolist(), mask[here].tolist())
+            for ids, here, mask in zip(input_ids.cpu(), keep.cpu(), wanted.cpu(), strict=True)
+        ]
+        scores = score(self, rows)
+        where = wanted[:, 1:]
+
+        def spread(values: list[torch.Tensor]) -> torch.Tensor:
+            flat = torch.cat(values)
+            return torch.zeros(where.shape, dtype=flat.dtype, device=flat.device).masked_scatter(where, flat)
+
+        return FusedCausalLMOutput(
+            log_probs=spread(scores.logprobs),
+            entropy=spread(scores.entropy),
+            mean_logits=spread(scores.mean_logits),
+            is_top1=spread(scores.best),
+            label_mask=where,
+        )
+
+    model.forward = types.MethodType(forward, model)
