@@ -7,15 +7,15 @@ first turns in a group of attempts. Here the beginning that all rows share runs 
 ancestors, its position is its depth. Attention is causal, so this is the plain computation (a test
 compares values and gradients). The vocabulary projection is computed only where a token carries loss.
 
-``install`` gives a decoder the one call that TRL 1.16 makes of its models, ``model(input_ids, labels,
-fused_lm_head=True)``; TRL's own projects every position of every row on a CPU. The shape of that
-call is private to TRL, which is why its version is pinned.
+``Answers`` gives a decoder the one call that TRL 1.16 makes of its models; TRL's own projects every
+position of every row on a CPU. The shape of that call is private to TRL, which is why its version is
+pinned.
 """
 
 from __future__ import annotations
 
-import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -159,19 +159,27 @@ def _compute_dtype(backbone: Any) -> torch.dtype:
     return dtype
 
 
-def score(model: Any, rows: Sequence[Row], temperature: float = 1.0) -> Scores:
+def begin(model: Any, rows: Sequence[Row], grad: bool) -> Shared:
+    """Run what all rows begin with; with ``grad``, ``prefix.backward_shared`` must follow."""
+    start = _shared_length(rows) if rows else 0
+    return run_shared(model.model, rows[0].ids[:start] if rows else (), grad)
+
+
+def score(model: Any, rows: Sequence[Row], shared: Shared | None = None, temperature: float = 1.0) -> Scores:
     """Return the rows' token log-probabilities under ``model`` (``model.model`` and ``model.lm_head``).
 
     Args:
         rows: each with at least two tokens; a row without loss gives empty results.
+        shared: what they begin with, from :func:`begin` with these rows among its own; None computes it,
+            within the same graph.
         temperature: logits are divided by it.
     """
     import torch
 
-    start = _shared_length(rows)
-    shared = run_shared(model.model, rows[0].ids[:start], grad=torch.is_grad_enabled())
-    # One forward, one backward: the graph goes on through the shared part, no stand-ins are needed.
-    shared = Shared(shared.length, shared.computed, shared.computed)
+    if shared is None:
+        found = begin(model, rows, torch.is_grad_enabled())
+        shared = Shared(found.length, found.computed, found.computed)
+    start = shared.length
     tries, places = _tries(rows, start)
     hidden = _hidden(model.model, tries, shared)
     columns: list[int] = []
@@ -189,38 +197,47 @@ def score(model: Any, rows: Sequence[Row], temperature: float = 1.0) -> Scores:
     logprobs = -torch.nn.functional.cross_entropy(logits, aim, reduction="none")
     with torch.no_grad():
         normal = logits.logsumexp(-1)
-        # Entropy from blocks of rows: a second full matrix of probabilities is not kept.
+        # The expected logit in blocks of rows: a second full matrix of probabilities is not kept.
         parts = [(block.softmax(-1) * block).sum(-1) for block in logits.split(64)]
         entropy = normal - (torch.cat(parts) if parts else normal)
         means, best = logits.mean(-1), logits.argmax(-1) == aim
     return Scores(*(list(value.split(counts)) for value in (logprobs, entropy, means, best)))
 
 
-def install(model: Any) -> None:
-    """Replace ``model.forward`` by one that answers TRL's calls with :func:`score`.
+class Answers:
+    """Makes a decoder answer TRL's calls with :func:`score`; ``shared`` is the beginning it stands on.
 
-    Accepts ``input_ids [B, L]`` padded on either side, ``attention_mask [B, L]`` and
-    ``labels [B, L]`` (-100 where no loss); returns TRL's ``FusedCausalLMOutput``, whose values are
-    ``[B, L - 1]`` and zero where a token carries no loss.
+    ``model(input_ids, attention_mask, labels, fused_lm_head=True)`` takes ``[B, L]`` (labels -100
+    where no loss) and returns TRL's ``FusedCausalLMOutput``, whose values are ``[B, L - 1]`` and zero
+    where a token carries no loss.
     """
-    import torch
-    from trl.trainer.utils import FusedCausalLMOutput
 
-    def forward(
-        self: Any,
+    def __init__(self, model: Any, autocast: Callable[[], AbstractContextManager[Any]]) -> None:
+        self.shared: Shared | None = None
+        self._model, self._autocast = model, autocast
+        model.forward = self._forward
+
+    def _forward(
+        self,
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor,
         labels: torch.Tensor,
-        fused_lm_head: bool,
-        use_cache: bool = False,
+        fused_lm_head: bool = False,
+        **_: Any,
     ) -> Any:
+        import torch
+        from trl.trainer.utils import FusedCausalLMOutput
+
+        if not fused_lm_head:
+            raise NotImplementedError("only TRL's call for log-probabilities is answered")
         keep = attention_mask.bool()
         wanted = (labels != -100) & keep
         rows = [
             Row(ids[here].tolist(), mask[here].tolist())
             for ids, here, mask in zip(input_ids.cpu(), keep.cpu(), wanted.cpu(), strict=True)
         ]
-        scores = score(self, rows)
+        with self._autocast():
+            scores = score(self._model, rows, self.shared)
         where = wanted[:, 1:]
 
         def spread(values: list[torch.Tensor]) -> torch.Tensor:
@@ -235,4 +252,35 @@ def install(model: Any) -> None:
             label_mask=where,
         )
 
-    model.forward = types.MethodType(forward, model)
+
+def row_sums(
+    model: Any,
+    rows: Sequence[Row],
+    budget: int,
+    autocast: Callable[[], AbstractContextManager[Any]],
+) -> list[float]:
+    """Return each row's summed log-probability (nats), without gradient.
+
+    Args:
+        budget: tokens a forward may have, as in :func:`cut`.
+    """
+    import torch
+
+    sums = [0.0] * len(rows)
+    with torch.no_grad(), autocast():
+        shared = begin(model, rows, grad=False)
+        for part in cut([len(row.ids) - shared.length for row in rows], budget):
+            found = score(model, [rows[i] for i in part], shared).logprobs
+            for index, values in zip(part, found, strict=True):
+                sums[index] = float(values.double().sum())
+    return sums
+
+
+def cut(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Split items into micro-batches of at most ``budget`` padded tokens; at least one item in each."""
+    parts: list[list[int]] = [[]]
+    for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
+        if parts[-1] and lengths[index] * (len(parts[-1]) + 1) > budget:
+            parts.append([])
+        parts[-1].append(index)
+    return parts

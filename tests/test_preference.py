@@ -1,0 +1,278 @@
+"""Learning from preferences: masks, direction, the shared computation, resumption, the folder written."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from autogpt.errors import UsageError
+from autogpt.llm.training import logprobs, prefix, trl_common
+from autogpt.llm.training.data import Sample
+from autogpt.llm.training.preference import Pair, PreferenceConfig, Rated, train_dpo, train_kto
+
+VOCABULARY = 96
+
+
+def tiny_llama(seed: int = 0) -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True,
+    )  # fmt: skip
+    return LlamaForCausalLM(config)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base")
+    tiny_llama().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def init(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Path:
+    """The adapter of the current model: not at zero, so that it is told from the base."""
+    import peft
+
+    from autogpt.llm.training.checkpoint import write_adapter
+
+    torch.manual_seed(1)
+    shape = peft.LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=False)
+    folder = tmp_path_factory.mktemp("init") / "current"
+    write_adapter(peft.get_peft_model(tiny_llama(), shape), folder, {"name": "current"})
+    return folder
+
+
+def tokens(rng: random.Random, count: int) -> tuple[int, ...]:
+    return tuple(rng.randrange(1, VOCABULARY) for _ in range(count))
+
+
+def pairs(count: int, seed: int = 0) -> list[Pair]:
+    """Pairs after one system text; the middle third of a continuation is a tool's."""
+    rng = random.Random(seed)
+    head = tokens(rng, 11)
+    mask = (True, True, True, False, False, False, True, True)
+    return [
+        Pair(head + tokens(rng, rng.randrange(9, 14)), tokens(rng, 8), mask, tokens(rng, 8), mask)
+        for _ in range(count)
+    ]
+
+
+def thumbs(count: int) -> list[Rated]:
+    made = pairs(count)
+    return [
+        Rated(p.context, p.chosen if i % 2 else p.rejected, p.chosen_mask, bool(i % 2))
+        for i, p in enumerate(made)
+    ]
+
+
+def config(base: Path, init: Path | None, out: Path, **more: Any) -> PreferenceConfig:
+    settings = {"steps": 1, "learning_rate": 1e-3, "batch": 4, "dtype": "float32", "device": "cpu", **more}
+    return PreferenceConfig(base=base, init=init, out=out, name="candidate", warmup=0.0, **settings)
+
+
+def load(base: Path, adapter: Path) -> Any:
+    import peft
+    from transformers import AutoModelForCausalLM
+
+    return peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(adapter))
+
+
+def plain(model: Any, context: tuple[int, ...], ids: tuple[int, ...], mask: tuple[bool, ...]) -> float:
+    """The obvious computation: the row alone and whole."""
+    row = torch.tensor([[*context, *ids]])
+    with torch.no_grad():
+        logs = model(input_ids=row).logits[0].log_softmax(-1)
+    start = len(context)
+    return sum(float(logs[start + i - 1, ids[i]]) for i in range(len(ids)) if mask[i])
+
+
+def test_rows_that_share_tokens_score_like_each_alone_values_and_gradients() -> None:
+    rng = random.Random(3)
+    head, middle, one = tokens(rng, 9), tokens(rng, 10), tokens(rng, 6)
+    rows = [
+        logprobs.Row([*head, *middle, *one], [False] * 19 + [True, False, True, True, True, True]),
+        logprobs.Row([*head, *middle, *one[:2], *tokens(rng, 9)], [False] * 20 + [True] * 10),
+        logprobs.Row([*head, *tokens(rng, 7)], [False] * 10 + [True] * 6),
+    ]
+    model = tiny_llama()
+    weights = list(model.parameters())
+
+    def alone(row: logprobs.Row) -> torch.Tensor:
+        logs = model(torch.tensor([row.ids])).logits[0].log_softmax(-1)
+        wanted = [i for i, flag in enumerate(row.mask) if flag]
+        return logs[[i - 1 for i in wanted], [row.ids[i] for i in wanted]]
+
+    expected = [alone(row) for row in rows]
+    scale = torch.linspace(0.5, 2.0, len(torch.cat(expected)))
+    wanted = torch.autograd.grad((torch.cat(expected) * scale).sum(), weights)
+    for outside in (False, True):
+        model.zero_grad()
+        shared = logprobs.begin(model, rows, grad=True) if outside else None
+        found = logprobs.score(model, rows, shared)
+        torch.testing.assert_close(torch.cat(found.logprobs), torch.cat(expected), rtol=1e-4, atol=1e-5)
+        (torch.cat(found.logprobs) * scale).sum().backward()
+        if shared:
+            prefix.backward_shared(shared)
+        for weight, gradient in zip(weights, wanted, strict=True):
+            torch.testing.assert_close(weight.grad, gradient, rtol=1e-3, atol=1e-5)
+
+
+def test_dpo_takes_tokens_as_they_are_and_favours_the_chosen(base: Path, init: Path, tmp_path: Path) -> None:
+    made = pairs(4)
+    report = train_dpo(config(base, init, tmp_path, steps=3), made, progress=lambda _: None)
+    assert (report.finished, report.steps, report.samples) == (True, 3, 12)
+    before, after = load(base, init), load(base, report.folder)
+
+    def margin(model: Any, pair: Pair) -> float:
+        chosen = plain(model, pair.context, pair.chosen, pair.chosen_mask)
+        return chosen - plain(model, pair.context, pair.rejected, pair.rejected_mask)
+
+    gains = [margin(after, pair) - margin(before, pair) for pair in made]
+    assert min(gains) > 0
+    # The first step's loss is that of a policy equal to its reference: log 2.
+    again = train_dpo(config(base, init, tmp_path / "one"), made, progress=lambda _: None)
+    assert again.loss == pytest.approx(0.6931, abs=1e-3)
+
+
+def test_kto_raises_good_answers_and_lowers_bad_ones(base: Path, init: Path, tmp_path: Path) -> None:
+    made = thumbs(6)
+    report = train_kto(config(base, init, tmp_path, steps=4, batch=6), made, progress=lambda _: None)
+    before, after = load(base, init), load(base, report.folder)
+    for one in made:
+        moved = plain(after, one.context, one.ids, one.mask) - plain(before, one.context, one.ids, one.mask)
+        assert moved > 0 if one.good else moved < 0
+
+
+@pytest.mark.parametrize("method", ["dpo", "kto"])
+def test_a_tools_tokens_have_no_influence_of_their_own(
+    base: Path, init: Path, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What carries no loss is never a target: with it as target of nothing, the loss is the same sum."""
+    seen: list[tuple[list[int], list[bool]]] = []
+    inner = logprobs.score
+
+    def score(model: Any, rows: Any, shared: Any = None, temperature: float = 1.0) -> Any:
+        seen.extend((list(row.ids), list(row.mask)) for row in rows)
+        return inner(model, rows, shared, temperature)
+
+    monkeypatch.setattr(logprobs, "score", score)
+    settings = config(base, init, tmp_path)
+    if method == "dpo":
+        made = pairs(4)
+        train_dpo(settings, made, progress=lambda _: None)
+        allowed = {(*p.context, *ids): p.chosen_mask for p in made for ids in (p.chosen, p.rejected)}
+    else:
+        rated = thumbs(4)
+        train_kto(settings, rated, progress=lambda _: None)
+        allowed = {(*a.context, *b.ids): b.mask for a in rated for b in rated}
+    assert len(seen) >= 8
+    for ids, mask in seen:
+        wanted = allowed[tuple(ids)]
+        assert mask == [False] * (len(ids) - len(wanted)) + list(wanted)
+
+
+def test_replayed_samples_join_the_step_and_lower_their_loss(base: Path, init: Path, tmp_path: Path) -> None:
+    from array import array
+
+    rng = random.Random(5)
+    kept = [Sample(tokens(rng, 6), array("i", tokens(rng, 9)), bytes([0] + [1] * 8), "t") for _ in range(3)]
+    shares = {}
+    for share in (0.0, 0.3):
+        settings = config(base, init, tmp_path / str(share), steps=4, replay_share=share)
+        report = train_dpo(settings, pairs(4), kept, progress=lambda _: None)
+        model = load(base, report.folder)
+        shares[share] = sum(
+            plain(model, (*s.prefix, s.rest[0]), tuple(s.rest[1:]), (True,) * 8) for s in kept
+        )
+        assert json.loads((report.folder / "card.json").read_text())["replay_share"] == share
+    assert shares[0.3] > shares[0.0] + 0.1
+
+
+def test_a_run_that_was_killed_goes_on_to_the_same_weights(base: Path, init: Path, tmp_path: Path) -> None:
+    class Killed(BaseException):
+        pass
+
+    def die(shown: Any) -> None:
+        if shown.step == 3:
+            raise Killed
+
+    made = pairs(5)
+    whole = train_dpo(config(base, init, tmp_path / "a", steps=5), made, progress=lambda _: None)
+    broken = config(base, init, tmp_path / "b", steps=5, checkpoint_minutes=0)
+    with pytest.raises(Killed):
+        train_dpo(broken, made, progress=die)
+    rest: list[int] = []
+    resumed = train_dpo(broken, made, progress=lambda shown: rest.append(shown.step))
+    assert rest == [3, 4, 5]  # what came after the last checkpoint is done again
+    one, two = (
+        torch.load(folder / "checkpoint.pt", weights_only=True)["weights"]
+        for folder in (tmp_path / "a", tmp_path / "b")
+    )
+    assert all(torch.equal(x, y) for x, y in zip(one, two, strict=True))
+    assert resumed.loss == pytest.approx(whole.loss)
+    with pytest.raises(UsageError, match="another run"):
+        train_dpo(broken.model_copy(update={"learning_rate": 1e-4}), made, progress=lambda _: None)
+
+
+def test_the_folder_says_what_was_done(base: Path, init: Path, tmp_path: Path) -> None:
+    report = train_dpo(config(base, init, tmp_path), pairs(4), progress=lambda _: None)
+    card = json.loads((report.folder / "card.json").read_text())
+    assert card["method"] == "dpo" and len(card["data_sha256"]) == 64 and len(card["init_sha256"]) == 64
+    assert "current" in card["adapter"]
+    assert "went on from" in (report.folder / "README.md").read_text()
+    saved = json.loads((report.folder / "adapter_config.json").read_text())
+    assert saved["r"] == 4
+    assert not any("ref" in path.name for path in report.folder.iterdir() if path.suffix != ".json")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"chosen_mask": (False,) * 8}, "no token carries loss"),
+        ({"chosen_mask": (True,)}, "8 ids but 1 mask values"),
+        ({"context": ()}, "no context"),
+    ],
+)
+def test_a_pair_that_teaches_nothing_is_refused(
+    base: Path, init: Path, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    broken = Pair(**{**vars(pairs(1)[0]), **change})
+    with pytest.raises(UsageError, match=message):
+        train_dpo(config(base, init, tmp_path), [broken])
+
+
+def test_kto_draws_by_weight_and_wants_two(base: Path, init: Path, tmp_path: Path) -> None:
+    from autogpt.llm.training.preference import _by_weight
+
+    one, two = thumbs(2)
+    heavy = Rated(**{**vars(one), "weight": 2.5})
+    assert [_by_weight([heavy, two]).count(x) for x in (heavy, two)] == [3, 1]
+    with pytest.raises(UsageError, match="two or more"):
+        train_kto(config(base, init, tmp_path), [one])
+    with pytest.raises(UsageError, match="nothing to learn from"):
+        train_kto(config(base, init, tmp_path, longest=5), [one, two])
+
+
+def test_trl_has_the_private_names_that_the_trainers_lean_on() -> None:
+    import trl
+    from trl.trainer.utils import FusedCausalLMOutput
+
+    assert trl.__version__ == "1.16.0"
+    for trainer in (trl.DPOTrainer, trl.KTOTrainer):
+        assert list(inspect.signature(trainer._prepare_dataset).parameters)[:2] == ["self", "dataset"]
+        assert list(inspect.signature(trainer.training_step).parameters) == ["self", "args", "kwargs"]
+        assert callable(trainer._send_telemetry)
+        assert trainer.loss_is_scaled_for_ga is False
+        assert trainer.__mro__.index(trainer) < trl_common.ours(trainer.__name__).__mro__.index(trainer)
+    assert list(inspect.signature(trl.KTOTrainer._compute_kl_logps).parameters) == ["self", "model", "batch"]
+    wanted = {"log_probs", "entropy", "mean_logits", "is_top1", "label_mask"}
+    assert wanted <= set(FusedCausalLMOutput.__dataclass_fields__)
