@@ -290,6 +290,15 @@ def _training(groups: Group) -> None:
 
 
 def _learning(groups: Group) -> None:
+    practice = _command(
+        groups, "practice", "practice.suite:practice",
+        "make goals with checks from your own tables and texts, to measure and to learn from",
+        "autogpt practice data/ --out practice.jsonl --count 200",
+    )  # fmt: skip
+    practice.add_argument("folder", metavar="DIR", help="CSV, TSV, JSON, XLSX, SQLite and text files")
+    practice.add_argument("--out", "-o", metavar="FILE", help="suite to write (default: standard output)")
+    practice.add_argument("--count", type=int, default=100, metavar="N", help="how many goals (default: 100)")
+    practice.add_argument("--seed", type=int, default=0, metavar="N")
     rate = _command(groups, "rate", "ratings:rate", "say how good a run was, or a conversation's last answer",
                     "autogpt rate 3f2a bad --why 'the wrong year'")  # fmt: skip
     rate.add_argument("run", metavar="RUN", help="run id, a unique beginning, or last")
