@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .cache import Slot
+from .transfer import ship
 from .tree import Node
 
 WORTH_SHARING = 256
@@ -82,12 +83,6 @@ class Plan:
         for span in self.spans:
             out[span.rows] = _attend_alone(q[span.rows], span, index, window)
         return out
-
-
-def ship(numbers: Sequence[int], device: torch.device) -> Tensor:
-    """Return ``numbers`` as int64 on ``device``; a GPU fetches them itself, nobody waits for it."""
-    pinned = device.type == "cuda"
-    return torch.tensor(numbers, pin_memory=pinned).to(device, non_blocking=pinned)
 
 
 def layout(slots: Sequence[Slot], counts: Sequence[int], windows: set[int], like: Tensor) -> Plan:

@@ -99,6 +99,8 @@ class Slot:
         self.length = 0
         self.node: Node | None = None
         """The path whose spans may be read instead of the slot; None: nothing is shared."""
+        self.mirrored = 0
+        """Leading positions of which :mod:`.graphs` holds a copy that is still right."""
         self._shares = shares
 
     @property
@@ -123,6 +125,7 @@ class Slot:
     def crop(self, length: int) -> None:
         """Lower the length; no data moves."""
         self.length = min(self.length, length)
+        self.mirrored = min(self.mirrored, length)
 
     def covers(self, start: int) -> bool:
         """See :class:`Cache`."""
@@ -144,6 +147,7 @@ class Slot:
         layers, two, heads, _, dim = self.buffer.shape
         self.buffer = self.buffer.new_empty(layers, two, heads, 0, dim)
         self.base = self.length = base
+        self.mirrored = 0
         count = sum(span[0].shape[-2] for span in copied)
         self.reserve(base + count)
         at = 0

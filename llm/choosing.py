@@ -18,6 +18,7 @@ from torch import Tensor
 from .forward import Forward
 from .sampling import NotFinite, choose, finite, uniform
 from .sequence import Choice, Sequence
+from .transfer import fetch, send, ship
 
 
 @dataclass(eq=False)
@@ -60,7 +61,7 @@ class Chooser:
         self._wide = {row: place for place, row in enumerate(rows)}
         self._logits = hidden
         if rows:
-            self._logits = forward.head(hidden if len(rows) == len(hidden) else hidden[rows])
+            self._logits = forward.head(hidden if len(rows) == len(hidden) else hidden[ship(rows, device)])
         if rows and at_once:
             self._decide(wide)
 
@@ -90,17 +91,17 @@ class Chooser:
             if choice.allowed is not None:
                 banned[place] = True
                 banned[place, choice.allowed] = False
-        self._logits = self._logits.masked_fill(torch.from_numpy(banned).to(self._device), float("-inf"))
+        logits = self._logits.masked_fill(send(torch.from_numpy(banned), self._device), float("-inf"))
         drawn = [
             place for place, (work, _) in enumerate(wide) if work.sequence.request.sampling.temperature > 0
         ]
-        values, tokens = torch.log_softmax(self._logits, -1).max(-1)
-        found = torch.stack([tokens.double(), values.double()], -1).tolist() if len(drawn) < len(wide) else []
-        logits = self._logits[drawn].cpu() if drawn else self._logits
+        values, tokens = torch.log_softmax(logits, -1).max(-1)
+        best = torch.stack([tokens.to(values.dtype), values])  # fp32 holds any id below 2^24 exactly
+        if drawn:
+            best, logits = fetch(best, logits[ship(drawn, self._device)])
+        found = best.T.tolist()
         for place, (work, choice) in enumerate(wide):
-            row = work.first + choice.offset
-            if place not in drawn:
-                self._decided[row] = int(found[place][0]), found[place][1]
+            self._decided[work.first + choice.offset] = int(found[place][0]), found[place][1]
         for row_logits, place in zip(logits, drawn, strict=False):
             work, choice = wide[place]
             draw = _draw(work, len(work.sequence.log) + choice.offset)

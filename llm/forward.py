@@ -28,9 +28,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ModelUnavailable
-from .attention import Attention, layout, ship
+from .attention import Attention, layout
 from .cache import Cache, Slot
 from .packed import WIDTHS, Dense, Linear
+from .transfer import ship
 from .tree import Node, Span, narrow
 
 FUSED_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
@@ -130,6 +131,10 @@ def make_forward(model: nn.Module, config: Any, packing: str = "") -> Forward:
     forward = FusedForward(model, config)
     if packing:
         forward.pack(WIDTHS[packing])
+    if next(model.parameters()).device.type == "cuda":
+        from .graphs import GraphedForward
+
+        return GraphedForward(forward, int(config.max_position_embeddings))
     return forward
 
 
