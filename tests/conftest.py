@@ -7,7 +7,9 @@ the suite itself needs none.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -82,3 +84,70 @@ def chat_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer.save(str(folder / "tokenizer.json"))
     prepare_tokenizer(folder)
     return folder
+
+
+def tiny_llama() -> Any:
+    """A random decoder of 96 words that trains in milliseconds."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True,
+    )  # fmt: skip
+    return LlamaForCausalLM(config)
+
+
+@pytest.fixture
+def tiny_model() -> Any:
+    """The model of ``tiny_base``."""
+    return tiny_llama()
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny random base model."""
+    folder = tmp_path_factory.mktemp("base")
+    tiny_llama().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter for it, named `current`: not at zero, so that it is told from the base."""
+    import peft
+    import torch
+
+    from autogpt.llm.training.checkpoint import write_adapter
+
+    torch.manual_seed(1)
+    shape = peft.LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=False)
+    folder = tmp_path_factory.mktemp("adapters") / "current"
+    write_adapter(peft.get_peft_model(tiny_llama(), shape), folder, {"name": "current"})
+    return folder
+
+
+TinyScore = Callable[[Path, Sequence[int], Sequence[int], Sequence[bool]], float]
+
+
+@pytest.fixture(scope="session")
+def tiny_score(tiny_base: Path) -> TinyScore:
+    """The obvious log-probability of ids after a context, with an adapter: one row, whole and alone."""
+    import peft
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    loaded: dict[bytes, Any] = {}
+
+    def score(adapter: Path, context: Sequence[int], ids: Sequence[int], mask: Sequence[bool]) -> float:
+        weights = (adapter / "adapter_model.safetensors").read_bytes()  # training rewrites the folder
+        if weights not in loaded:
+            plain = AutoModelForCausalLM.from_pretrained(tiny_base)
+            loaded[weights] = peft.PeftModel.from_pretrained(plain, str(adapter))
+        with torch.no_grad():
+            logs = loaded[weights](input_ids=torch.tensor([[*context, *ids]])).logits[0].log_softmax(-1)
+        start = len(context)
+        return sum(float(logs[start + i - 1, ids[i]]) for i in range(len(ids)) if mask[i])
+
+    return score

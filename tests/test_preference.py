@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,38 +18,6 @@ from autogpt.llm.training.data import Sample
 from autogpt.llm.training.preference import Pair, PreferenceConfig, Rated, train_dpo, train_kto
 
 VOCABULARY = 96
-
-
-def tiny_llama(seed: int = 0) -> Any:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True,
-    )  # fmt: skip
-    return LlamaForCausalLM(config)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("base")
-    tiny_llama().save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def init(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Path:
-    """The adapter of the current model: not at zero, so that it is told from the base."""
-    import peft
-
-    from autogpt.llm.training.checkpoint import write_adapter
-
-    torch.manual_seed(1)
-    shape = peft.LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=False)
-    folder = tmp_path_factory.mktemp("init") / "current"
-    write_adapter(peft.get_peft_model(tiny_llama(), shape), folder, {"name": "current"})
-    return folder
 
 
 def tokens(rng: random.Random, count: int) -> tuple[int, ...]:
@@ -74,28 +43,23 @@ def thumbs(count: int) -> list[Rated]:
     ]
 
 
-def config(base: Path, init: Path | None, out: Path, **more: Any) -> PreferenceConfig:
-    settings = {"steps": 1, "learning_rate": 1e-3, "batch": 4, "dtype": "float32", "device": "cpu", **more}
-    return PreferenceConfig(base=base, init=init, out=out, name="candidate", warmup=0.0, **settings)
+Make = Callable[..., PreferenceConfig]
 
 
-def load(base: Path, adapter: Path) -> Any:
-    import peft
-    from transformers import AutoModelForCausalLM
+@pytest.fixture
+def make(tiny_base: Path, tiny_adapter: Path, tmp_path: Path) -> Make:
+    """Makes the settings of a run in a folder of the test's own."""
 
-    return peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(adapter))
+    def made(out: str = "out", **more: Any) -> PreferenceConfig:
+        usual = {"steps": 1, "learning_rate": 1e-3, "batch": 4, "dtype": "float32", "device": "cpu"}
+        return PreferenceConfig(
+            base=tiny_base, init=tiny_adapter, out=tmp_path / out, name="new", warmup=0.0, **{**usual, **more}
+        )
 
-
-def plain(model: Any, context: tuple[int, ...], ids: tuple[int, ...], mask: tuple[bool, ...]) -> float:
-    """The obvious computation: the row alone and whole."""
-    row = torch.tensor([[*context, *ids]])
-    with torch.no_grad():
-        logs = model(input_ids=row).logits[0].log_softmax(-1)
-    start = len(context)
-    return sum(float(logs[start + i - 1, ids[i]]) for i in range(len(ids)) if mask[i])
+    return made
 
 
-def test_rows_that_share_tokens_score_like_each_alone_values_and_gradients() -> None:
+def test_rows_that_share_tokens_score_like_each_alone_values_and_gradients(tiny_model: Any) -> None:
     rng = random.Random(3)
     head, middle, one = tokens(rng, 9), tokens(rng, 10), tokens(rng, 6)
     rows = [
@@ -103,7 +67,7 @@ def test_rows_that_share_tokens_score_like_each_alone_values_and_gradients() -> 
         logprobs.Row([*head, *middle, *one[:2], *tokens(rng, 9)], [False] * 20 + [True] * 10),
         logprobs.Row([*head, *tokens(rng, 7)], [False] * 10 + [True] * 6),
     ]
-    model = tiny_llama()
+    model = tiny_model
     weights = list(model.parameters())
 
     def alone(row: logprobs.Row) -> torch.Tensor:
@@ -126,35 +90,38 @@ def test_rows_that_share_tokens_score_like_each_alone_values_and_gradients() -> 
             torch.testing.assert_close(weight.grad, gradient, rtol=1e-3, atol=1e-5)
 
 
-def test_dpo_takes_tokens_as_they_are_and_favours_the_chosen(base: Path, init: Path, tmp_path: Path) -> None:
+def test_dpo_takes_tokens_as_they_are_and_favours_the_chosen(
+    make: Make, tiny_adapter: Path, tiny_score: Any
+) -> None:
     made = pairs(4)
-    report = train_dpo(config(base, init, tmp_path, steps=3), made, progress=lambda _: None)
+    report = train_dpo(make(steps=3), made, progress=lambda _: None)
     assert (report.finished, report.steps, report.samples) == (True, 3, 12)
-    before, after = load(base, init), load(base, report.folder)
 
-    def margin(model: Any, pair: Pair) -> float:
-        chosen = plain(model, pair.context, pair.chosen, pair.chosen_mask)
-        return chosen - plain(model, pair.context, pair.rejected, pair.rejected_mask)
+    def margin(adapter: Path, pair: Pair) -> float:
+        chosen = tiny_score(adapter, pair.context, pair.chosen, pair.chosen_mask)
+        return float(chosen - tiny_score(adapter, pair.context, pair.rejected, pair.rejected_mask))
 
-    gains = [margin(after, pair) - margin(before, pair) for pair in made]
+    gains = [margin(report.folder, pair) - margin(tiny_adapter, pair) for pair in made]
     assert min(gains) > 0
     # The first step's loss is that of a policy equal to its reference: log 2.
-    again = train_dpo(config(base, init, tmp_path / "one"), made, progress=lambda _: None)
+    again = train_dpo(make("one"), made, progress=lambda _: None)
     assert again.loss == pytest.approx(0.6931, abs=1e-3)
 
 
-def test_kto_raises_good_answers_and_lowers_bad_ones(base: Path, init: Path, tmp_path: Path) -> None:
+def test_kto_raises_good_answers_and_lowers_bad_ones(make: Make, tiny_adapter: Path, tiny_score: Any) -> None:
     made = thumbs(6)
-    report = train_kto(config(base, init, tmp_path, steps=4, batch=6), made, progress=lambda _: None)
-    before, after = load(base, init), load(base, report.folder)
+    report = train_kto(make(steps=4, batch=6), made, progress=lambda _: None)
     for one in made:
-        moved = plain(after, one.context, one.ids, one.mask) - plain(before, one.context, one.ids, one.mask)
+        before, after = (
+            tiny_score(adapter, one.context, one.ids, one.mask) for adapter in (tiny_adapter, report.folder)
+        )
+        moved = after - before
         assert moved > 0 if one.good else moved < 0
 
 
 @pytest.mark.parametrize("method", ["dpo", "kto"])
 def test_a_tools_tokens_have_no_influence_of_their_own(
-    base: Path, init: Path, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
+    make: Make, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What carries no loss is never a target: with it as target of nothing, the loss is the same sum."""
     seen: list[tuple[list[int], list[bool]]] = []
@@ -165,7 +132,7 @@ def test_a_tools_tokens_have_no_influence_of_their_own(
         return inner(model, rows, shared, temperature)
 
     monkeypatch.setattr(logprobs, "score", score)
-    settings = config(base, init, tmp_path)
+    settings = make()
     if method == "dpo":
         made = pairs(4)
         train_dpo(settings, made, progress=lambda _: None)
@@ -180,24 +147,23 @@ def test_a_tools_tokens_have_no_influence_of_their_own(
         assert mask == [False] * (len(ids) - len(wanted)) + list(wanted)
 
 
-def test_replayed_samples_join_the_step_and_lower_their_loss(base: Path, init: Path, tmp_path: Path) -> None:
+def test_replayed_samples_join_the_step_and_lower_their_loss(make: Make, tiny_score: Any) -> None:
     from array import array
 
     rng = random.Random(5)
     kept = [Sample(tokens(rng, 6), array("i", tokens(rng, 9)), bytes([0] + [1] * 8), "t") for _ in range(3)]
     shares = {}
     for share in (0.0, 0.3):
-        settings = config(base, init, tmp_path / str(share), steps=4, replay_share=share)
+        settings = make(str(share), steps=4, replay_share=share)
         report = train_dpo(settings, pairs(4), kept, progress=lambda _: None)
-        model = load(base, report.folder)
         shares[share] = sum(
-            plain(model, (*s.prefix, s.rest[0]), tuple(s.rest[1:]), (True,) * 8) for s in kept
+            tiny_score(report.folder, (*s.prefix, s.rest[0]), tuple(s.rest[1:]), (True,) * 8) for s in kept
         )
         assert json.loads((report.folder / "card.json").read_text())["replay_share"] == share
     assert shares[0.3] > shares[0.0] + 0.1
 
 
-def test_a_run_that_was_killed_goes_on_to_the_same_weights(base: Path, init: Path, tmp_path: Path) -> None:
+def test_a_run_that_was_killed_goes_on_to_the_same_weights(make: Make, tmp_path: Path) -> None:
     class Killed(BaseException):
         pass
 
@@ -205,14 +171,14 @@ def test_a_run_that_was_killed_goes_on_to_the_same_weights(base: Path, init: Pat
         if shown.step == 3:
             raise Killed
 
-    made = pairs(5)
-    whole = train_dpo(config(base, init, tmp_path / "a", steps=5), made, progress=lambda _: None)
-    broken = config(base, init, tmp_path / "b", steps=5, checkpoint_minutes=0)
+    made = pairs(3)
+    whole = train_dpo(make("a", steps=4), made, progress=lambda _: None)
+    broken = make("b", steps=4, checkpoint_minutes=0)
     with pytest.raises(Killed):
         train_dpo(broken, made, progress=die)
     rest: list[int] = []
     resumed = train_dpo(broken, made, progress=lambda shown: rest.append(shown.step))
-    assert rest == [3, 4, 5]  # what came after the last checkpoint is done again
+    assert rest == [3, 4]  # what came after the last checkpoint is done again
     one, two = (
         torch.load(folder / "checkpoint.pt", weights_only=True)["weights"]
         for folder in (tmp_path / "a", tmp_path / "b")
@@ -223,8 +189,8 @@ def test_a_run_that_was_killed_goes_on_to_the_same_weights(base: Path, init: Pat
         train_dpo(broken.model_copy(update={"learning_rate": 1e-4}), made, progress=lambda _: None)
 
 
-def test_the_folder_says_what_was_done(base: Path, init: Path, tmp_path: Path) -> None:
-    report = train_dpo(config(base, init, tmp_path), pairs(4), progress=lambda _: None)
+def test_the_folder_says_what_was_done(make: Make) -> None:
+    report = train_dpo(make(), pairs(4), progress=lambda _: None)
     card = json.loads((report.folder / "card.json").read_text())
     assert card["method"] == "dpo" and len(card["data_sha256"]) == 64 and len(card["init_sha256"]) == 64
     assert "current" in card["adapter"]
@@ -242,24 +208,22 @@ def test_the_folder_says_what_was_done(base: Path, init: Path, tmp_path: Path) -
         ({"context": ()}, "no context"),
     ],
 )
-def test_a_pair_that_teaches_nothing_is_refused(
-    base: Path, init: Path, tmp_path: Path, change: dict[str, Any], message: str
-) -> None:
+def test_a_pair_that_teaches_nothing_is_refused(make: Make, change: dict[str, Any], message: str) -> None:
     broken = Pair(**{**vars(pairs(1)[0]), **change})
     with pytest.raises(UsageError, match=message):
-        train_dpo(config(base, init, tmp_path), [broken])
+        train_dpo(make(), [broken])
 
 
-def test_kto_draws_by_weight_and_wants_two(base: Path, init: Path, tmp_path: Path) -> None:
+def test_kto_draws_by_weight_and_wants_two(make: Make) -> None:
     from autogpt.llm.training.preference import _by_weight
 
     one, two = thumbs(2)
     heavy = Rated(**{**vars(one), "weight": 2.5})
     assert [_by_weight([heavy, two]).count(x) for x in (heavy, two)] == [3, 1]
     with pytest.raises(UsageError, match="two or more"):
-        train_kto(config(base, init, tmp_path), [one])
+        train_kto(make(), [one])
     with pytest.raises(UsageError, match="nothing to learn from"):
-        train_kto(config(base, init, tmp_path, longest=5), [one, two])
+        train_kto(make(longest=5), [one, two])
 
 
 def test_trl_has_the_private_names_that_the_trainers_lean_on() -> None:

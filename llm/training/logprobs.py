@@ -161,8 +161,7 @@ def _compute_dtype(backbone: Any) -> torch.dtype:
 
 def begin(model: Any, rows: Sequence[Row], grad: bool) -> Shared:
     """Run what all rows begin with; with ``grad``, ``prefix.backward_shared`` must follow."""
-    start = _shared_length(rows) if rows else 0
-    return run_shared(model.model, rows[0].ids[:start] if rows else (), grad)
+    return run_shared(model.model, rows[0].ids[: _shared_length(rows)], grad)
 
 
 def score(model: Any, rows: Sequence[Row], shared: Shared | None = None, temperature: float = 1.0) -> Scores:
@@ -217,6 +216,13 @@ class Answers:
         self._model, self._autocast = model, autocast
         model.forward = self._forward
 
+    def scored(self, rows: Sequence[Row], temperature: float) -> tuple[torch.Tensor, torch.Tensor, None]:
+        """Return log-probabilities and entropies ``[B, L - 1]`` of padded rows, zero where no loss."""
+        where = pad(rows, self._model.lm_head.weight.device)["completion_mask"][:, 1:].bool()
+        with self._autocast():
+            scores = score(self._model, rows, self.shared, temperature)
+        return spread(scores.logprobs, where), spread(scores.entropy, where), None
+
     def _forward(
         self,
         input_ids: torch.Tensor,
@@ -225,7 +231,6 @@ class Answers:
         fused_lm_head: bool = False,
         **_: Any,
     ) -> Any:
-        import torch
         from trl.trainer.utils import FusedCausalLMOutput
 
         if not fused_lm_head:
@@ -239,41 +244,66 @@ class Answers:
         with self._autocast():
             scores = score(self._model, rows, self.shared)
         where = wanted[:, 1:]
-
-        def spread(values: list[torch.Tensor]) -> torch.Tensor:
-            flat = torch.cat(values)
-            return torch.zeros(where.shape, dtype=flat.dtype, device=flat.device).masked_scatter(where, flat)
-
         return FusedCausalLMOutput(
-            log_probs=spread(scores.logprobs),
-            entropy=spread(scores.entropy),
-            mean_logits=spread(scores.mean_logits),
-            is_top1=spread(scores.best),
+            log_probs=spread(scores.logprobs, where),
+            entropy=spread(scores.entropy, where),
+            mean_logits=spread(scores.mean_logits, where),
+            is_top1=spread(scores.best, where),
             label_mask=where,
         )
 
 
-def row_sums(
+def pad(rows: Sequence[Row], device: str) -> dict[str, torch.Tensor]:
+    """Return ``input_ids``, ``attention_mask``, ``completion_mask`` (loss) ``[B, L]``, padded at the end."""
+    import torch
+
+    width = max(len(row.ids) for row in rows)
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    seen, mask = torch.zeros_like(ids), torch.zeros_like(ids)
+    for place, row in enumerate(rows):
+        ids[place, : len(row.ids)] = torch.tensor(list(row.ids))
+        seen[place, : len(row.ids)] = 1
+        mask[place, : len(row.ids)] = torch.tensor(list(row.mask), dtype=torch.long)
+    found = {"input_ids": ids, "attention_mask": seen, "completion_mask": mask}
+    return {name: tensor.to(device) for name, tensor in found.items()}
+
+
+def row_logprobs(
     model: Any,
     rows: Sequence[Row],
     budget: int,
     autocast: Callable[[], AbstractContextManager[Any]],
-) -> list[float]:
-    """Return each row's summed log-probability (nats), without gradient.
+    temperature: float = 1.0,
+) -> list[torch.Tensor]:
+    """Return each row's log-probabilities (nats) of the tokens with loss, without gradient.
 
     Args:
         budget: tokens a forward may have, as in :func:`cut`.
     """
     import torch
 
-    sums = [0.0] * len(rows)
+    found: dict[int, torch.Tensor] = {}
     with torch.no_grad(), autocast():
         shared = begin(model, rows, grad=False)
         for part in cut([len(row.ids) - shared.length for row in rows], budget):
-            found = score(model, [rows[i] for i in part], shared).logprobs
-            for index, values in zip(part, found, strict=True):
-                sums[index] = float(values.double().sum())
-    return sums
+            values = score(model, [rows[i] for i in part], shared, temperature).logprobs
+            found.update(zip(part, values, strict=True))
+    return [found[i] for i in range(len(rows))]
+
+
+def row_sums(
+    model: Any, rows: Sequence[Row], budget: int, autocast: Callable[[], AbstractContextManager[Any]]
+) -> list[float]:
+    """Return each row's summed log-probability (nats), as :func:`row_logprobs` has them."""
+    return [float(values.double().sum()) for values in row_logprobs(model, rows, budget, autocast)]
+
+
+def spread(values: Sequence[torch.Tensor], where: torch.Tensor) -> torch.Tensor:
+    """Return the rows' values at the places of ``where [B, L]`` that are True, in order; zero elsewhere."""
+    import torch
+
+    flat = torch.cat(list(values))
+    return torch.zeros(where.shape, dtype=flat.dtype, device=flat.device).masked_scatter(where, flat)
 
 
 def cut(lengths: Sequence[int], budget: int) -> list[list[int]]:

@@ -24,6 +24,8 @@ __all__ = ["LoopConfig", "Report", "Trainer", "choose_compute", "rate_at", "run"
 class LoopConfig(PaceConfig):
     """What every recipe that learns from samples has."""
 
+    batch: int = Field(default=16, gt=0)
+    """Samples per optimiser step."""
     prefix_grad: bool = True
     """Carry gradients through the shared part too (exact); False saves about 6 % of a step."""
     eval_every: int = Field(default=100, gt=0)

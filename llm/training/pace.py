@@ -40,7 +40,6 @@ class PaceConfig(BaseModel):
     """Number of optimiser steps; instead of ``epochs``."""
     minutes: float | None = Field(default=None, gt=0)
     """Budget of training time over all resumptions; the schedule ends with it."""
-    batch: int = Field(default=16, gt=0)
     micro_tokens: int = Field(default=1024, gt=0)
     """Padded tokens per micro-batch (about 2 MB of memory each at the size of ``small``)."""
     longest: int = Field(default=2048, gt=0)

@@ -32,9 +32,13 @@ class Work(Protocol):
     """What a method trains on: items, each of one or more rows."""
 
     count: int
-    """How many items there are."""
+    """From how many items steps are drawn."""
     drift: float
     """KTO: mean log-ratio of policy and reference on answers after other situations (nats)."""
+    current: Sequence[Row]
+    """GRPO: the rows of the micro-batch that ``batch`` made last."""
+    temperature: float
+    """GRPO: the temperature at which attempts were sampled."""
 
     def rows(self, item: int) -> Sequence[Row]:
         """Return the rows of an item."""
@@ -48,8 +52,8 @@ class Work(Protocol):
         """Take the reference's summed log-probabilities of these rows."""
         ...
 
-    def before(self, items: Sequence[int]) -> None:
-        """Prepare for a step over these items."""
+    def before(self, items: Sequence[int]) -> Sequence[int]:
+        """Prepare for a step over these items; returns the items (of ``rows``) it is about."""
         ...
 
     def batch(self, items: Sequence[int]) -> dict[str, Any]:
@@ -69,7 +73,6 @@ class PolicyConfig(PaceConfig):
     """LoRA rank and alpha of a fresh adapter."""
     alpha: int = Field(default=32, gt=0)
     learning_rate: float = Field(default=5e-5, gt=0)
-    batch: int = Field(default=8, gt=0)
     replay_share: float = Field(default=0.2, ge=0, lt=1)
     """Share of replayed samples among all samples of a step, where there are any to replay."""
     replay_weight: float = Field(default=1.0, gt=0)
@@ -127,11 +130,13 @@ def open_run(
     method: str,
     data_sha256: str,
     replay: Sequence[Sample],
+    batch: int,
     facts: Mapping[str, object],
 ) -> PolicyRun:
     """Load base and adapter and return the run, at its beginning.
 
     Args:
+        batch: items of a step.
         facts: what the card says of the method; with the rest it is the run's identity as well.
     """
     import torch
@@ -150,7 +155,7 @@ def open_run(
         "data_sha256": data_sha256,
         "init_sha256": init,
         "seed": config.seed,
-        "batch": config.batch,
+        "batch": batch,
     }
     device, dtype = choose_compute(config.device, config.dtype)
     base_name = "small" if base_sha256 == BASE_FINGERPRINT else str(config.base)
@@ -202,10 +207,13 @@ def reference(run: PolicyRun, work: Work) -> list[float]:
     """
     place = run.config.out / "reference.json"
     identity = run.state.identity
+    rows = work.referred()
+    if not rows:
+        return []
     if place.is_file():
         kept = json.loads(place.read_text(encoding="utf-8"))
         if kept["identity"] == identity:
             return [float(value) for value in kept["sums"]]
-    sums = row_sums(run.core, work.referred(), run.config.micro_tokens, run.autocast)
+    sums = row_sums(run.core, rows, run.config.micro_tokens, run.autocast)
     replace_bytes(place, json.dumps({"identity": identity, "sums": sums}).encode())
     return sums

@@ -15,20 +15,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import Field
 
 from ...errors import UsageError
 from .console import Progress
 from .data import Sample
-from .logprobs import Row, row_sums
+from .logprobs import Row, pad, row_sums
 from .pace import Report
 from .policy import PolicyConfig, PolicyRun, digest, open_run
 from .trl_common import train
-
-if TYPE_CHECKING:
-    import torch
 
 
 @dataclass(frozen=True)
@@ -57,6 +54,8 @@ class Rated:
 class PreferenceConfig(PolicyConfig):
     """How to learn from preferences."""
 
+    batch: int = Field(default=8, gt=0)
+    """Pairs or rated answers per optimiser step."""
     beta: float = Field(default=0.1, gt=0)
     """How much a departure from the reference costs: larger keeps nearer to it."""
 
@@ -75,27 +74,13 @@ def _check(what: str, number: int, context: Sequence[int], ids: Sequence[int], m
         raise UsageError(f"{what} {number}: no token carries loss: the model chose none of them")
 
 
-def _padded(rows: Sequence[Row], device: str) -> dict[str, torch.Tensor]:
-    """Return TRL's three tensors of rows, padded on the right."""
-    import torch
-
-    width = max(len(row.ids) for row in rows)
-    ids = torch.zeros(len(rows), width, dtype=torch.long)
-    seen, mask = torch.zeros_like(ids), torch.zeros_like(ids)
-    for place, row in enumerate(rows):
-        ids[place, : len(row.ids)] = torch.tensor(list(row.ids))
-        seen[place, : len(row.ids)] = 1
-        mask[place, : len(row.ids)] = torch.tensor(list(row.mask), dtype=torch.long)
-    found = {"input_ids": ids, "attention_mask": seen, "completion_mask": mask}
-    return {name: tensor.to(device) for name, tensor in found.items()}
-
-
 class _Pairs:
     """Pairs as TRL's DPO loss reads them."""
 
     def __init__(self, pairs: Sequence[Pair], device: str) -> None:
         self.count = len(pairs)
-        self.drift = 0.0
+        self.drift, self.temperature = 0.0, 1.0
+        self.current: Sequence[Row] = ()
         self._device = device
         self._rows = [
             (_row(p.context, p.chosen, p.chosen_mask), _row(p.context, p.rejected, p.rejected_mask))
@@ -115,8 +100,9 @@ class _Pairs:
         """Keep the reference's sums."""
         self._reference = list(sums)
 
-    def before(self, items: Sequence[int]) -> None:
-        """Nothing."""
+    def before(self, items: Sequence[int]) -> Sequence[int]:
+        """These, as they are."""
+        return items
 
     def batch(self, items: Sequence[int]) -> dict[str, Any]:
         """First the chosen, then the rejected."""
@@ -125,7 +111,7 @@ class _Pairs:
         rows = [self._rows[i][member] for member in (0, 1) for i in items]
         chosen, rejected = ([self._reference[2 * i + member] for i in items] for member in (0, 1))
         return {
-            **_padded(rows, self._device),
+            **pad(rows, self._device),
             "ref_chosen_logps": torch.tensor(chosen, device=self._device),
             "ref_rejected_logps": torch.tensor(rejected, device=self._device),
         }
@@ -140,7 +126,8 @@ class _Thumbs:
 
     def __init__(self, rated: Sequence[Rated], run: PolicyRun) -> None:
         self.count = len(rated)
-        self.drift = 0.0
+        self.drift, self.temperature = 0.0, 1.0
+        self.current: Sequence[Row] = ()
         self._run = run
         self._good = [one.good for one in rated]
         self._rows = [_row(one.context, one.ids, one.mask) for one in rated]
@@ -163,13 +150,14 @@ class _Thumbs:
         """Keep the reference's sums."""
         self._reference = list(sums)
 
-    def before(self, items: Sequence[int]) -> None:
-        """Estimate the drift of the policy from the reference."""
+    def before(self, items: Sequence[int]) -> Sequence[int]:
+        """Estimate the drift of the policy from the reference on these."""
         run = self._run
         crossed = [self._crossed[i] for i in items]
         now = row_sums(run.core, crossed, run.config.micro_tokens, run.autocast)
         then = [self._reference[self.count + i] for i in items]
         self.drift = sum(n - t for n, t in zip(now, then, strict=True)) / len(items)
+        return items
 
     def batch(self, items: Sequence[int]) -> dict[str, Any]:
         """Rows, labels, and the drift where TRL looks for it."""
@@ -177,7 +165,7 @@ class _Thumbs:
 
         device = self._run.device
         return {
-            **_padded([self._rows[i] for i in items], device),
+            **pad([self._rows[i] for i in items], device),
             "label": torch.tensor([self._good[i] for i in items], device=device),
             "ref_logps": torch.tensor([self._reference[i] for i in items], device=device),
             "ref_KL_logps": torch.zeros(1, device=device),
@@ -216,8 +204,8 @@ def train_dpo(
     pairs = [pairs[i] for i in _fitting(lengths, config.longest, "pairs")]
     config = config.model_copy(update={"batch": min(config.batch, len(pairs))})
     facts = {"beta": config.beta, "replay_share": config.replay_share if replay else 0.0}
-    run = open_run(config, "dpo", digest(pairs, replay), replay, facts)
-    return train(run, _Pairs(pairs, run.device), "DPO", progress, beta=config.beta)
+    run = open_run(config, "dpo", digest(pairs, replay), replay, config.batch, facts)
+    return train(run, _Pairs(pairs, run.device), "DPO", config.batch, progress, beta=config.beta)
 
 
 def train_kto(
@@ -248,13 +236,14 @@ def train_kto(
     sha = digest(rated, replay)
     rated = _by_weight(rated)
     config = config.model_copy(update={"batch": max(2, min(config.batch, len(rated)))})
-    run = open_run(config, "kto", sha, replay, facts)
+    run = open_run(config, "kto", sha, replay, config.batch, facts)
     good = sum(one.good for one in rated)
     bad = len(rated) - good
     return train(
         run,
         _Thumbs(rated, run),
         "KTO",
+        config.batch,
         progress,
         beta=config.beta,
         desirable_weight=min(5.0, max(1.0, bad / max(1, good))),

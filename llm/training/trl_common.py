@@ -14,8 +14,9 @@ class that is mixed into them, replaces these:
 The reference policy is the adapter that the run starts from: its log-probabilities are computed once,
 before the first step, and kept beside the checkpoint. Log-probabilities are those of the model
 itself, without the grammar that the engine adds. Private names of TRL that this leans on:
-``_prepare_dataset``, ``_get_train_sampler``, ``_send_telemetry``, ``_metrics`` and the call that
-``logprobs.install`` answers; TRL is pinned exactly, and a test reads their signatures.
+``_prepare_dataset``, ``_prepare_inputs``, ``_send_telemetry``, ``_metrics``, KTO's ``_compute_kl_logps``,
+GRPO's ``_get_per_token_logps_and_entropies`` and the call that ``logprobs.Answers`` answers; TRL is
+pinned exactly, and a test reads their signatures.
 
 TRL, accelerate and datasets take seconds to import: only inside functions.
 """
@@ -29,6 +30,7 @@ from functools import cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from .collapse import Sentinel
 from .console import Progress
 from .logprobs import Answers, begin, cut
 from .pace import Report, Watch, finish, rate_at
@@ -39,25 +41,13 @@ if TYPE_CHECKING:
     import torch
 
 
-class Order:
-    """A sampler of TRL's: the indices of the steps that are still to do."""
-
-    def __init__(self, indices: Sequence[int]) -> None:
-        self._indices = indices
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._indices)
-
-
 class Ours:
     """What replaces parts of a TRL trainer; see the module's text. Mixed in before TRL's class."""
 
     run: PolicyRun
-    order: Order
     work: Work
+    steps: Sequence[Sequence[int]]
+    """The items of each step that is still to do."""
     answers: Answers
     loss_of_step: float
     chosen: list[int]
@@ -70,8 +60,16 @@ class Ours:
         """The data set holds the items' numbers; ``work`` has the rows."""
         return dataset
 
-    def _get_train_sampler(self, dataset: Any = None) -> Order:
-        return self.order
+    def _prepare_inputs(self, inputs: Any) -> Any:
+        """Batches are where they should be; GRPO's own would start to generate here."""
+        return inputs
+
+    def get_train_dataloader(self) -> Any:
+        """One batch is the items of one optimiser step."""
+        from torch.utils.data import DataLoader
+
+        batches: Any = [{"items": list(items)} for items in self.steps]
+        return DataLoader(batches, batch_size=None)
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Not counted."""
@@ -84,18 +82,23 @@ class Ours:
         """Leave the gradient of a whole step: its micro-batches, then what is replayed."""
         import torch
 
-        run, self.chosen = self.run, [int(i) for i in inputs["items"]]
+        run, work = self.run, self.work
         inner: Any = super()
         total = torch.zeros((), device=run.device)
+        self.loss_of_step = 0.0
+        self.chosen = list(work.before(inputs["items"]))
+        if not self.chosen:
+            return total  # nothing to learn from in this step
         with run.autocast():
-            shared = begin(run.core, [row for i in self.chosen for row in self.work.rows(i)], grad=True)
-        lengths = [sum(len(row.ids) - shared.length for row in self.work.rows(i)) for i in self.chosen]
-        self.work.before(self.chosen)
+            shared = begin(run.core, [row for i in self.chosen for row in work.rows(i)], grad=True)
+        lengths = [sum(len(row.ids) - shared.length for row in work.rows(i)) for i in self.chosen]
         self.answers.shared = shared
         for part in cut(lengths, run.config.micro_tokens):
-            batch = self.work.batch([self.chosen[place] for place in part])
-            # The trainer divides the mean of a micro-batch by this, so the step's is the mean of all.
-            self.current_gradient_accumulation_steps = len(self.chosen) / len(part)
+            batch = work.batch([self.chosen[place] for place in part])
+            # The trainer divides the mean of a micro-batch by this, so the step's is the mean of all;
+            # GRPO's sum is over the tokens of the whole step already.
+            whole = "num_items_in_batch" in batch
+            self.current_gradient_accumulation_steps = 1 if whole else len(self.chosen) / len(part)
             total += inner.training_step(model, batch, num_items_in_batch)
         self.answers.shared = None
         backward_shared(shared)
@@ -108,6 +111,10 @@ class Ours:
         import torch
 
         return torch.tensor([self.work.drift], device=self.run.device)
+
+    def _get_per_token_logps_and_entropies(self, *_: Any, **__: Any) -> tuple[Any, Any, None]:
+        """GRPO's log-probabilities and entropies ``[B, L - 1]`` of the rows that ``work`` made last."""
+        return self.answers.scored(self.work.current, self.work.temperature)
 
 
 @cache
@@ -125,7 +132,7 @@ def arguments(kind: str, config: PolicyConfig, device: str, **special: Any) -> A
     settings: Any = getattr(trl, kind)
     made = settings(
         output_dir=str(config.out),
-        per_device_train_batch_size=config.batch,
+        per_device_train_batch_size=2,  # not what a step has, see get_train_dataloader; KTO, GRPO want two
         max_grad_norm=1.0,
         gradient_checkpointing=False,
         use_cpu=device == "cpu",
@@ -174,7 +181,7 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(level)
 
 
-def _around(trainer: Any, watch: Watch, work: Work) -> Any:
+def _around(trainer: Any, watch: Watch, sentinel: Sentinel) -> Any:
     """Return the callback that gives a TRL trainer our rate, accounts and end."""
     from transformers import TrainerCallback
 
@@ -191,30 +198,31 @@ def _around(trainer: Any, watch: Watch, work: Work) -> Any:
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             """Account for the step."""
-            rows = [row for item in trainer.chosen for row in work.rows(item)]
+            rows = [row for item in trainer.chosen for row in trainer.work.rows(item)]
             tokens = sum(sum(row.mask) for row in rows)
             shown = run.account(self.started, trainer.loss_of_step, len(trainer.chosen), tokens)
             metrics = trainer._metrics["train"]
             run.notes.update({name: sum(v) / len(v) for name, v in metrics.items() if v})
             metrics.clear()
+            sentinel.see({"loss": trainer.loss_of_step, **run.notes})
             watch.after(shown, run.notes)
             control.should_training_stop = watch.over()
 
     return Around()
 
 
-def build(run: PolicyRun, work: Work, kind: str, order: Order, **special: Any) -> Any:
-    """Return TRL's trainer ``kind`` (``DPO``, ``KTO``) over ``work``, with ``Ours`` mixed in."""
+def build(run: PolicyRun, work: Work, kind: str, steps: Sequence[Sequence[int]], **special: Any) -> Any:
+    """Return TRL's trainer ``kind`` (``DPO``, ``KTO``, ``GRPO``) over ``work``, with ``Ours`` mixed in."""
     import datasets
     import torch
     from transformers import PrinterCallback
 
+    more = {"reward_funcs": _no_reward} if kind == "GRPO" else {}
     trainer = ours(f"{kind}Trainer")(
         model=run.wrapped,
-        args=arguments(f"{kind}Config", run.config, run.device, **special),
+        args=arguments(f"{kind}Config", run.config, run.device, max_steps=len(steps), **special),
         train_dataset=datasets.Dataset.from_dict({"item": list(range(work.count))}),
         processing_class=padding_tokenizer(),
-        data_collator=lambda items: {"items": [item["item"] for item in items]},
         optimizers=(
             run.optimiser,
             # The rate is set before each step; this keeps the scheduler from changing it.
@@ -223,42 +231,54 @@ def build(run: PolicyRun, work: Work, kind: str, order: Order, **special: Any) -
                 lambda _: rate_at(run.progress(), 1.0, run.config.warmup),
             ),
         ),
+        **more,
     )
     trainer.remove_callback(PrinterCallback)
     if "ref" in run.wrapped.peft_config:
         run.wrapped.delete_adapter("ref")  # TRL's copy of the adapter; ours is a list of numbers
     trainer.precompute_ref_logps = True
-    trainer.run, trainer.order, trainer.work = run, order, work
+    trainer.run, trainer.work, trainer.steps = run, work, steps
     trainer.answers = Answers(run.core, run.autocast)
     return trainer
+
+
+def _no_reward(**_: Any) -> list[float]:
+    """TRL asks for a source of rewards; attempts come with theirs."""
+    raise NotImplementedError
 
 
 def train(
     run: PolicyRun,
     work: Work,
     kind: str,
+    batch: int,
     progress: Callable[[Progress], None] | None,
+    repeat: int = 1,
     **special: Any,
 ) -> Report:
     """Train until steps or minutes are used up, or go on with the run that ``out`` holds.
 
     Args:
-        kind: ``DPO`` or ``KTO``.
+        kind: ``DPO``, ``KTO`` or ``GRPO``.
+        batch: items of a step.
+        repeat: how many steps in a row have the same items.
         special: arguments of TRL's configuration for the method.
+
+    Raises:
+        Collapse: the model has come apart; what was promoted before stays.
     """
     config, state = run.config, run.state
     config.out.mkdir(parents=True, exist_ok=True)
-    run.total = config.steps or max(1, round(config.epochs * work.count / config.batch))
+    run.total = config.steps or max(1, round(config.epochs * work.count * repeat / batch))
     with _quiet():
         work.refer(reference(run, work))
         run.resume()
-        title = f"{config.name} by {kind} on {run.device}, {work.count} items"
-        with Watch(run, title, progress) as watch:
+        with Watch(run, f"{config.name} by {kind} on {run.device}, {work.count} items", progress) as watch:
             if not watch.over():
-                wanted = islice(shuffled(work.count, config.seed), run.total * config.batch)
-                order = Order(list(wanted)[state.step * config.batch :])
-                special = {**special, "max_steps": run.total - state.step}
-                trainer = build(run, work, kind, order, **special)
-                trainer.add_callback(_around(trainer, watch, work))
+                stream = shuffled(work.count, config.seed)
+                rounds = [list(islice(stream, batch)) for _ in range(-(-run.total // repeat))]
+                steps = [rounds[step // repeat] for step in range(state.step, run.total)]
+                trainer = build(run, work, kind, steps, **special)
+                trainer.add_callback(_around(trainer, watch, Sentinel(config.out / "collapse.json")))
                 trainer.train()
     return finish(run)
