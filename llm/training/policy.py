@@ -73,6 +73,11 @@ class PolicyConfig(PaceConfig):
     """LoRA rank and alpha of a fresh adapter."""
     alpha: int = Field(default=32, gt=0)
     learning_rate: float = Field(default=5e-5, gt=0)
+
+
+class MixedConfig(PolicyConfig):
+    """What every method has that mixes ordinary samples in."""
+
     replay_share: float = Field(default=0.2, ge=0, lt=1)
     """Share of replayed samples among all samples of a step, where there are any to replay."""
     replay_weight: float = Field(default=1.0, gt=0)
@@ -90,11 +95,15 @@ class PolicyRun(Run):
     notes: dict[str, float] = field(default_factory=dict)
     """Figures of the current step, for tensorboard."""
 
+    @property
+    def mixed(self) -> MixedConfig:
+        """The settings of a method that replays."""
+        assert isinstance(self.config, MixedConfig)
+        return self.config
+
     def replayed(self, items: int) -> list[int]:
         """Return which samples the coming step replays beside ``items`` items, a function of the step."""
-        share = self.config.replay_share
-        if not self.replay or not share:
-            return []
+        share = self.mixed.replay_share
         exact = items * share / (1 - share)
         rng = random.Random(f"{self.config.seed}:replay:{self.state.step}")
         count = int(exact) + (rng.random() < exact % 1)
@@ -102,7 +111,7 @@ class PolicyRun(Run):
 
     def replay_gradient(self, items: int) -> None:
         """Add the gradient of the replayed samples to the weights'."""
-        chosen = self.replayed(items)
+        chosen = self.replayed(items) if self.replay else []
         if chosen:
             step = step_of(self.replay, chosen, self.config.micro_tokens)
             self.notes["replay_loss"] = prefix.step_loss(
@@ -111,7 +120,7 @@ class PolicyRun(Run):
                 step,
                 self.autocast,
                 train=True,
-                weight=self.config.replay_weight,
+                weight=self.mixed.replay_weight,
             )
 
 
@@ -137,7 +146,7 @@ def open_run(
 
     Args:
         batch: items of a step.
-        facts: what the card says of the method; with the rest it is the run's identity as well.
+        facts: what the card says of the method; read at each writing, and over what the run itself says.
     """
     import torch
 
@@ -161,9 +170,10 @@ def open_run(
     base_name = "small" if base_sha256 == BASE_FINGERPRINT else str(config.base)
     wrapped = with_adapter(config.base, config.init, config.rank, config.alpha, device, dtype, base_name)
 
+    rank = wrapped.peft_config["default"].r
+
     def write(state: Checkpoint) -> Path:
-        said = {"name": config.name, "base": base_name, **identity, **facts, **state.facts()}
-        said["rank"] = wrapped.peft_config["default"].r
+        said = {"name": config.name, "base": base_name, **identity, **state.facts(), "rank": rank, **facts}
         if config.init:
             # The adapter's own weights were trained further: not merged, not stacked on another.
             said["adapter"] = f"went on from the adapter {config.init.name}, over the same base"

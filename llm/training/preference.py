@@ -24,7 +24,7 @@ from .console import Progress
 from .data import Sample
 from .logprobs import Row, pad, row_sums
 from .pace import Report
-from .policy import PolicyConfig, PolicyRun, digest, open_run
+from .policy import MixedConfig, PolicyRun, digest, open_run
 from .trl_common import train
 
 
@@ -51,7 +51,7 @@ class Rated:
     weight: float = 1.0
 
 
-class PreferenceConfig(PolicyConfig):
+class PreferenceConfig(MixedConfig):
     """How to learn from preferences."""
 
     batch: int = Field(default=8, gt=0)
@@ -74,18 +74,31 @@ def _check(what: str, number: int, context: Sequence[int], ids: Sequence[int], m
         raise UsageError(f"{what} {number}: no token carries loss: the model chose none of them")
 
 
+def pair_rows(pairs: Sequence[Pair], longest: int) -> list[tuple[Row, Row]]:
+    """Return the rows (chosen, rejected) of the pairs that are short enough.
+
+    Raises:
+        UsageError: a pair cannot be learned from, or all are too long.
+    """
+    for number, pair in enumerate(pairs):
+        _check("pair", number, pair.context, pair.chosen, pair.chosen_mask)
+        _check("pair", number, pair.context, pair.rejected, pair.rejected_mask)
+    lengths = [len(pair.context) + max(len(pair.chosen), len(pair.rejected)) for pair in pairs]
+    kept = [pairs[i] for i in _fitting(lengths, longest, "pairs")]
+    return [
+        (_row(p.context, p.chosen, p.chosen_mask), _row(p.context, p.rejected, p.rejected_mask)) for p in kept
+    ]
+
+
 class _Pairs:
     """Pairs as TRL's DPO loss reads them."""
 
-    def __init__(self, pairs: Sequence[Pair], device: str) -> None:
-        self.count = len(pairs)
+    def __init__(self, rows: Sequence[tuple[Row, Row]], device: str) -> None:
+        self.count = len(rows)
         self.drift, self.temperature = 0.0, 1.0
         self.current: Sequence[Row] = ()
         self._device = device
-        self._rows = [
-            (_row(p.context, p.chosen, p.chosen_mask), _row(p.context, p.rejected, p.rejected_mask))
-            for p in pairs
-        ]
+        self._rows = rows
         self._reference: list[float] = []
 
     def rows(self, item: int) -> Sequence[Row]:
@@ -197,15 +210,11 @@ def train_dpo(
         UsageError: a pair cannot be learned from, or the checkpoint belongs to another run.
         ModelUnavailable: the base is missing or damaged.
     """
-    for number, pair in enumerate(pairs):
-        _check("pair", number, pair.context, pair.chosen, pair.chosen_mask)
-        _check("pair", number, pair.context, pair.rejected, pair.rejected_mask)
-    lengths = [len(pair.context) + max(len(pair.chosen), len(pair.rejected)) for pair in pairs]
-    pairs = [pairs[i] for i in _fitting(lengths, config.longest, "pairs")]
-    config = config.model_copy(update={"batch": min(config.batch, len(pairs))})
+    rows = pair_rows(pairs, config.longest)
+    config = config.model_copy(update={"batch": min(config.batch, len(rows))})
     facts = {"beta": config.beta, "replay_share": config.replay_share if replay else 0.0}
     run = open_run(config, "dpo", digest(pairs, replay), replay, config.batch, facts)
-    return train(run, _Pairs(pairs, run.device), "DPO", config.batch, progress, beta=config.beta)
+    return train(run, _Pairs(rows, run.device), "DPO", config.batch, progress, beta=config.beta)
 
 
 def train_kto(

@@ -37,7 +37,7 @@ from .console import Progress
 from .data import Sample
 from .logprobs import Row, pad, row_logprobs, spread
 from .pace import Report
-from .policy import PolicyConfig, PolicyRun, digest, open_run
+from .policy import MixedConfig, PolicyRun, digest, open_run
 from .trl_common import train
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ Roll = Callable[[Sequence[str], int], Sequence[Sequence[Trajectory]]]
 """``(goals, attempts of each)`` to groups, in the goals' order, from the policy that was published last."""
 
 
-class GrpoConfig(PolicyConfig):
+class GrpoConfig(MixedConfig):
     """How to learn from rewards."""
 
     goals_per_step: int = Field(default=4, gt=0)
