@@ -77,7 +77,7 @@ def refuse(method: str) -> None:
 def renyi(q: float, sigma: float, order: int) -> float:
     """Return the Renyi divergence of ``order`` that one step spends, drawing with probability ``q``."""
     if q >= 1:
-        return order / (2 * sigma**2)
+        return order / (2 * sigma * sigma)
     terms = [
         math.lgamma(order + 1) - math.lgamma(k + 1) - math.lgamma(order - k + 1)
         + (order - k) * math.log1p(-q) + k * math.log(q)
@@ -92,15 +92,13 @@ def spent(q: float, sigma: float, steps: int, delta: float) -> float:
     """Return the epsilon that ``steps`` steps spend at ``delta``."""
     if steps == 0:
         return 0.0
-    return max(
-        0.0,
-        min(
-            steps * renyi(q, sigma, order)
-            + math.log1p(-1 / order)
-            - (math.log(delta) + math.log(order)) / (order - 1)
-            for order in ORDERS
-        ),
+    least: float = min(
+        steps * renyi(q, sigma, order)
+        + math.log1p(-1 / order)
+        - (math.log(delta) + math.log(order)) / (order - 1)
+        for order in ORDERS
     )
+    return max(0.0, least)
 
 
 def noise_for(epsilon: float, q: float, steps: int, delta: float) -> float:
