@@ -6,8 +6,10 @@ results only.
 
 from __future__ import annotations
 
+import importlib
 import random
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -164,3 +166,26 @@ def test_mps_draws_as_the_processor_does() -> None:
     request = Request("a", [1, 2, 3], sampling=Sampling(max_tokens=12, temperature=0.8, seed=4))
     outs = [Engine(build("llama", device)).generate([request])[0].ids for device in ("mps", "cpu")]
     assert outs[0] == outs[1]
+
+
+def test_the_benchmark_says_that_there_is_no_gpu(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What of it a processor can run is run: the timing of both ways, the bytes, the verdicts."""
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "benchmarks"))
+    benchmark = importlib.import_module("gpu_engine")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert benchmark.main([]) == 2 and "no CUDA GPU" in capsys.readouterr().err
+    loaded = benchmark.build(SHAPE, "cpu", torch.float32)
+    ids = benchmark.prompts(loaded, 2, 9)
+    monkeypatch.setattr(benchmark, "SHORT", 1)
+    monkeypatch.setattr(benchmark, "LONG", 3)
+    engine = Engine(loaded, drafts="none")
+    ways = [lambda n: benchmark.ours(engine, ids, n), lambda n: benchmark.theirs(loaded, ids, n)]
+    assert len(benchmark.steps(ways, 1)) == 2
+    parameters = sum(p.numel() for p in loaded.model.parameters())
+    assert benchmark.step_bytes(loaded, 2, 10) == 4 * (parameters + 2 * 10 * 2 * 3 * 2 * 16)
+    row = benchmark.Row("135M", 1, 1.0, 2.0, 300, 0.5, 0.4, 90.0)
+    said = benchmark.verdicts([row])
+    assert said[0].startswith("reached") and said[1].startswith("MISSED") and "floor (2.00)" in said[1]
+    benchmark.show(row)
