@@ -146,6 +146,8 @@ def _attend_alone(q: Tensor, span: Span, index: int, window: int) -> Tensor:
     if n == 1:  # the heads of a group become the rows of one query: nothing is repeated or masked
         grouped = q.reshape(1, keys.shape[1], -1, dim)
         return F.scaled_dot_product_attention(grouped, keys, values).reshape(1, heads * dim)
+    if q.device.type == "mps":  # its kernel in torch 2.11 knows no grouped heads
+        keys, values = (t.repeat_interleave(heads // keys.shape[1], 1) for t in (keys, values))
     mask = span.masks[window]
     out = F.scaled_dot_product_attention(
         q.transpose(0, 1)[None],
