@@ -1,0 +1,121 @@
+"""From attempts to training samples: the best successes, each once, with ordinary work mixed in.
+
+Kept-best fine-tuning (rejection sampling) learns a goal's own successes only. Of equal rewards the answer
+that most tries gave comes first: a way that succeeds by luck is seldom found twice. A goal that is always
+solved gives one sample, one that is solved sometimes up to ``keep`` different ones.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..llm.training.data import open_lines
+from ..memory.experience import Learnable
+from .attempts import Attempt, said_in
+from .encode import encode_run, wrong_turns
+from .events import Event, RunEnded, RunStarted
+from .rewards import Prices, reward_of
+
+if TYPE_CHECKING:
+    from ..llm.tokenizer import ChatTokenizer
+    from .runs import RunStore
+
+REPLAY = Path(__file__).parents[1] / "llm" / "replay"
+
+
+def past_attempts(
+    store: RunStore, runs: Iterable[Learnable], tokenizer: ChatTokenizer, prices: Prices
+) -> tuple[list[Attempt], Counter[str]]:
+    """Return the past runs that may be trained on as attempts, and why others gave nothing.
+
+    ``runs``: on the training side only. Conversations are not among them: their messages are rated singly.
+    """
+    found: list[Attempt] = []
+    refused: Counter[str] = Counter()
+    for run in runs:
+        if run.tokenizer_hash != tokenizer.fingerprint:
+            refused["another tokenizer"] += 1
+            continue
+        attempt = _past(store.load(run.run), run, tokenizer, prices)
+        if attempt is None:
+            refused["a conversation, or not whole"] += 1
+        else:
+            found.append(attempt)
+    return found, refused
+
+
+def _past(
+    events: Sequence[Event], run: Learnable, tokenizer: ChatTokenizer, prices: Prices
+) -> Attempt | None:
+    started, reward = events[0], reward_of(events, prices)
+    assert isinstance(started, RunStarted)
+    if started.mode == "chat" or reward is None:
+        return None
+    try:
+        encoded = encode_run(tokenizer, events, wrong_turns(events))
+    except ValueError:
+        return None
+    ended = next((event for event in reversed(events) if isinstance(event, RunEnded)), None)
+    goal = started.goal
+    return Attempt(
+        run.goal, str(goal.get("id", run.run)), 0, str(goal.get("category") or "goals"), run.run,
+        ended.status if ended else "", reward.base, reward.value, encoded.ids, encoded.mask,
+        encoded.logprobs, encoded.prefix, said_in(events),
+    )  # fmt: skip
+
+
+def kept_best(attempts: Iterable[Attempt], keep: int) -> list[Attempt]:
+    """Return the best successes of each goal, the same way of doing it once."""
+    by_goal: dict[str, list[Attempt]] = defaultdict(list)
+    for attempt in attempts:
+        by_goal[f"{attempt.goal} {attempt.id}"].append(attempt)
+    kept: list[Attempt] = []
+    for tries in by_goal.values():
+        solved = [attempt for attempt in tries if attempt.solved and any(attempt.mask)]
+        often = Counter(attempt.said for attempt in solved)
+        ways = {attempt.said: attempt for attempt in sorted(solved, key=lambda a: a.value)}
+        best = sorted(ways.values(), key=lambda a: (-a.value, -often[a.said], a.said))
+        kept += best[: keep if len(solved) < len(tries) else 1]
+    return kept
+
+
+def draw_buffer(
+    earlier: Sequence[Attempt], count: int, rates: Mapping[str, tuple[int, int]], how: str, seed: int
+) -> list[Attempt]:
+    """Return up to ``count`` kept successes of earlier improvements, without replacement.
+
+    ``how``: ``prioritised`` draws goals that are solved sometimes first (their weight is that of
+    ``Experience.draw``), ``uniform`` all alike, ``none`` nothing.
+    """
+    if how == "none":
+        return []
+    rng = random.Random(seed)
+
+    def key(attempt: Attempt) -> float:
+        solved, tried = rates.get(attempt.goal, (0, 0))
+        rate = (solved + 1) / (tried + 2)
+        weight = max(0.1, 4 * rate * (1 - rate)) if how == "prioritised" else 1.0
+        return float(rng.random() ** (1 / weight))
+
+    return sorted(earlier, key=key, reverse=True)[:count]
+
+
+def replay_samples(tokenizer_hash: str, count: int, seed: int) -> list[dict[str, Any]]:
+    """Return up to ``count`` shipped samples of ordinary work; [] where none have this tokenizer's ids."""
+    file = REPLAY / f"{tokenizer_hash[:16]}.jsonl.zst"
+    if count < 1 or not file.is_file():
+        return []
+    with open_lines(file) as lines:
+        rows = [line for line in lines if line.strip()]
+    chosen = random.Random(seed).sample(rows, min(count, len(rows)))
+    return [json.loads(row) for row in chosen]
+
+
+def replay_count(kept: int, share: float) -> int:
+    """Return how many replayed samples make ``share`` of the mixture with ``kept`` others."""
+    return round(kept * share / (1 - share))
