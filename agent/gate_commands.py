@@ -58,6 +58,16 @@ def _show(
     current: EvalReport, candidate: EvalReport, verdict: gate.Verdict, rows: Sequence[gate.Row]
 ) -> None:
     print(clean(f"current {current.model}, candidate {candidate.model}, suite {current.suite}"))
+    show_gate(rows, verdict)
+    if verdict.decision == "keep" and verdict.planned < gate.DEFAULT_N:
+        print(
+            f"a gain of {gate.GAIN * 100:g} points is mostly seen with {gate.DEFAULT_N} goals",
+            file=sys.stderr,
+        )
+
+
+def show_gate(rows: Sequence[gate.Row], verdict: gate.Verdict) -> None:
+    """Print the table of both models by category, and what was decided."""
     lines = [
         (
             clean(row.category),
@@ -65,7 +75,7 @@ def _show(
             f"{row.current:.1%}",
             f"{row.candidate:.1%}",
             f"{row.difference * 100:+.1f} ({row.low * 100:+.1f} to {row.high * 100:+.1f})",
-            _verdict(row, verdict),
+            row_verdict(row, verdict.decision),
         )
         for row in rows
     ]
@@ -74,16 +84,12 @@ def _show(
         f"{verdict.decision}: {verdict.reason} ({verdict.wins} goals won, {verdict.losses} lost, "
         f"p = {verdict.p:.3g}, after {verdict.seen} of {verdict.planned} goals)"
     )
-    if verdict.decision == "keep" and verdict.planned < gate.DEFAULT_N:
-        print(
-            f"a gain of {gate.GAIN * 100:g} points is mostly seen with {gate.DEFAULT_N} goals",
-            file=sys.stderr,
-        )
 
 
-def _verdict(row: gate.Row, verdict: gate.Verdict) -> str:
+def row_verdict(row: gate.Row, decision: str) -> str:
+    """Return what the table says of a category, and in its last row of all."""
     if row.category == "all":
-        return verdict.decision
+        return decision
     if row.worse:
         return "worse"
     return "better" if row.low > 0 else "no worse than noise"

@@ -19,13 +19,13 @@ from . import gate, promotion, selection
 from .attempts import Attempt, Practice, rates, read_attempts
 from .gate_play import Side, changed, play
 from .goal import Goal
-from .improve_goals import draw, gate_order, kept_record, priorities, restored_line
+from .improve_goals import kept_record, priorities, restored_line
 from .improve_machine import Machine
 from .improve_state import Lines, State, Work, improvements
-from .learning import LEAST_GOALS, collect, missing
 from .rewards import Prices
 from .runs import RunStore
 from .setup import open_registry, open_store
+from .survey import survey
 
 if TYPE_CHECKING:
     from ..llm.training.console import Progress
@@ -126,32 +126,23 @@ class Improvement:
     def collect(self) -> None:
         """Find out what there is, and keep it, so that a resumed improvement has the same."""
         self.say("reading runs", None, "")
-        experience = collect(self.store, self.settings)
-        drawn = draw(self.store, experience, self.goals, self.gate_goals)
-        leaking = {train for train, _ in experience.leaks()}
-        runs = [r for r in experience.learnable() if not r.held_out and r.goal not in leaking]
-        tokenizer = self.machine.load(self.machine.subject.adapter).tokenizer
-        past, refused = selection.past_attempts(self.store, runs, tokenizer, Prices.of(self.settings))
+        subject = self.machine.subject
+        found = survey(self.settings, self.store, subject, self.goals, self.gate_goals, self.seed)
         self.state.method = "sft"
-        self.state.fingerprint = self.machine.fingerprint(self.machine.subject.adapter)
+        self.state.fingerprint = self.machine.fingerprint(subject.adapter)
         self.state.facts |= {
-            "goals": len(drawn.train),
-            "own_held_out": len(drawn.held_out),
-            "dropped": dict(drawn.dropped),
-            "past_runs": len(past),
-            "refused": dict(refused),
-            "tokenizer": tokenizer.fingerprint,
+            "goals": len(found.drawn.train),
+            "own_held_out": len(found.drawn.held_out),
+            "dropped": dict(found.drawn.dropped),
+            "past_runs": len(found.past),
+            "refused": dict(found.refused),
+            "tokenizer": found.tokenizer,
         }
-        self.work.write("goals.jsonl", map(kept_record, drawn.train))
-        order = gate_order(drawn, self.gate_goals, self.seed)
-        self.work.write("judging.jsonl", map(kept_record, order))
-        self.work.write("past.jsonl", (attempt.row() for attempt in past))
-        distinct = {goal.id for goal in drawn.train} | {attempt.goal for attempt in past}
-        if len(distinct) < LEAST_GOALS:
-            gaps = missing(experience.stats()) or [f"goals to practise on (have {len(distinct)})"]
-            return self.nothing(f"too little to learn from ({len(distinct)} goals): {'; '.join(gaps)}")
-        if len(order) < gate.MIN_GOALS:
-            return self.nothing(f"a gate takes at least {gate.MIN_GOALS} goals, here are {len(order)}")
+        self.work.write("goals.jsonl", map(kept_record, found.drawn.train))
+        self.work.write("judging.jsonl", map(kept_record, found.judging))
+        self.work.write("past.jsonl", (attempt.row() for attempt in found.past))
+        if found.gaps:
+            return self.nothing(f"too little to learn from: {'; '.join(found.gaps)}")
         self.work.reach("practise")
 
     def practise(self) -> None:

@@ -1,0 +1,152 @@
+"""What ``autogpt improve`` does: options in, a table and a verdict out, and a page beside them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import time
+from dataclasses import asdict
+from typing import Any
+
+from ..errors import UsageError
+from ..settings import Settings, load
+from . import gate
+from .gate_commands import show_gate
+from .goal import Goal, load_goals
+from .improve import improve, unfinished
+from .improve_machine import subject_of
+from .improve_state import Options
+from .improvement import SHARES, ImproveReport
+from .outcome import show_table
+from .progress import progress_line
+from .setup import open_registry, open_store, tool_names, with_model
+from .survey import survey
+
+WATCH = 60.0
+"""Seconds between two looks for new runs."""
+FRESH = 10
+"""New rewarded runs after which a watching improve begins again."""
+UNITS = {"s": 1 / 60, "m": 1.0, "h": 60.0}
+
+
+def run(args: argparse.Namespace) -> int:
+    """Improve the model in use, or say what would be done; exit code 0 however the gate decides."""
+    settings = with_model(load(model=args.model, device=args.device, dtype=args.dtype))
+    options = options_of(args)
+    names = tool_names(open_registry())
+    goals = [goal for suite in args.goals for goal in load_goals(suite, names)]
+    if args.dry_run:
+        return dry_run(settings, options, goals, args.json)
+    if not args.watch:
+        return once(settings, options, goals, args.json)
+    seen = -1
+    while True:
+        now = _learnable(settings)
+        if seen < 0 or now >= seen + FRESH:
+            once(settings, options, goals, args.json)
+            seen = now
+        time.sleep(WATCH)
+
+
+def once(settings: Settings, options: Options, goals: list[Goal], as_json: bool) -> int:
+    """Improve once, with all rounds."""
+    begun = unfinished(settings.home, subject_of(settings).reference)
+    if begun is not None:
+        print(
+            f"going on with {begun.state.id} at `{begun.state.stage}`, with the goals and options "
+            "that it began with",
+            file=sys.stderr,
+        )
+    with progress_line() as say:
+        improve(settings, options, goals=goals, say=say, on_round=lambda report: show(report, as_json))
+    return 0
+
+
+def options_of(args: argparse.Namespace) -> Options:
+    """Return the options that the arguments name. Raises UsageError."""
+    from pydantic import ValidationError
+
+    wanted = {
+        "method": args.method,
+        "budget_minutes": None if args.budget is None else minutes(args.budget),
+        "attempts": args.attempts,
+        "rounds": args.rounds,
+        "planned": args.planned,
+        "seed": args.seed,
+    }
+    try:
+        return Options(**{key: value for key, value in wanted.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(f"--{first['loc'][0]}: {first['msg']}, got {first['input']!r}") from error
+
+
+def minutes(text: str) -> float:
+    """Return the minutes that ``30m``, ``2h``, ``90s`` or ``45`` say. Raises UsageError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip().lower())
+    if match is None or float(match[1]) <= 0:
+        raise UsageError(f"--budget {text!r}: a time such as 30m, 2h or 90s is wanted")
+    return float(match[1]) * UNITS[match[2] or "m"]
+
+
+def show(report: ImproveReport, as_json: bool = False) -> None:
+    """Print how a round ended."""
+    if as_json:
+        data: dict[str, Any] = {**asdict(report), "folder": str(report.folder), "page": str(report.page)}
+        print(json.dumps(data, ensure_ascii=False), flush=True)
+        return
+    facts = report.facts
+    if "tries" in facts:
+        print(
+            f"practised {facts['goals']} goals: {facts['solved_tries']} of {facts['tries']} tries achieved, "
+            f"{facts['sometimes']} goals sometimes, {facts['never']} never; trained on {facts['kept']} "
+            f"successes, {facts['again']} earlier ones and {facts['replayed']} of ordinary work"
+        )
+    if report.rows:
+        rows = [gate.Row(**{k: v for k, v in row.items() if k != "difference"}) for row in report.rows]
+        verdict = {**report.verdict, "worse": tuple(report.verdict["worse"])}
+        show_gate(rows, gate.Verdict(**verdict))
+    if report.decision == "promoted":
+        print(f"promoted: {report.version} is in use; 'autogpt model rollback' goes back to {report.parent}")
+    elif report.decision == "kept":
+        print(f"kept {report.parent}: {report.reason}")
+    else:
+        print(f"nothing was trained: {report.reason}")
+
+
+def dry_run(settings: Settings, options: Options, goals: list[Goal], as_json: bool) -> int:
+    """Say what there is and what would happen; nothing is written but what was read from the journals."""
+    subject = subject_of(settings)
+    found = survey(settings, open_store(settings), subject, goals, seed=options.seed)
+    solved = sum(attempt.solved for attempt in found.past)
+    planned = min(options.planned or gate.DEFAULT_N, len(found.judging))
+    told: dict[str, Any] = {
+        "model": subject.reference,
+        "becomes": subject.kind,
+        "goals to practise": len(found.drawn.train),
+        "past runs to learn from": f"{len(found.past)}, {solved} achieved",
+        **{f"  refused: {why}": count for why, count in found.refused.items()},
+        **{f"  not practised: {why}": count for why, count in found.drawn.dropped.items()},
+        "own held-out goals": len(found.drawn.held_out),
+        "gate": f"up to {planned} of {len(found.judging)} held-out goals, both models",
+    }
+    if options.budget_minutes:
+        told["budget"] = ", ".join(
+            f"{name} {share * options.budget_minutes:.0f} min" for name, share in SHARES.items()
+        )
+    told["would"] = "do nothing" if found.gaps else f"practise, train ({options.method}), play the gate"
+    if as_json:
+        print(json.dumps({**told, "missing": found.gaps}, ensure_ascii=False))
+        return 0
+    show_table(("improve", ""), [(key, str(value)) for key, value in told.items()])
+    for gap in found.gaps:
+        print(f"missing: {gap}")
+    return 0
+
+
+def _learnable(settings: Settings) -> int:
+    from .learning import collect
+
+    return collect(open_store(settings), settings).stats().learnable

@@ -1,0 +1,65 @@
+"""What there is to learn from, before anything is trained: for an improvement, and for ``--dry-run``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..llm.tokenizer import ChatTokenizer
+from ..settings import Settings
+from . import gate
+from .attempts import Attempt
+from .goal import Goal
+from .improve_goals import Drawn, draw, gate_order
+from .improve_machine import Subject
+from .learning import LEAST_GOALS, collect, missing
+from .rewards import Prices
+from .runs import RunStore
+from .selection import past_attempts
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What was found."""
+
+    tokenizer: str
+    """Its hash: what samples must have been made with."""
+    drawn: Drawn
+    past: list[Attempt]
+    """Past runs that may be trained on."""
+    refused: Counter[str]
+    """Runs that may not, by reason."""
+    judging: list[Goal]
+    """Every goal that may be played in the gate, in the order of play."""
+    gaps: list[str]
+    """What is missing; empty where an improvement can begin."""
+
+
+def survey(
+    settings: Settings,
+    store: RunStore,
+    subject: Subject,
+    goals: Sequence[Goal] = (),
+    gate_goals: Sequence[Goal] | None = None,
+    seed: int = 0,
+) -> Survey:
+    """Read what is new in the journals, split goals, and say what is missing."""
+    experience = collect(store, settings)
+    drawn = draw(store, experience, goals, gate_goals)
+    leaking = {train for train, _ in experience.leaks()}
+    runs = [run for run in experience.learnable() if not run.held_out and run.goal not in leaking]
+    tokenizer = ChatTokenizer(subject.base)
+    past, refused = past_attempts(store, runs, tokenizer, Prices.of(settings))
+    judging = gate_order(drawn, gate_goals, seed)
+    gaps = []
+    distinct = {goal.id for goal in drawn.train} | {attempt.id for attempt in past}
+    if len(distinct) < LEAST_GOALS:
+        told = missing(experience.stats())
+        gaps = [line for line in told if "goals to train on" in line] or [
+            f"{LEAST_GOALS - len(distinct)} more goals to train on (of {LEAST_GOALS}): name a suite of goals "
+            "with checks by --goals, or run goals with a `check`"
+        ]
+    if len(judging) < gate.MIN_GOALS:
+        gaps.append(f"a gate takes at least {gate.MIN_GOALS} held-out goals, here are {len(judging)}")
+    return Survey(tokenizer.fingerprint, drawn, past, refused, judging, gaps)
