@@ -28,12 +28,6 @@ if TYPE_CHECKING:
 
 SHOWN = 6
 """Entries that a recall shows at most."""
-THRESHOLD = -2.6
-"""Log-odds from which on a run is shown an entry: one in 14 that it is what the query is about.
-
-Lower than recall's own, because a goal often needs what it names in passing ("the visits of my branch"): an
-entry that is missing costs the goal, one too many is a line that the model has learnt to leave alone.
-"""
 
 
 class HomeMemory:
@@ -87,10 +81,15 @@ class HomeMemory:
     def recall(
         self, query: str, namespaces: Sequence[str], budget: int, kinds: Sequence[Kind] | None = None
     ) -> Recalled:
-        """Return what is relevant to ``query``, best first; nothing is a result too."""
+        """Return what is relevant to ``query``, best first; nothing is a result too.
+
+        Shown is what scores as told facts do for goals that name them in passing ("the visits of my
+        branch"): an entry that is missing costs the goal, one too many is a line to leave alone.
+        """
         if not self.store.count():
             return Recalled((), 0, 0)
-        return self.recaller.recall(query, namespaces, budget, SHOWN, kinds, threshold=THRESHOLD)
+        least = self.recaller.ranker.reach
+        return self.recaller.recall(query, namespaces, budget, SHOWN, kinds, threshold=least)
 
     def write(self, draft: Draft) -> Written:
         """Put ``draft`` through the write gate."""

@@ -171,16 +171,27 @@ def stats(args: argparse.Namespace) -> int:
 
 
 def rebuild(args: argparse.Namespace) -> int:
-    """Make the word index anew, clear the file of deleted text, and drop the vector index."""
+    """Make the word index anew, embed what the embedder of the settings has not, drop the vector index."""
+    from ..memory import embed, reembed
     from ..memory.forgetting import scrub
     from ..memory.index import FOLDER, purge
 
     settings = load()
+    embedder = embed.load_or_words(
+        settings.embedder, settings.home, lambda line: print(line, file=sys.stderr)
+    )
+    embedded = 0
     with open_memory_store(settings) as store:
         count = upkeep.rebuild_words(store)
+        if embedder is not None:
+            reembed.drop_unfit_vectors(store, embedder)
+            embedded = reembed.embed_missing(store, embedder)
+            reembed.drop_other_vectors(store, embedder.id)
         scrub(store.database)
         cleared = purge(settings.home / FOLDER, store.last_change())
     print(f"the word index is new ({count} entries)")
+    if embedded:
+        print(f"{embedded} entries were embedded by {clean(embedder.id if embedder else '')}")
     print("the vector index is made anew when memory is next used" if cleared
           else "another process is using the vector index; it was left as it is")  # fmt: skip
     return 0

@@ -2,7 +2,8 @@
 
 BM25 and the cosine each see half of a match. This looks at the candidates that either found (some
 tens) more closely: how much of the query's rare words a text has, whether they stand together and in
-the query's order, whether they come early, and how near the best stretch of the text is to the question.
+the query's order, whether they come early, how near the best stretch of the text is to the question,
+and how near the text is to what the question asks once its topic, or what they share, is taken out.
 A network with one hidden layer turns the features into one score; it was trained on questions with
 known answers (:mod:`autogpt.memory.training.ranker`), its few hundred numbers are in
 ``weights/ranker.json``. The score is the logarithm of odds: scores order candidates, and
@@ -14,12 +15,14 @@ from __future__ import annotations
 import functools
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import DefectError
 from .static import Floats, Words, is_chinese, words_of
@@ -35,28 +38,78 @@ NEAR = 20
 HEAD = 12
 UNRANKED = 100
 
+_TOPIC = 0.6
+"""Words this rare, as a share of the rarest, are what a question is about; the others say what it asks."""
+_OPENING = 60
+"""Words of a text of which it is seen how many the query names."""
+_RAREST = 13.0
+
 FEATURES = (
     "bm25 of the best", "cosine", "word place", "vector place", "cosine below the best", "rare words",
     "rarest word", "pairs", "rare words in the head", "rare words together", "length", "count of the rarest",
-    "cosine of the best stretch", "cosine of the head", "Chinese", "words of the query",
+    "cosine of the best stretch", "cosine of the head", "Chinese", "words of the query", "bm25",
+    "rarest word that lacks", "names", "opening that the query names", "rarity of the rarest",
+    "asked and text", "asked and head", "asked and stretch", "lacking and text", "lacking and head",
+    "lacking and stretch",
 )  # fmt: skip
+"""*Asked* is the vector of a query without its topic ("what are the symptoms of"), *lacking* that of
+the query's words that a text does not have: what it must say in other words, if it answers."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A text as the features see it."""
+
+    size: int
+    """In words."""
+    places: dict[str, list[int]]
+    """By stem, in order."""
+    rows: NDArray[np.int32]
+    """``[words, 2]`` rows of the table: of the word, and of a Chinese pair's first character; -1: none."""
+    opening: tuple[tuple[str, float], ...]
+    """Stems of the beginning with their rarities, without stop words."""
+    vector: Floats
+    head: Floats
 
 
 @dataclass(frozen=True)
 class Candidate:
     """A text that word search or vector search found. Places count from 0; None: not found by it."""
 
-    words: Sequence[str]
-    """The text's words in order, see :func:`read_words`."""
+    text: Reading
     bm25: float
     cosine: float
     word_place: int | None
     vector_place: int | None
 
 
-def read_words(text: str) -> list[str]:
-    """Return the words of a candidate as the features see them."""
-    return words_of(text, singles=False, characters=CHARACTERS)
+def read_text(text: str, words: Words) -> Reading:
+    """Return ``text`` as the features see it, measured with the table ``words``."""
+    spoken = words_of(text, singles=False, characters=CHARACTERS)
+    rows = np.full((len(spoken), 2), -1, np.int32)
+    places: dict[str, list[int]] = {}
+    for i, word in enumerate(spoken):
+        places.setdefault(stem(word), []).append(i)
+        rows[i, 0] = words.index.get(word, -1)
+        if is_chinese(word):
+            rows[i, 1] = words.index.get(word[0], -1)
+    opening = [(stem(word), words.rarity(word)) for word in spoken[:_OPENING] if word not in STOP_WORDS]
+    return Reading(
+        len(spoken),
+        places,
+        rows,
+        tuple(opening),
+        _sum(np.unique(rows), words),
+        _sum(rows[:STRETCH], words),
+    )
+
+
+def _sum(rows: NDArray[np.int32], words: Words) -> Floats:
+    """Return the sum of rows of the table, of length one; words outside the table are left out."""
+    flat = rows.ravel()
+    flat = flat[flat >= 0]
+    total = words.scale[flat] @ words.table[flat].astype(np.float32)
+    return np.asarray(total / max(float(np.linalg.norm(total)), 1e-9), np.float32)
 
 
 @functools.lru_cache(maxsize=65536)
@@ -91,60 +144,114 @@ class _Query:
             self.rarity[stem(word)] = max(self.rarity.get(stem(word), 0.0), words.rarity(word))
         self.total = sum(self.rarity.values()) + 1e-6
         self.rarest = max(self.rarity, key=lambda word: self.rarity[word], default="")
+        self.greatest = self.rarity.get(self.rarest, 0.0)
         stems = [stem(word) for word in kept]
         self.pairs = list(dict.fromkeys(pairwise(stems)))
         self.pairs_total = sum(self.rarity[a] + self.rarity[b] for a, b in self.pairs) + 1e-6
         self.chinese = float(any(is_chinese(word) for word in kept))
+        self.names = {stem(word.casefold()) for word in _CAPITAL.findall(text)} & set(self.rarity)
+        self.names_total = sum(self.rarity[word] for word in self.names)
+        self.stems = [stem(word) for word in spoken]
+        self.parts = np.stack([_part(word, words) for word in spoken]) if spoken else _nothing(words)
+        """``[words, dimension]``: what each word adds to the query's vector."""
+        asked = [word in STOP_WORDS or words.rarity(word) < _TOPIC * self.greatest for word in spoken]
+        self.asked = _unit(np.array(asked, np.float32)[None, :] @ self.parts)[0]
+
+
+def _part(word: str, words: Words) -> Floats:
+    rows, weights = words.bag([word, *word] if is_chinese(word) and len(word) > 1 else [word])
+    return np.asarray((weights * words.scale[rows]) @ words.table[rows].astype(np.float32) @ words.turn)
+
+
+def _nothing(words: Words) -> Floats:
+    return np.zeros((0, words.table.shape[1]), np.float32)
+
+
+def _unit(rows: Floats) -> Floats:
+    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9), np.float32)
 
 
 def features(query: str, candidates: Sequence[Candidate], words: Words) -> Floats:
     """Return ``[candidates, len(FEATURES)]`` for the candidates of one query."""
-    asked = _Query(query, words)
-    best_bm25 = max((candidate.bm25 for candidate in candidates), default=0.0) + 1e-6
-    best_cosine = max((candidate.cosine for candidate in candidates), default=0.0)
     rows = np.zeros((len(candidates), len(FEATURES)), np.float32)
-    for row, candidate in zip(rows, candidates, strict=True):
-        lexical, stretch = _lexical(asked, candidate.words)
+    if not candidates:
+        return rows
+    asked = _Query(query, words)
+    best_bm25 = max(candidate.bm25 for candidate in candidates) + 1e-6
+    best_cosine = max(candidate.cosine for candidate in candidates)
+    stretches = np.zeros((len(candidates), words.table.shape[1]), np.float32)
+    lacking = np.zeros((len(candidates), len(asked.stems)), np.float32)
+    for i, candidate in enumerate(candidates):
+        text = candidate.text
+        lexical, begin = _lexical(asked, text)
+        stretches[i] = _sum(text.rows[begin : begin + STRETCH], words)
+        lacking[i] = [word not in text.places for word in asked.stems]
         places = [UNRANKED if at is None else at for at in (candidate.word_place, candidate.vector_place)]
-        row[:] = [
+        rows[i, :_VECTORS] = [
             candidate.bm25 / best_bm25,
             candidate.cosine,
             1 / (10 + places[0]),
             1 / (10 + places[1]),
             candidate.cosine - best_cosine,
             *lexical,
-            float(words.vector(stretch) @ asked.vector),
-            float(words.vector(candidate.words[:STRETCH]) @ asked.vector),
+            0.0,
+            0.0,
             asked.chinese,
             math.log1p(len(asked.rarity)),
+            candidate.bm25 / asked.total,
+            *_absent(asked, text),
+            asked.greatest / _RAREST,
         ]
+    sides = (
+        np.stack([each.text.vector for each in candidates]),
+        np.stack([each.text.head for each in candidates]),
+    )
+    rows[:, FEATURES.index("cosine of the best stretch")] = stretches @ asked.vector
+    rows[:, FEATURES.index("cosine of the head")] = sides[1] @ asked.vector
+    left = _unit(lacking @ asked.parts)
+    for i, side in enumerate((*sides, stretches)):
+        rows[:, _VECTORS + i] = side @ asked.asked
+        rows[:, _VECTORS + 3 + i] = (side * left).sum(axis=1)
     return rows
 
 
-def _lexical(query: _Query, words: Sequence[str]) -> tuple[list[float], Sequence[str]]:
-    """Return the features of shared words, and the stretch of ``words`` where the most of them stand."""
-    places: dict[str, list[int]] = {word: [] for word in query.rarity}
-    for i, word in enumerate(words):
-        found = places.get(stem(word))
-        if found is not None:
-            found.append(i)
-    present = [word for word, at in places.items() if at]
+_VECTORS = FEATURES.index("asked and text")
+_CAPITAL = re.compile(r"(?<=\s)[A-Z][\w'-]*")
+"""Words that begin with a capital inside a query: mostly names."""
+
+
+def _absent(query: _Query, text: Reading) -> list[float]:
+    """Return how rare the rarest word is that ``text`` lacks, how many of the names it has, how much of its
+    opening the query names.
+    """
+    lacks = max((rarity for word, rarity in query.rarity.items() if word not in text.places), default=0.0)
+    named = sum(query.rarity[word] for word in query.names if word in text.places)
+    opening = sum(rarity for _, rarity in text.opening) + 1e-6
+    return [
+        lacks / _RAREST,
+        named / query.names_total if query.names_total else -1.0,
+        sum(rarity for word, rarity in text.opening if word in query.rarity) / opening,
+    ]
+
+
+def _lexical(query: _Query, text: Reading) -> tuple[list[float], int]:
+    """Return the features of shared words, and where the stretch begins in which the most of them stand."""
+    places = {word: at for word in query.rarity if (at := text.places.get(word))}
     pairs = 0.0
     for first, second in query.pairs:
-        after = set(places[second])
-        if any(i + 1 in after or i + 2 in after for i in places[first]):
+        after = set(places.get(second, ()))
+        if after and any(i + 1 in after or i + 2 in after for i in places.get(first, ())):
             pairs += query.rarity[first] + query.rarity[second]
     together, middle = _densest(query, places)
-    begin = max(0, middle - STRETCH // 2)
     return [
-        sum(query.rarity[word] for word in present) / query.total,
-        float(query.rarest in present),
+        sum(query.rarity[word] for word in places) / query.total,
+        float(query.rarest in places),
         pairs / query.pairs_total,
-        sum(query.rarity[word] for word in present if places[word][0] < HEAD) / query.total,
+        sum(query.rarity[word] for word, at in places.items() if at[0] < HEAD) / query.total,
         together / query.total,
-        math.log1p(len(words)),
+        math.log1p(text.size),
         math.log1p(len(places.get(query.rarest, ()))),
-    ], words[begin : begin + STRETCH]
+    ], max(0, middle - STRETCH // 2)
 
 
 def _densest(query: _Query, places: dict[str, list[int]]) -> tuple[float, int]:
@@ -183,6 +290,8 @@ class Ranker:
     """The score is ``scale * network + bias``, calibrated as the logarithm of odds."""
     threshold: float
     """Below this score nothing relevant was found."""
+    reach: float
+    """What told facts score at least (19 of 20) for goals that only name them in passing."""
 
     def scores(self, rows: Floats) -> Floats:
         """Return ``[n]`` scores for features ``[n, len(FEATURES)]``."""

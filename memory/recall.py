@@ -24,7 +24,7 @@ import numpy as np
 from ..errors import UserError
 from ..labels import Label
 from .entry import Embedder, Entry, Hit, Kind, Recalled, VectorIndex, Vectors
-from .rank import FEATURES, Candidate, Ranker, features, read_words, shipped_ranker
+from .rank import FEATURES, Candidate, Ranker, Reading, features, read_text, shipped_ranker
 from .rows import cosines
 from .static import Floats, Words, shipped
 from .store import MemoryStore
@@ -41,8 +41,8 @@ RECENT, RECENT_DAYS = 0.2, 30.0
 HELPED, UNHELPFUL = 0.3, 0.3
 """What use gains when it always ended well, and what costs being shown often without that."""
 DAY = 86_400.0
-
-_words_of_text = functools.lru_cache(maxsize=4096)(read_words)
+READINGS = 2_000
+"""Texts that are kept as they were read, some 5 KB each."""
 
 
 class Serving(Protocol):
@@ -98,6 +98,9 @@ class Recaller:
     ) -> None:
         self.store, self._serving = store, serving
         self._words, self._ranker = words, ranker
+        self._read: Callable[[str], Reading] = functools.lru_cache(maxsize=READINGS)(
+            lambda text: read_text(text, self.words)
+        )
 
     @property
     def words(self) -> Words:
@@ -220,7 +223,7 @@ class Recaller:
         vector_place = {entry: place for place, entry in enumerate(near)}
         candidates = [
             Candidate(
-                words=_words_of_text(entry.text),
+                text=self._read(entry.text),
                 bm25=by_words.get(entry.id, 0.0),
                 cosine=cosine.get(entry.id, 0.0),
                 word_place=word_place.get(entry.id),

@@ -76,6 +76,25 @@ def drop_other_vectors(store: MemoryStore, keep: str) -> int:
     return count
 
 
+def drop_unfit_vectors(store: MemoryStore, embedder: Embedder) -> int:
+    """Remove the vectors under the id of ``embedder`` that are not as wide as what it gives; return how many.
+
+    A model that was exchanged under its name leaves such: they can be compared with nothing any more.
+    """
+    unfit = (t.vectors.c.embedder == embedder.id) & (t.vectors.c.dimension != embedder.dimension)
+    with store.database.read() as connection:
+        if connection.execute(sa.select(t.vectors.c.entry).where(unfit).limit(1)).first() is None:
+            return 0
+    count: int = store.database.write(
+        lambda connection: connection.execute(sa.delete(t.vectors).where(unfit)).rowcount
+    )
+    log.warning(
+        "memory: %s gives %d numbers a text now; %d vectors of before are dropped and made anew",
+        embedder.id, embedder.dimension, count,
+    )  # fmt: skip
+    return count
+
+
 class Reembedding:
     """Chooses what serves, and brings the configured embedder ``wanted`` up to date in the background.
 
@@ -94,6 +113,7 @@ class Reembedding:
         self._store, self._wanted, self._open_index = store, wanted, open_index
         self._stop, self._wake = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
+        drop_unfit_vectors(store, wanted)
         previous = self._previous(load)
         self.serving = Serving(previous or wanted, open_index(previous or wanted))
         """The pair for the next query."""

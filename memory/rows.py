@@ -162,7 +162,7 @@ def check_dimension(connection: Connection, embedder: str, dimension: int) -> No
     if known is not None and known != dimension:
         raise StorageError(
             f"embedder {embedder} gives {dimension} numbers a text, but the store has its vectors with "
-            f"{known}; give the changed embedder another id and it embeds everything anew"
+            f"{known}; 'autogpt memory rebuild' embeds everything anew"
         )
 
 

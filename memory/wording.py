@@ -37,6 +37,7 @@ _EMPTY = STOP_WORDS | word_set(
 _ENDS = re.compile(r"[^\W\d_]{4}\.$|\d\.$")
 
 
+@functools.lru_cache(maxsize=65536)
 def stem(word: str) -> str:
     """Return a crude stem: enough that plural, tense and possessive do not make another word."""
     word = re.sub(r"['’]s$|['’]$", "", word)

@@ -11,7 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from autogpt.cli import main
 from autogpt.labels import Label
+from autogpt.memory import embed
+from autogpt.memory.database import StorageError
 from autogpt.memory.entry import GLOBAL, Draft, Kind, Vectors
 from autogpt.memory.index import MemoryIndex, open_index
 from autogpt.memory.reembed import BATCH, Reembedding, vector_counts
@@ -112,6 +115,38 @@ def test_an_embedder_that_is_gone_is_said_and_not_in_the_way(
     work.start()
     assert work.wait(20) and nearest(work, "amber boat") == "amber boat"
     work.close()
+
+
+def test_a_model_exchanged_under_its_name_costs_no_entry(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = MemoryStore(tmp_path)
+    texts = ["amber boat", "beige chair"]
+    remember(store, Words("model", 256), texts)
+    changed = Words("model", 512)
+    with pytest.raises(
+        StorageError, match=r"gives 512 numbers .* has its vectors with 256; .*memory rebuild"
+    ):
+        store.write(Draft(Kind.FACT, "coral door"), changed.embed(["coral door"])[0], "model")
+    work = Reembedding(store, changed, {}.get, lambda embedder: open_index(store, embedder))
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "gives 512 numbers" in line and "2 vectors of before" in line
+    work.start()
+    assert work.wait(20) and [nearest(work, text) for text in texts] == texts
+    work.close()
+
+
+def test_rebuild_embeds_what_the_new_embedder_lacks(
+    isolated: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = MemoryStore(isolated)
+    remember(store, Words("old", 256), ["amber boat", "beige chair"])
+    store.close()
+    monkeypatch.setattr(embed, "load_or_words", lambda *_: Words("new", 64))
+    assert main(["memory", "rebuild"]) == 0
+    assert "2 entries were embedded by new" in capsys.readouterr().out
+    assert vector_counts(store) == {"new": 2}
+    assert main(["memory", "rebuild"]) == 0 and "embedded" not in capsys.readouterr().out
 
 
 def test_langchain_sees_memory_as_a_vector_store(tmp_path: Path) -> None:

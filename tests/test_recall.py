@@ -14,7 +14,16 @@ from autogpt.labels import Label
 from autogpt.memory import rank
 from autogpt.memory.entry import GLOBAL, Draft, Embedder, Entry, Kind, VectorIndex, Vectors
 from autogpt.memory.exact import Exact
-from autogpt.memory.rank import FEATURES, Candidate, Ranker, features, read_ranker, read_words, stem
+from autogpt.memory.rank import (
+    FEATURES,
+    Candidate,
+    Ranker,
+    features,
+    read_ranker,
+    read_text,
+    shipped_ranker,
+    stem,
+)
 from autogpt.memory.recall import Recaller, tokens_at_most, worth
 from autogpt.memory.static import StaticEmbedder, shipped
 from autogpt.memory.store import MemoryStore
@@ -223,15 +232,39 @@ def test_training_and_test_questions_are_apart(packed_data: Path) -> None:
 
 def test_features_see_words_pairs_and_places() -> None:
     words = shipped()
-    near = Candidate(read_words("The red folder holds the bicycle key"), 3.0, 0.5, 0, 0)
-    far = Candidate(read_words("A key. " + "nothing here. " * 30 + "A folder that is red."), 3.0, 0.5, 1, 1)
+    near = Candidate(read_text("The red folder holds the bicycle key", words), 3.0, 0.5, 0, 0)
+    late = "A key. " + "nothing here. " * 30 + "A folder that is red."
+    far = Candidate(read_text(late, words), 3.0, 0.5, 1, 1)
     rows = features("the red folder", [near, far], words)
     column = {name: rows[:, i] for i, name in enumerate(FEATURES)}
     assert column["pairs"][0] > 0.99 and column["pairs"][1] < 1
     assert column["rare words in the head"][0] > column["rare words in the head"][1]
     assert column["length"][0] < column["length"][1]
     assert features("", [near], words).shape == (1, len(FEATURES))
+    assert features("red", [], words).shape == (0, len(FEATURES))
     assert stem("listening") == stem("listens") == "listen" and stem("猫狗们") == "猫狗们"
+
+
+def test_features_see_what_is_asked_beside_the_topic() -> None:
+    """Both texts are of the topic; only one of them answers, in other words than the question's."""
+    words = shipped()
+    texts = ("Glaucoma damages the eye. Surgery and drops lower the pressure.", "Glaucoma runs in families.")
+    candidates = [Candidate(read_text(text, words), 1.0, 0.5, 0, 0) for text in texts]
+    rows = features("What are the treatments for glaucoma in Anna?", candidates, words)
+    column = {name: rows[:, i] for i, name in enumerate(FEATURES)}
+    assert column["lacking and text"][0] > column["lacking and text"][1]
+    assert column["names"][0] == 0.0 and column["rarest word that lacks"][0] > 0.3
+    assert column["opening that the query names"][1] > column["opening that the query names"][0] > 0
+    assert features("what of glaucoma", candidates, words)[0, FEATURES.index("names")] == -1.0
+
+
+def test_the_reach_leaves_few_told_facts_out(tmp_path: Path) -> None:
+    passing = training.told(tmp_path, StaticEmbedder(), memories(3, 5, passing=True))
+    assert list(tmp_path.iterdir()) == []
+    judge, found = training.with_reach(replace(shipped_ranker(), reach=0.0), passing)
+    told = [sample for sample in passing if sample.right.any()]
+    reached = [judge.scores(sample.rows)[sample.right].max() >= judge.reach for sample in told]
+    assert np.mean(reached) >= 1 - training.MISSED - 1 / len(told) and found["reach"] == judge.reach
 
 
 def test_the_judge_learns_calibrates_and_is_read_back(tmp_path: Path) -> None:
@@ -243,7 +276,8 @@ def test_the_judge_learns_calibrates_and_is_read_back(tmp_path: Path) -> None:
         right[rng.integers(12)] = True
         rows[right, FEATURES.index("cosine")] += 2
         samples.append(training.Sample(rows, right))
-    judge, found = training.calibrate(training.train(samples[50:]), samples[:50])
+    seen = [*samples[50:], *training.never_told(samples[50:])]
+    judge, found = training.calibrate(training.train(seen), samples[:50])
     assert found["recall"] > 0.8 and found["silent when never told"] > 0.8
     first = [judge.scores(sample.rows).argmax() == sample.right.argmax() for sample in samples[:50]]
     assert np.mean(first) > 0.95
@@ -253,7 +287,7 @@ def test_the_judge_learns_calibrates_and_is_read_back(tmp_path: Path) -> None:
 
 
 def test_a_judge_for_other_features_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    judge = Ranker(*(np.ones(2, np.float32) for _ in range(5)), scale=1.0, bias=0.0, threshold=0.0)
+    judge = Ranker(*(np.ones(2, np.float32) for _ in range(5)), scale=1.0, bias=0.0, threshold=0.0, reach=0.0)
     judge.save(tmp_path / "judge.json")
     monkeypatch.setattr(rank, "FEATURES", ("other",))
     with pytest.raises(DefectError, match="made for other features"):

@@ -2,10 +2,13 @@
 
 Real candidates from a real store: the collection of the benchmark, asked by the judge's fifth of the
 training questions, and small memories of told facts. Scores are trained so that the right candidate
-comes first (the softmax over a question's candidates); questions are seen in stores of many sizes,
-by leaving candidates out. Then one slope and one intercept turn scores into log-odds, and the
-threshold is set where the decision "something relevant was found" is worth most, to miss what was
-told counting twice, on questions that the network was not trained on. Needs torch and ``AUTOGPT_DATA``.
+comes first, and so that they tell right from wrong between questions; questions are seen in stores of
+many sizes, and in stores that lack the answer, by leaving candidates out. Then one slope and one
+intercept turn scores into log-odds, and the threshold is set where the decision "something relevant
+was found" is worth most, to miss what was told counting twice, on questions that the network was not
+trained on. A run is shown more than that, because its goal often needs what it only names in passing:
+the reach is the score that all but ``MISSED`` of told facts have for such goals, generated for this and
+asked of memories of their own. Needs torch and ``AUTOGPT_DATA``.
 """
 
 from __future__ import annotations
@@ -30,16 +33,22 @@ from ..recall import Recaller
 from ..static import Floats, StaticEmbedder, read
 from ..store import MemoryStore
 from .pairs import Asked, collection
-from .told import memories
+from .told import Memory, memories
 
-UNITS = 24
-EPOCHS = 24
-RATE = 0.01
+UNITS = 32
+EPOCHS = 10
+RATE, DECAY = 0.01, 0.05
+QUESTIONS = 128
+"""Questions in a step of training."""
+SINGLE = 20.0
+"""Weight of the loss of single candidates: most of them are wrong and easy."""
 BATCH = 512
 MISSING = 50
 """Texts that the write gate may refuse."""
 TOLD = 300
 """Small memories of told facts."""
+PASSING, MISSED = 100, 0.05
+"""Memories that the reach is set by, and the share of told facts that may score less."""
 HELD_BACK = 5
 """One in so many questions calibrates instead of training."""
 BEST_BM25, BELOW_BEST, WORD_PLACE, VECTOR_PLACE = (
@@ -108,34 +117,53 @@ def small_stores(samples: Sequence[Sample], rng: np.random.Generator) -> list[Sa
         share = float(np.exp(rng.uniform(np.log(0.03), 0)))
         kept = (rng.random(len(sample.right)) < share) | sample.right
         made.append(thinned(sample, kept))
-    return made
+    return [sample for sample in made if len(sample.right)]
+
+
+def never_told(samples: Sequence[Sample]) -> list[Sample]:
+    """Return the samples that have an answer as they would be without it."""
+    made = [thinned(sample, ~sample.right) for sample in samples if sample.right.any()]
+    return [sample for sample in made if len(sample.right)]
 
 
 def train(samples: Sequence[Sample], seed: int = 0) -> Ranker:
-    """Return the judge before its calibration."""
+    """Return the judge before its calibration.
+
+    Three losses over one score: the right candidate before the others of its question, each candidate right
+    or wrong by itself, and the best one of a question told of something or nothing. The last two make
+    scores comparable between questions, which a threshold needs.
+    """
     import torch
 
     torch.manual_seed(seed)
-    useful = [sample for sample in samples if sample.right.any() and not sample.right.all()]
-    everything = np.concatenate([sample.rows for sample in useful])
+    everything = np.concatenate([sample.rows for sample in samples])
     mean, deviation = everything.mean(axis=0), everything.std(axis=0) + 1e-6
-    longest = max(len(sample.right) for sample in useful)
-    rows = torch.zeros(len(useful), longest, len(FEATURES))
-    right = torch.zeros(len(useful), longest, dtype=torch.bool)
-    there = torch.zeros(len(useful), longest, dtype=torch.bool)
-    for i, sample in enumerate(useful):
+    longest = max(len(sample.right) for sample in samples)
+    rows = torch.zeros(len(samples), longest, len(FEATURES))
+    right = torch.zeros(len(samples), longest, dtype=torch.bool)
+    there = torch.zeros(len(samples), longest, dtype=torch.bool)
+    for i, sample in enumerate(samples):
         size = len(sample.right)
         rows[i, :size] = torch.from_numpy(np.clip((sample.rows - mean) / deviation, -6, 6))
         right[i, :size], there[i, :size] = torch.from_numpy(sample.right), True
     first, last = torch.nn.Linear(len(FEATURES), UNITS), torch.nn.Linear(UNITS, 1, bias=False)
-    optimiser = torch.optim.Adam([*first.parameters(), *last.parameters()], lr=RATE, weight_decay=1e-4)
-    steps = EPOCHS * max(1, len(useful) // 64)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.05, steps)
+    level = torch.nn.Parameter(torch.tensor(-2.0))
+    parts = [{"params": [*first.parameters(), *last.parameters()], "weight_decay": DECAY},
+             {"params": [level], "weight_decay": 0.0}]  # fmt: skip
+    optimiser = torch.optim.AdamW(parts, lr=RATE)
+    steps = EPOCHS * max(1, len(samples) // QUESTIONS)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.03, steps)
+    unsure = torch.nn.functional.binary_cross_entropy_with_logits
     for _ in range(steps):
-        chosen = torch.randint(len(useful), (64,))
-        scores = last(torch.tanh(first(rows[chosen])))[..., 0].masked_fill(~there[chosen], -1e9)
-        hit = torch.logsumexp(scores.masked_fill(~right[chosen], -1e9), 1)
-        loss = (torch.logsumexp(scores, 1) - hit).mean()
+        chosen = torch.randint(len(samples), (QUESTIONS,))
+        answers, present = right[chosen], there[chosen]
+        scores = last(torch.tanh(first(rows[chosen])))[..., 0].masked_fill(~present, -1e9)
+        told = answers.any(1)
+        hit = torch.logsumexp(scores.masked_fill(~answers, -1e9), 1)
+        order = (torch.logsumexp(scores, 1) - hit)[told].sum() / told.sum().clamp(min=1)
+        single = unsure(scores[present] + level, answers[present].float())
+        found = unsure(scores.max(1).values + level, told.float())
+        loss = order + SINGLE * single + found
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
@@ -143,7 +171,7 @@ def train(samples: Sequence[Sample], seed: int = 0) -> Ranker:
     return Ranker(
         mean.astype(np.float32), deviation.astype(np.float32),
         first.weight.detach().numpy().T.copy(), first.bias.detach().numpy(), last.weight.detach().numpy()[0],
-        scale=1.0, bias=0.0, threshold=0.0,
+        scale=1.0, bias=0.0, threshold=0.0, reach=0.0,
     )  # fmt: skip
 
 
@@ -213,18 +241,34 @@ def gather(home: Path, data: Path, embedder: StaticEmbedder, most: int, seed: in
     for asked in everything.tune.values():
         made += samples_of(recaller, rng.sample(asked, min(most, len(asked))), numbers)
     store.close()
-    for i, memory in enumerate(memories(TOLD, seed)):
-        store, numbers = filled(home / f"told{i}", memory.facts, embedder)
-        asked = [Asked(text, frozenset(() if at is None else (at,))) for text, at in memory.questions]
-        made += samples_of(plain_recaller(store, embedder), asked, numbers)
-        store.close()
-    return made
+    return made + told(home, embedder, memories(TOLD, seed))
+
+
+def told(home: Path, embedder: StaticEmbedder, made: Sequence[Memory]) -> list[Sample]:
+    """Return the samples of small memories, each in a store of its own below ``home``."""
+    samples: list[Sample] = []
+    for memory in made:
+        with tempfile.TemporaryDirectory(dir=home) as place:
+            store, numbers = filled(Path(place), memory.facts, embedder)
+            asked = [Asked(text, frozenset(() if at is None else (at,))) for text, at in memory.questions]
+            samples += samples_of(plain_recaller(store, embedder), asked, numbers)
+            store.close()
+    return samples
+
+
+def with_reach(judge: Ranker, passing: Sequence[Sample]) -> tuple[Ranker, dict[str, float]]:
+    """Return the judge with its reach, and how often goals that name nothing told are left alone by it."""
+    right = [judge.scores(sample.rows)[sample.right].max() for sample in passing if sample.right.any()]
+    reach = float(np.quantile(right, MISSED))
+    never = [sample for sample in passing if not sample.right.any()]
+    silent = float(np.mean([judge.scores(sample.rows).max() < reach for sample in never]))
+    return replace(judge, reach=reach), {"reach": reach, "silent by reach": silent}
 
 
 def plain_recaller(store: MemoryStore, embedder: StaticEmbedder) -> Recaller:
     """Return a recaller that searches exactly, whose judge is not needed yet."""
     zero = np.zeros(1, np.float32)
-    blank = Ranker(zero, zero, zero, zero, zero, scale=1.0, bias=0.0, threshold=0.0)
+    blank = Ranker(zero, zero, zero, zero, zero, scale=1.0, bias=0.0, threshold=0.0, reach=0.0)
     plain = Plain(embedder, Exact(store, embedder.id, embedder.dimension))
     return Recaller(store, lambda: plain, embedder.words, blank)
 
@@ -235,7 +279,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--words", type=Path, help="a word table other than the shipped one")
     parser.add_argument("--stores", type=Path, help="keep the filled stores in this folder")
-    parser.add_argument("--questions", type=int, default=1200, help="questions a source")
+    parser.add_argument("--questions", type=int, default=1500, help="questions a source")
     args = parser.parse_args(arguments)
     data = settings.load().data
     if data is None:
@@ -243,10 +287,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as place:
         embedder = StaticEmbedder(read(args.words) if args.words else None)
         samples = gather(args.stores or Path(place), data, embedder, args.questions)
+        passing = told(Path(place), embedder, memories(PASSING, seed=1, passing=True))
     random.Random(1).shuffle(samples)
     back = len(samples) // HELD_BACK
-    judge = train(small_stores(samples[back:], np.random.default_rng(0)))
+    seen = small_stores(samples[back:], np.random.default_rng(0))
+    judge = train([*seen, *never_told(seen)])
     fitted, found = calibrate(judge, small_stores(samples[:back], np.random.default_rng(1)))
+    fitted, reached = with_reach(fitted, passing)
+    found |= reached
     fitted.save(args.out)
     read_ranker(args.out)
     print(", ".join(f"{name} {value:.3g}" for name, value in found.items()))
