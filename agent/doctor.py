@@ -81,7 +81,8 @@ def _device(settings: Settings) -> Iterator[str]:
     from ..llm.probe import chip, probe_device
 
     choice = probe_device(settings.device, settings.dtype, settings.cache)
-    yield f"{choice.device} in {choice.dtype}, {choice.threads} threads, torch {torch.__version__}"
+    widths = f" (linear layers in {' or '.join(choice.widths)})" if choice.widths else ""
+    yield f"{choice.device} in {choice.dtype}{widths}, {choice.threads} threads, torch {torch.__version__}"
     yield torch.cuda.get_device_name() if choice.device.startswith("cuda") else chip()
 
 

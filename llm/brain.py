@@ -92,7 +92,7 @@ class LocalModel:
         tokenizer = ChatTokenizer(place)
         loaded = load_model(place, device, dtype, adapter, cache_dir, plain=True)
         snapshots = None if cache_dir is None else cache_dir / "kv"
-        loaded, forward = settle_width(loaded, tokenizer.plain(PROBE_TEXT), cache_dir)
+        loaded, forward = settle_width(loaded, tokenizer.plain(PROBE_TEXT), cache_dir, release=True)
         name = name or Path(folder).name
         return cls(loaded, tokenizer, name, thought_chars, snapshots=snapshots, forward=forward)
 

@@ -38,7 +38,7 @@ from .sequence import Generated, Grammar, Matcher, Request, Stuck
 from .sequence import Sequence as Active
 from .snapshot import Snapshots
 from .tokenlog import COPIED, FORCED, TokenLog
-from .trouble import OutOfMemory, first_bad_layer, patiently
+from .trouble import OutOfMemory, first_bad_part, patiently
 
 __all__ = ["Engine", "Generated", "Grammar", "Matcher", "OnToken", "Request", "Stats"]
 
@@ -104,7 +104,7 @@ class Engine:
         self._drafts = drafts == "ngram"
         self._forced = forced
         self._max_draft = max_draft
-        self._row_cost = default_row_cost(loaded) if row_cost is None else row_cost
+        self._row_cost = loaded.row_cost if row_cost is None else row_cost
         self._said = Said()
         self._experience = Acceptance()
         self._logs: OrderedDict[str, tuple[TokenLog, Drafter | None]] = OrderedDict()
@@ -348,7 +348,7 @@ class Engine:
                 token, logprob = chooser.choose(work, choice)
                 right = sequence.settle(choice, token, logprob)
             except NotFinite as error:
-                layer = first_bad_layer(self.loaded.whole(), sequence.log.ids) or "the output head"
+                layer = first_bad_part(self.loaded, self._forward, sequence.log.ids) or "the output head"
                 self._fail(
                     sequence, f"{error} at token {len(sequence.log)}, first in {layer}: check the weights"
                 )
@@ -387,14 +387,3 @@ class Engine:
         self.stats.copied += origins.count(COPIED)
         if out.complete and self._drafts:
             self._said.add(out.ids)
-
-
-def default_row_cost(loaded: LoadedModel) -> float:
-    """Return what a further row costs, as a share of a forward of one.
-
-    A processor in fp32 is soon bound by arithmetic, with AMX in bf16 later (measured 0.075 to 0.1 for
-    135M parameters; 0.08 with packed fp16 weights), a GPU not at these sizes.
-    """
-    if torch.device(loaded.device).type != "cpu":
-        return 0.01
-    return 0.2 if loaded.dtype == torch.float32 and not loaded.packing else 0.08

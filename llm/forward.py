@@ -9,8 +9,7 @@ lengths share every linear layer: their rows lie one after another in ``[rows, h
 attention goes sequence by sequence. The fused weights replace the module's own storage (its
 parameters become views), so memory is not doubled and weight updates in place are seen here.
 
-:class:`ModuleForward` drives any other transformers architecture through its own ``forward`` with
-one ``DynamicCache`` a sequence, one sequence after another: slower, and correct.
+Any other transformers architecture goes through its own module (:mod:`.module_forward`).
 
 Shapes: R rows in all, H query heads, G key-value heads, D head width, V vocabulary.
 """
@@ -27,12 +26,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import ModelUnavailable
 from .attention import Attention, layout
 from .cache import Cache, Slot
-from .packed import WIDTHS, Dense, Linear
+from .module_forward import ModuleForward
+from .packed import WIDTHS, Dense, Gated, Linear, Width
 from .transfer import ship
-from .tree import Node, Span, narrow
 
 FUSED_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 _STATIC_ROPE = frozenset({"default", "linear", "llama3", "yarn"})
@@ -77,20 +75,20 @@ class _Layer:
     k_norm: Tensor | None
     out: Linear
     mlp_norm: Tensor
-    gate_up: Linear
+    gated: Linear
+    """Gate and up projections in one, their product coming out."""
     down: Linear
     window: int
 
     def linears(self) -> list[Linear]:
         """Return the layer's linear parts."""
-        return [self.qkv, self.out, self.gate_up, self.down]
+        return [self.qkv, self.out, self.gated, self.down]
 
-    def packed(self, make: Callable[[Dense], Linear]) -> _Layer:
-        """Return this layer with ``make(linear)`` in place of each linear."""
-        qkv, out, gate_up, down = map(
-            make, cast("list[Dense]", [self.qkv, self.out, self.gate_up, self.down])
-        )
-        return replace(self, qkv=qkv, out=out, gate_up=gate_up, down=down)
+    def packed(self, width: Width) -> _Layer:
+        """Return this layer of dense linears in ``width``."""
+        qkv, out, down = map(width.linear, cast("list[Dense]", [self.qkv, self.out, self.down]))
+        gated = width.gated(cast(Dense, cast(Gated, self.gated).inner))
+        return replace(self, qkv=qkv, out=out, gated=gated, down=down)
 
 
 def _fuse(linears: Sequence[nn.Linear]) -> Dense:
@@ -155,7 +153,7 @@ class FusedForward:
         self._dense = [_read_layer(layer, config, i) for i, layer in enumerate(body.layers)]
         self._layers = self._dense
         self.windows = {layer.window for layer in self._dense}
-        self.make: Callable[[Dense], Linear] | None = None
+        self.width: Width | None = None
         self._inv_freq: Tensor = body.rotary_emb.inv_freq.float()
         self._rope_scale = float(getattr(body.rotary_emb, "attention_scaling", 1.0))
         self._cos = self._sin = self._embedding.new_empty(0, 1, self._dim)
@@ -171,16 +169,16 @@ class FusedForward:
             return self._head(hidden).float()
         return F.linear(hidden, self._head_weight[allowed]).float()
 
-    def pack(self, make: Callable[[Dense], Linear] | None, wait: bool = True) -> None:
-        """Compute with ``make(layer)`` in place of every linear layer; None: with the layers as loaded.
+    def pack(self, width: Width | None, wait: bool = True) -> None:
+        """Compute every linear layer in ``width``; None: with the layers as loaded.
 
         Packed layers are copies: after a change of weights call :meth:`refresh`. Without ``wait`` they
         are prepared in the background, while a first prompt is computed.
         """
-        self.make = make
+        self.width = width
         dense = Dense(self._head_weight)
-        self._head = dense if make is None else make(dense)
-        self._layers = self._dense if make is None else [layer.packed(make) for layer in self._dense]
+        self._head = dense if width is None else width.linear(dense)
+        self._layers = self._dense if width is None else [layer.packed(width) for layer in self._dense]
         linears = [self._head, *(part for layer in self._layers for part in layer.linears())]
         if wait:
             _prepare(linears)
@@ -189,32 +187,63 @@ class FusedForward:
 
     def refresh(self) -> None:
         """Take over weights that were changed in place."""
-        if self.make is not None:
-            self.pack(self.make)
+        if self.width is not None and self._dense:
+            self.pack(self.width)
+
+    def release(self, model: nn.Module) -> bool:
+        """Give up the decoder's fp32 linear weights, if the width in use needs them for no row count.
+
+        ``model``, whose parameters are views of them, is left with empty ones: it can be neither run nor
+        trained. Only embeddings, norms and the head stay. Returns whether anything was given up.
+        """
+        if self.width is None or not self.width.every or not self._dense:
+            return False
+        self._dense = []
+        for layer in cast(Any, model).model.layers:
+            for part in (*layer.self_attn.children(), *layer.mlp.children()):
+                weight = getattr(part, "weight", None)
+                if weight is not None and weight.ndim == 2:
+                    weight.data = weight.data.new_empty(0)
+        return True
 
     def hidden(
         self,
         batch: Sequence[tuple[Cache, Sequence[int]]],
         every: bool = False,
         tails: Sequence[int] | None = None,
+        look: Callable[[str, Tensor], None] | None = None,
     ) -> Tensor:
-        """See :class:`Forward`. A cache's length moves only when all layers are done."""
+        """See :class:`Forward`. A cache's length moves only when all layers are done.
+
+        ``look`` is shown the residual stream after the embedding and after each layer, by name.
+        """
         slots = [cast(Slot, cache) for cache, _ in batch]
         counts = [len(ids) for _, ids in batch]
         for slot, count in zip(slots, counts, strict=True):
             slot.reserve(slot.length + count)
         flat = ship([i for _, ids in batch for i in ids], self._embedding.device)
         cos, sin = self._rotation(slots, counts)
-        x = self.run(flat, cos, sin, layout(slots, counts, self.windows, self._embedding))
+        x = self.run(flat, cos, sin, layout(slots, counts, self.windows, self._embedding), look)
         for slot, count in zip(slots, counts, strict=True):
             slot.length += count
         return self.normed(x if every else _last_rows(x, counts, tails))
 
-    def run(self, ids: Tensor, cos: Tensor, sin: Tensor, attention: Attention) -> Tensor:
+    def run(
+        self,
+        ids: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        attention: Attention,
+        look: Callable[[str, Tensor], None] | None = None,
+    ) -> Tensor:
         """Run rows ``ids [R]``, rotated by ``cos, sin [R, 1, D]``, through all layers: ``[R, width]``."""
         x = F.embedding(ids, self._embedding)
+        if look is not None:
+            look("model.embed_tokens", x)
         for index, layer in enumerate(self._layers):
             x = self._layer(x, index, layer, cos, sin, attention)
+            if look is not None:
+                look(f"model.layers.{index}", x)
         return x
 
     def normed(self, x: Tensor) -> Tensor:
@@ -259,8 +288,7 @@ class FusedForward:
             qk = torch.cat([self._rms(qk[:, :heads], w.q_norm), self._rms(qk[:, heads:], w.k_norm)], 1)
         qk = (qk * cos).addcmul_(qk.roll(dim // 2, -1), sin)
         x += w.out(attention.attend(qk[:, :heads], qk[:, heads:], v, index, w.window))
-        gate, up = w.gate_up(self._rms(x, w.mlp_norm)).chunk(2, -1)
-        x += w.down(F.silu(gate).mul_(up))
+        x += w.down(w.gated(self._rms(x, w.mlp_norm)))
         return x
 
 
@@ -285,7 +313,7 @@ def _read_layer(layer: Any, config: Any, index: int) -> _Layer:
         k_norm=attention.k_norm.weight.data if normed else None,
         out=_dense(attention.o_proj),
         mlp_norm=layer.post_attention_layernorm.weight.data,
-        gate_up=_fuse([mlp.gate_proj, mlp.up_proj]),
+        gated=Gated(_fuse([mlp.gate_proj, mlp.up_proj])),
         down=_dense(mlp.down_proj),
         window=_window(config, index),
     )
@@ -298,101 +326,3 @@ def _window(config: Any, index: int) -> int:
     if not window or (kinds is not None and kinds[index] != "sliding_attention"):
         return 0
     return int(window)
-
-
-class ModuleCache:
-    """A transformers ``DynamicCache`` behind :class:`~.cache.Cache`."""
-
-    def __init__(self) -> None:
-        from transformers import DynamicCache
-
-        self.inner: Any = DynamicCache()
-        self.length = 0
-
-    @property
-    def memory(self) -> Span:
-        """All keys and values, ``[1, G, positions, D]`` each; layers may differ in G and D."""
-        layers = [layer for layer in self.inner.layers if layer.is_initialized]
-        return tuple(tensor for layer in layers for tensor in (layer.keys, layer.values))
-
-    def reserve(self, positions: int) -> None:
-        """Nothing to do: the inner cache grows by itself."""
-
-    def crop(self, length: int) -> None:
-        """Cut every layer to ``length``, also layers that an interrupted forward left longer."""
-        for layer in self.inner.layers:
-            if layer.is_initialized:
-                layer.keys = layer.keys[:, :, :length]
-                layer.values = layer.values[:, :, :length]
-        self.length = min(self.length, length)
-
-    def covers(self, start: int) -> bool:
-        """True: this cache always holds everything itself."""
-        return True
-
-    def export(self, start: int, end: int) -> Span:
-        """Return views; the inner cache never writes into its tensors, it makes longer ones."""
-        return narrow(self.memory, start, end)
-
-    def rest(self, node: Node) -> None:
-        """Nothing to do: this cache reads nothing elsewhere."""
-
-    def begin(self, node: Node, base: int, copied: Sequence[Span]) -> None:
-        """Begin anew with copies of the path's positions below ``base`` and of the next."""
-        from transformers import DynamicCache
-
-        self.inner = DynamicCache()
-        spans = [*node.spans(0, base), *copied]
-        self.length = sum(span[0].shape[-2] for span in spans)
-        tensors = [torch.cat(parts, -2) for parts in zip(*spans, strict=True)]
-        for index in range(0, len(tensors), 2):
-            self.inner.update(tensors[index], tensors[index + 1], index // 2)
-
-
-class ModuleForward:
-    """Any transformers causal model with attention caches, one sequence at a time."""
-
-    def __init__(self, model: nn.Module, config: Any) -> None:
-        from transformers import DynamicCache
-        from transformers.cache_utils import DynamicLayer
-
-        layers = DynamicCache(config=config).layers
-        if not all(isinstance(layer, DynamicLayer) for layer in layers):
-            raise ModelUnavailable(
-                f"model type {config.model_type!r} keeps a recurrent state that cannot be cropped; "
-                "choose a model with plain attention"
-            )
-        self._model = model
-        self._device = next(model.parameters()).device
-
-    def refresh(self) -> None:
-        """Nothing to do: the module's own weights are computed with."""
-
-    def new_cache(self) -> ModuleCache:
-        """Return an empty cache."""
-        return ModuleCache()
-
-    def head(self, hidden: Tensor, allowed: Tensor | None = None) -> Tensor:
-        """Return fp32 logits; ``hidden`` holds them already, the module has computed its head."""
-        return (hidden if allowed is None else hidden[:, allowed]).float()
-
-    def hidden(
-        self,
-        batch: Sequence[tuple[Cache, Sequence[int]]],
-        every: bool = False,
-        tails: Sequence[int] | None = None,
-    ) -> Tensor:
-        """See :class:`Forward`; here the result is the module's logits."""
-        rows = []
-        for (item, ids), tail in zip(batch, tails or [1] * len(batch), strict=True):
-            cache = cast(ModuleCache, item)
-            cache.crop(cache.length)
-            output = self._model(
-                input_ids=torch.tensor([list(ids)], device=self._device),
-                past_key_values=cache.inner,
-                use_cache=True,
-                logits_to_keep=0 if every else tail,
-            )
-            cache.length += len(ids)
-            rows.append(output.logits[0])
-        return torch.cat(rows)

@@ -21,9 +21,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..errors import ModelUnavailable
+from ..errors import DefectError, ModelUnavailable
 from .adapter import adapter_fingerprint, check_base, merge_adapter
 from .forward import can_fuse
+from .packed import WIDTHS
 from .plain import PlainModel, assemble, plain_config, read_plain
 from .probe import DTYPES, probe_device
 
@@ -52,14 +53,34 @@ class LoadedModel:
     """Whether a width must pass the gate; False: the user named it."""
     packing: str = ""
     """The width that linear layers are computed in; "": as loaded."""
+    released: bool = False
+    """The fp32 weights of the linear layers are given up: the module can be neither run nor trained."""
 
     @property
     def numerics(self) -> str:
         """What keys and values computed by this model depend on."""
         return f"{self.fingerprint}|{self.dtype}|{self.packing}"
 
+    @property
+    def row_cost(self) -> float:
+        """What a further row costs, as a share of a forward of one.
+
+        A processor in fp32 is soon bound by arithmetic; narrow weights say themselves
+        (:class:`~.packed.Width`); a GPU is not bound by it at these sizes.
+        """
+        if torch.device(self.device).type != "cpu":
+            return 0.01
+        if self.packing:
+            return WIDTHS[self.packing].row_cost
+        return 0.2 if self.dtype == torch.float32 else 0.08
+
     def whole(self) -> nn.Module:
-        """The model as a transformers module, over the same tensors; may take seconds to build."""
+        """The model as a transformers module, over the same tensors; may take seconds to build.
+
+        Raises :class:`~autogpt.errors.DefectError` when its weights were released.
+        """
+        if self.released:
+            raise DefectError("the module's weights were released: load the model without that")
         return self.model.whole() if isinstance(self.model, PlainModel) else self.model
 
 

@@ -1,11 +1,12 @@
 """Which device, number format and thread count this machine should use.
 
-Machines differ more than one would guess: bf16 products halve the time on chips with AMX and take
-ten times as long on chips with AVX2 alone. So the processor is asked for its abilities first, then
-a timing of about a second compares fp32, bf16 and fp32 with packed weights (:mod:`.packed`) on the
-rows that decoding uses: one (a token), 4 (a draft), 16 (a batch) and 256 (a prompt); and one thread
-against all. The answer is kept per chip in a small file. A GPU is not timed: bf16 where it has it,
-else fp16 (CUDA) or fp32 (MPS).
+Machines differ more than one would guess: bf16 products take a fifth of the time on chips with AMX and
+ten times as long on chips with AVX2 alone. So the processor is asked for its abilities first, then a
+timing of about a second compares fp32 with the narrower widths of :mod:`.packed` on the rows that
+decoding uses: one (a token), 4 (a draft), 16 (a batch) and 256 (a prompt); and one thread against all.
+All ways are timed in turn and the best of several rounds counts, because other work on the machine
+only ever makes a timing longer. The answer is kept per chip in a small file. A GPU is not timed: bf16
+where it has it, else fp16 (CUDA) or fp32 (MPS).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ import torch
 
 from ..errors import UsageError
 from .kept import read_kept, write_kept
-from .packed import WIDTHS, Dense
+from .packed import WIDTHS, Dense, Linear, available, has_bf16
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 NAMES = (*DTYPES, "int8")
@@ -30,9 +31,13 @@ _MATRICES, _WIDTH = 6, 1536
 _TURN = {1: 10.0, 4: 4.0, 16: 2.0, 256: 1.0}
 """How often a typical turn runs each number of rows; weighs the timings."""
 _GAIN = 1.15
-"""bf16 and int8 must be faster than fp32 by this factor: they cost precision."""
+"""bf16 and int8 must be faster than the others by this factor: they cost precision."""
 _LITTLE = 1.03
 """fp16 weights with fp32 arithmetic cost hardly any; only few rows gain, so little shows over a turn."""
+_ROUNDS = 5
+"""The best of so many counts."""
+_MEANING = 3
+"""Counts up when timings mean something else, so that verdicts kept before are not read."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ class Choice:
     dtype: str
     threads: int
     widths: tuple[str, ...] = ()
-    """Packed weights to use for few rows, the fastest first; see :mod:`.packed`."""
+    """Packed weights to use, the best first; see :mod:`.packed`."""
     gated: bool = True
     """The first of ``widths`` that passes the gate is used; False: the user named one."""
 
@@ -61,7 +66,7 @@ def probe_device(device: str = "auto", dtype: str = "auto", cache_dir: Path | No
     if device == "cpu":
         if dtype == "auto":
             return _timed(threads, cache_dir)
-        if dtype in WIDTHS:  # narrow weights, fp32 arithmetic: the CPU has no faster way
+        if dtype in WIDTHS and (dtype != "bfloat16" or has_bf16()):  # narrow linear layers, the rest fp32
             return Choice(device, "float32", threads, (dtype,), gated=False)
         return Choice(device, dtype, threads)
     if dtype == "int8":
@@ -110,17 +115,10 @@ def chip() -> str:
     return platform.processor() or platform.machine()
 
 
-def _has_bf16() -> bool:
-    """Say whether the processor multiplies bf16 at all; without it the timing could take minutes."""
-    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported", "_is_arm_bf16_supported")
-    found = [getattr(torch.cpu, name, None) for name in names]
-    return any(bool(ask()) for ask in found if ask is not None)
-
-
 def _timed(threads: int, cache_dir: Path | None) -> Choice:
     """Choose dtype, threads and widths for this processor, from the file if this chip was timed before."""
     path = cache_dir / "probe.json" if cache_dir is not None else None
-    key = f"{chip()} | {threads} threads | torch {torch.__version__} | 2"
+    key = f"{chip()} | {threads} threads | torch {torch.__version__} | {_MEANING}"
     known = read_kept(path)
     try:
         return _decide({name: float(ms) for name, ms in known[key].items()}, threads)
@@ -132,19 +130,46 @@ def _timed(threads: int, cache_dir: Path | None) -> Choice:
 
 
 def _measure(threads: int) -> dict[str, float]:
-    """Return the milliseconds of a typical turn's products by way of computing."""
+    """Return the milliseconds of a typical turn's products by way of computing, the best of some rounds."""
     before = torch.get_num_threads()
-    times = {}
+    ways = {name: layers for name in ("float32", *available()) if (layers := _layers(name))}
+    runs = [(name, layers, threads) for name, layers in ways.items()]
+    if threads > 1:
+        runs.append(("one thread", ways["float32"], 1))
+    best: dict[str, dict[int, float]] = {name: {} for name, _, _ in runs}
     try:
-        torch.set_num_threads(threads)
-        for name in ("float32", *WIDTHS, *(["bfloat16"] if _has_bf16() else [])):
-            times[name] = _time(name) * 1e3
-        if threads > 1:
-            torch.set_num_threads(1)
-            times["one thread"] = _time("float32") * 1e3
+        with torch.inference_mode():
+            for _ in range(_ROUNDS):
+                for name, layers, count in runs:
+                    torch.set_num_threads(count)
+                    for rows in _TURN:
+                        seconds = _time(layers, rows)
+                        best[name][rows] = min(seconds, best[name].get(rows, seconds))
     finally:
         torch.set_num_threads(before)
-    return times
+    return {name: 1e3 * sum(_TURN[rows] * s for rows, s in found.items()) for name, found in best.items()}
+
+
+def _layers(name: str) -> list[Linear]:
+    """Return the layers of the timing, none where this build of torch has no such kernel."""
+    dense = [Dense(torch.full((_WIDTH, _WIDTH), 0.5)) for _ in range(_MATRICES)]
+    try:
+        layers: list[Linear] = [WIDTHS[name].linear(part) for part in dense] if name in WIDTHS else [*dense]
+        for layer in layers:
+            layer.prepare()
+    except RuntimeError:
+        return []
+    return layers
+
+
+def _time(layers: Sequence[Linear], rows: int) -> float:
+    """Return the seconds of one pass over all layers; one more goes before it, to wake the threads."""
+    x = torch.full((rows, _WIDTH), 0.5)
+    layers[0](x)
+    begin = time.perf_counter()
+    for layer in layers:
+        layer(x)
+    return time.perf_counter() - begin
 
 
 def _decide(times: Mapping[str, float], threads: int) -> Choice:
@@ -152,41 +177,6 @@ def _decide(times: Mapping[str, float], threads: int) -> Choice:
     plain = times["float32"]
     if times.get("one thread", float("inf")) * _GAIN < plain:
         threads = 1  # two threads that share one core, or wait for each other more than they help
-    gain = {"float16": _LITTLE}
-    faster = sorted(
-        (ms, name) for name, ms in times.items() if name in NAMES and ms * gain.get(name, _GAIN) < plain
-    )
-    if faster and faster[0][1] == "bfloat16":
-        return Choice("cpu", "bfloat16", threads)
-    return Choice("cpu", "float32", threads, tuple(name for _, name in faster if name in WIDTHS))
-
-
-def _time(name: str) -> float:
-    """Return the seconds of a typical turn's products, stopping early when they are hopeless."""
-    dtype = torch.float32 if name in WIDTHS else DTYPES[name]
-    weights = [torch.full((_WIDTH, _WIDTH), 0.5, dtype=dtype) for _ in range(_MATRICES)]
-    total = 0.0
-    with torch.inference_mode():
-        try:
-            dense = [Dense(weight) for weight in weights]
-            layers = [WIDTHS[name](layer) for layer in dense] if name in WIDTHS else dense
-            for layer in layers:
-                layer.prepare()
-        except RuntimeError:  # this build of torch has no such kernel
-            return float("inf")
-        small = torch.randn(64, 64).to(dtype)
-        begin = time.perf_counter()
-        for _ in range(20):
-            small = (small @ small).clamp_(-1, 1)
-        if time.perf_counter() - begin > 0.05:
-            return float("inf")
-        for rows, weight in _TURN.items():
-            x = torch.full((rows, _WIDTH), 0.5, dtype=dtype)
-            times = []
-            for _ in range(2):
-                begin = time.perf_counter()
-                for layer in layers:
-                    layer(x)
-                times.append(time.perf_counter() - begin)
-            total += min(times) * weight
-    return total
+    costs = {name: ms * (_LITTLE if name == "float16" else _GAIN) for name, ms in times.items()}
+    names = [name for name in available() if costs.get(name, float("inf")) < plain]
+    return Choice("cpu", "float32", threads, tuple(sorted(names, key=costs.__getitem__)))

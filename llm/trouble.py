@@ -1,19 +1,23 @@
 """What the engine does when a forward goes wrong: memory runs out, or numbers are not finite.
 
 :func:`patiently` frees what is idle and tries once more before it gives up with a line that says
-what to lower. :func:`first_bad_layer` repeats a sequence through the model's own module with a look
+what to lower. :func:`first_bad_part` repeats a sequence through the model's own module with a look
 at every layer's output; it is slow, and runs only when a result was not finite.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import AutoGPTError
+
+if TYPE_CHECKING:
+    from .forward import Forward, FusedForward
+    from .model import LoadedModel
 
 T = TypeVar("T")
 
@@ -47,6 +51,23 @@ def patiently(action: Callable[[], T], free: Callable[[], None], goals: int) -> 
 def _is_out_of_memory(error: Exception) -> bool:
     text = str(error)  # on the CPU torch raises a plain RuntimeError
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in text
+
+
+def first_bad_part(loaded: LoadedModel, forward: Forward, ids: Sequence[int]) -> str | None:
+    """Name the first part of the model whose output over ``ids`` is not finite; None if all are.
+
+    Once the module's weights are released, our own forward says it, to the decoder layer.
+    """
+    if not loaded.released:
+        return first_bad_layer(loaded.whole(), ids)
+    found: list[str] = []
+
+    def look(name: str, x: Tensor) -> None:
+        if not found and not bool(x.isfinite().all()):
+            found.append(name)
+
+    cast("FusedForward", forward).hidden([(forward.new_cache(), ids)], look=look)
+    return found[0] if found else None
 
 
 def first_bad_layer(model: nn.Module, ids: Sequence[int]) -> str | None:

@@ -22,9 +22,10 @@ from transformers import (
 from autogpt.errors import DefectError
 from autogpt.llm.cache import common_prefix
 from autogpt.llm.engine import Engine, Generated, Request
-from autogpt.llm.forward import FusedForward, ModuleForward, make_forward
+from autogpt.llm.forward import FusedForward, make_forward
 from autogpt.llm.message import Sampling
 from autogpt.llm.model import LoadedModel
+from autogpt.llm.module_forward import ModuleForward
 from autogpt.llm.sampling import choose, uniform
 
 V = 257

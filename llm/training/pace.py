@@ -88,7 +88,7 @@ def choose_compute(device: str, dtype: str) -> tuple[str, torch.dtype]:
     from ..probe import DTYPES, probe_device
 
     choice = probe_device(device, dtype)
-    found = DTYPES[choice.dtype]
+    found = torch.bfloat16 if "bfloat16" in choice.widths else DTYPES[choice.dtype]
     if found is torch.float16:
         found = torch.float32
     if choice.device != "cpu":
