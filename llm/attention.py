@@ -26,6 +26,8 @@ from .cache import Slot
 from .transfer import ship
 from .tree import Node
 
+Views = tuple[Tensor, ...]
+
 WORTH_SHARING = 256
 """A stretch is read once for all when that saves this many positions: a pass and its merging cost
 about 40 us a layer, a position 0.15 us (measured at SmolLM2's shape)."""
@@ -35,15 +37,19 @@ about 40 us a layer, a position 0.15 us (measured at SmolLM2's shape)."""
 class Span:
     """The rows of one sequence in a forward; its slot serves positions ``first`` to ``end``.
 
-    ``masks`` are by window (None: no mask is needed).
+    ``masks`` are by window (None: no mask is needed). The views of the slot are made once a forward,
+    each list one for each layer: taken anew in every layer they cost as much as short attention.
     """
 
-    slot: Slot
-    rows: slice
+    count: int
     first: int
-    start: int
-    end: int
     masks: dict[int, Tensor | None]
+    keys: Views
+    """``[1, G, end - first, D]``"""
+    values: Views
+    new_keys: Views
+    """``[G, n, D]``: where the keys of this forward's rows go."""
+    new_values: Views
 
 
 @dataclass(frozen=True)
@@ -68,21 +74,27 @@ class Plan:
 
     spans: list[Span]
     passes: list[Pass]
+    counts: list[int]
+    """Rows of each span."""
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, index: int, window: int) -> Tensor:
         """See :class:`Attention`; the rows lie in the batch's order."""
-        for span in self.spans:
-            buffer, rows, base = span.slot.buffer[index], span.rows, span.slot.base
-            buffer[0, :, span.start - base : span.end - base] = k[rows].transpose(0, 1)
-            buffer[1, :, span.start - base : span.end - base] = v[rows].transpose(0, 1)
+        spans, counts = self.spans, self.counts
+        keys, values = k.transpose(0, 1), v.transpose(0, 1)
+        if len(spans) == 1:
+            spans[0].new_keys[index].copy_(keys)
+            spans[0].new_values[index].copy_(values)
+        else:
+            targets = [s.new_keys[index] for s in spans] + [s.new_values[index] for s in spans]
+            torch._foreach_copy_(
+                targets, [*keys.split_with_sizes(counts, 1), *values.split_with_sizes(counts, 1)]
+            )
         if self.passes:
             return _attend_merged(q, self, index).flatten(1)
-        if len(self.spans) == 1:
-            return _attend_alone(q, self.spans[0], index, window)
-        out = q.new_empty(q.shape[0], q.shape[1] * q.shape[2])
-        for span in self.spans:
-            out[span.rows] = _attend_alone(q[span.rows], span, index, window)
-        return out
+        if len(spans) == 1:
+            return _attend_alone(q, spans[0], index, window)
+        parts = zip(q.split_with_sizes(counts), spans, strict=True)
+        return torch.cat([_attend_alone(part, span, index, window) for part, span in parts])
 
 
 def layout(slots: Sequence[Slot], counts: Sequence[int], windows: set[int], like: Tensor) -> Plan:
@@ -100,10 +112,25 @@ def layout(slots: Sequence[Slot], counts: Sequence[int], windows: set[int], like
                 readers.setdefault(node, []).append(rows)
         start, end = slot.length, slot.length + count
         masks = {window: _mask(start - first, end - first, window, like) for window in windows}
-        spans.append(Span(slot, rows, first, start, end, masks))
+        spans.append(_span(slot, first, start, end, masks))
         row += count
     passes = [Pass(node.span[0], _rows(parts, row, like)) for node, parts in readers.items()]
-    return Plan(spans, passes)
+    return Plan(spans, passes, list(counts))
+
+
+def _span(slot: Slot, first: int, start: int, end: int, masks: dict[int, Tensor | None]) -> Span:
+    """Return the span of positions ``start`` to ``end``, which may read from ``first`` on."""
+    keys, values = slot.buffer[:, 0], slot.buffer[:, 1]
+    held, new = slice(first - slot.base, end - slot.base), slice(start - slot.base, end - slot.base)
+    return Span(
+        end - start,
+        first,
+        masks,
+        keys[:, None, :, held].unbind(0),
+        values[:, None, :, held].unbind(0),
+        keys[:, :, new].unbind(0),
+        values[:, :, new].unbind(0),
+    )
 
 
 def _common(slots: Sequence[Slot]) -> set[Node]:
@@ -142,7 +169,9 @@ def _mask(start: int, end: int, window: int, like: Tensor) -> Tensor | None:
 def _attend_alone(q: Tensor, span: Span, index: int, window: int) -> Tensor:
     """Attend with ``q [n, H, D]`` to one slot that serves everything; returns ``[n, H * D]``."""
     n, heads, dim = q.shape
-    keys, values = _own(span, index, window if n == 1 else 0)
+    keys, values = span.keys[index], span.values[index]
+    if n == 1 and 0 < window < keys.shape[2]:
+        keys, values = keys[:, :, -window:], values[:, :, -window:]
     if n == 1:  # the heads of a group become the rows of one query: nothing is repeated or masked
         grouped = q.reshape(1, keys.shape[1], -1, dim)
         return F.scaled_dot_product_attention(grouped, keys, values).reshape(1, heads * dim)
@@ -160,29 +189,22 @@ def _attend_alone(q: Tensor, span: Span, index: int, window: int) -> Tensor:
     return out[0].transpose(0, 1).reshape(n, heads * dim)
 
 
-def _own(span: Span, index: int, window: int) -> tuple[Tensor, Tensor]:
-    """Return the keys and values ``[1, G, positions, D]`` that the slot serves in one layer."""
-    first = max(span.first, span.end - window) if window else span.first
-    base = span.slot.base
-    held = span.slot.buffer[index, :, None, :, first - base : span.end - base]
-    return held[0], held[1]
-
-
 def _attend_merged(q: Tensor, plan: Plan, index: int) -> Tensor:
     """Attend to slots and shared stretches; returns ``[R, H, D]``."""
-    total, heads, dim = q.shape
-    out = q.new_empty(total, heads, dim)
-    sums = torch.empty(total, heads, dtype=torch.float32, device=q.device)
-    for span in plan.spans:
-        keys, values = _own(span, index, 0)
-        rows = span.rows
-        if span.end - span.start == 1:
-            part, lse = attend_sums(q[rows].view(1, keys.shape[1], -1, dim), keys, values, None, False)
-            out[rows], sums[rows] = part.view(1, heads, dim), lse.reshape(1, heads)
+    heads, dim = q.shape[1:]
+    parts, all_sums = [], []
+    for rows, span in zip(q.split_with_sizes(plan.counts), plan.spans, strict=True):
+        keys, values = span.keys[index], span.values[index]
+        if span.count == 1:
+            part, lse = attend_sums(rows.view(1, keys.shape[1], -1, dim), keys, values, None, False)
+            parts.append(part.view(1, heads, dim))
+            all_sums.append(lse.reshape(1, heads))
         else:
             mask = span.masks[0]
-            part, lse = attend_sums(q[rows].transpose(0, 1)[None], keys, values, mask, mask is None)
-            out[rows], sums[rows] = part[0].transpose(0, 1), lse[0].T
+            part, lse = attend_sums(rows.transpose(0, 1)[None], keys, values, mask, mask is None)
+            parts.append(part[0].transpose(0, 1))
+            all_sums.append(lse[0].T)
+    out, sums = torch.cat(parts), torch.cat(all_sums)
     for shared in plan.passes:
         keys, values = shared.stretch[index, :, None]
         readers, groups = shared.rows, keys.shape[1]
