@@ -96,6 +96,8 @@ class ModelTurn(Event):
     seconds: float = 0.0
     allowed: list[str] = []
     """Names of the calls that the mask allowed."""
+    value: float | None = None
+    """The chance of success that the model's value head saw after this turn, where it was asked."""
 
 
 class ToolIntent(Event):

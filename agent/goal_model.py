@@ -42,6 +42,9 @@ class Limits(Strict):
     tokens: int = Field(default=20_000, ge=1)
     """Tokens that the model computes: generated ones, and those of prompts that no cache held."""
     seconds: float = Field(default=300, gt=0)
+    chance: float = Field(default=0, ge=0, lt=1)
+    """Chance of success, as the model's value head sees it, below which a run ends after three turns in a
+    row; 0: never. For models without a value head it does nothing."""
 
 
 class Stub(Strict):
@@ -152,6 +155,8 @@ class Goal(Strict):
             data = self.model_dump(mode="json", exclude={"id"})
             for name in ("remembered", "earlier"):  # later fields: without them ids stay as they were
                 data = data if data[name] else {key: data[key] for key in data if key != name}
+            if not data["limits"]["chance"]:  # a later field as well
+                del data["limits"]["chance"]
             body = json.dumps(data, sort_keys=True)
             slug = "-".join(re.findall(r"[a-z0-9]+", self.goal.lower())[:6])[:40].strip("-")
             self.id = f"{slug or 'goal'}-{hashlib.sha256(body.encode()).hexdigest()[:6]}"

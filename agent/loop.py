@@ -12,7 +12,7 @@ nothing is remembered elsewhere, so resuming is deciding again.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from ..llm.message import CallSpec, Message, Prompt, Sampling
@@ -25,6 +25,8 @@ from .transcript import messages
 
 MAX_INVALID = 3
 MAX_REPEATS = 3
+MAX_DOUBTS = 3
+"""Turns in a row with less than the chance that the goal's limits ask for: then there is no hope."""
 CONVERSATION = 3000
 """Tokens of a conversation beyond which its oldest part is folded: what small models still read well."""
 
@@ -35,10 +37,13 @@ class Think:
 
     conversation: tuple[Message, ...]
     calls: tuple[CallSpec, ...]
+    judged: bool = False
+    """Whether the chance of success is wanted with the answer."""
 
     def prompt(self, session: str, sampling: Sampling) -> Prompt:
         """Return the request to a brain."""
-        return Prompt(session, self.conversation, self.calls, sampling)
+        judged = sampling.judged or self.judged
+        return Prompt(session, self.conversation, self.calls, replace(sampling, judged=judged))
 
 
 @dataclass(frozen=True)
@@ -127,7 +132,8 @@ def decide(events: Sequence[Event], tools: Mapping[str, Tool]) -> Request:
     exhausted = _exhausted(state)
     if exhausted:
         return exhausted
-    return Think(messages(events), allowed_calls(state, tools))
+    judged = bool(state.started.limits.get("chance"))
+    return Think(messages(events), allowed_calls(state, tools), judged)
 
 
 def _waits_for_message(events: Sequence[Event]) -> bool:
@@ -172,6 +178,9 @@ def _exhausted(state: State) -> Stop | None:
         limit = limits.get(name)
         if limit is not None and used >= limit:
             return Stop("limit", f"the limit of {limit:g} {name} was reached")
+    if state.doubts >= MAX_DOUBTS:
+        bound = limits["chance"]
+        return Stop("limit", f"its chance of success was below {bound:.0%} for {MAX_DOUBTS} turns in a row")
     if state.invalid_row >= MAX_INVALID:
         return Stop("failed", f"the model made {MAX_INVALID} invalid calls in a row")
     if state.repeats >= MAX_REPEATS:

@@ -76,6 +76,8 @@ class State:
     """How many calls were such repetitions."""
     invalid_row: int = 0
     """Invalid calls in a row."""
+    doubts: int = 0
+    """Turns in a row whose chance of success, by the value head, was below the goal's limit."""
     refused: set[str] = field(default_factory=set)
     """Tools of which a call was refused since the last message of the user."""
     turns: int = 0
@@ -155,6 +157,8 @@ class State:
         self.tokens += len(turn.ids) + max(0, turn.prompt_tokens - turn.cached_tokens)
         self.seconds += turn.seconds
         self.repeated = False
+        hopeless = turn.value is not None and turn.value < (self.started.limits.get("chance") or 0.0)
+        self.doubts = self.doubts + 1 if hopeless else 0
         if turn.call is None:
             self.invalid_row += 1
             return
@@ -218,7 +222,7 @@ class State:
         self.plan, self.planned_tools, self.plans = (), (), 0
         self.finished, self.answer, self.outcomes = False, None, []
         self.question, self.waiting = None, None
-        self.failures = self.repeats = self.turns = self.invalid_row = 0
+        self.failures = self.repeats = self.turns = self.invalid_row = self.doubts = 0
         self.tokens, self.seconds = 0, 0.0
         self.repeated = False
         self.said, self.looked_back, self.memory_call = message.text, False, None

@@ -215,6 +215,7 @@ def model_turn(think: Think, turn: Turn) -> ModelTurn:
         cached_tokens=turn.cached_tokens,
         seconds=turn.seconds,
         allowed=[spec.name for spec in think.calls],
+        value=None if turn.value is None else round(turn.value, 4),
     )
 
 

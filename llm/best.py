@@ -2,7 +2,9 @@
 
 The first candidate decodes as the caller asked, in the session itself; the others are drawn in
 sessions that share its prompt, so that the prompt is computed once. The best is the one with the
-highest score: the mean log-probability of its chosen tokens, or what a caller's scorer says. An
+highest score: what a caller's scorer says; else, where the model has a value head, the sum of the
+chances of all candidates that are the same call (several that agree outweigh one that is sure of
+itself; Li et al. 2023 call it weighted voting); else the mean log-probability of its chosen tokens. An
 invalid candidate loses against any valid one, and the earlier of equals wins.
 """
 
@@ -36,13 +38,32 @@ def candidates(request: Request) -> list[Request]:
     return [request, *others]
 
 
-def best(prompt: Prompt, turns: Sequence[Turn], scorer: Scorer | None = None) -> int:
-    """Return the place of the best of ``turns``."""
+def best(
+    prompt: Prompt,
+    turns: Sequence[Turn],
+    scorer: Scorer | None = None,
+    chances: Sequence[float | None] | None = None,
+) -> int:
+    """Return the place of the best of ``turns``; ``chances`` are the value head's, None for invalid ones."""
 
     def rank(place: int) -> tuple[bool, float, int]:
         turn = turns[place]
         valid = turn.invalid is None
-        score = 0.0 if not valid else turn.confidence if scorer is None else scorer(prompt, turn)
-        return valid, score, -place
+        if not valid:
+            return valid, 0.0, -place
+        if scorer is not None:
+            return valid, scorer(prompt, turn), -place
+        if chances is not None:
+            return valid, votes[_call(turn)], -place
+        return valid, turn.confidence, -place
+
+    votes: dict[str, float] = {}
+    for turn, chance in zip(turns, chances or (), strict=False):
+        votes[_call(turn)] = votes.get(_call(turn), 0.0) + (chance or 0.0)
 
     return max(range(len(turns)), key=rank)
+
+
+def _call(turn: Turn) -> str:
+    """Return what makes two candidates the same: the call, however it was reached."""
+    return turn.text if turn.call is None else turn.call.text()

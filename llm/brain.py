@@ -10,13 +10,14 @@ context is refused, not shortened (shortening is the transcript's work).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from ..errors import UserError
+from ..errors import ModelUnavailable, UserError
 from .best import Scorer, best, candidates
 from .grammar import GrammarCompiler, parse_call
 from .ledger import ContextOverflow, ledger, overflow
@@ -24,12 +25,16 @@ from .message import Message, Prompt, Sampling, Turn
 from .tokenizer import ChatTokenizer
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from .engine import Engine, Generated, Request
     from .forward import Forward
     from .model import LoadedModel
+    from .value import ValueHead
 
 __all__ = ["ContextOverflow", "LocalModel", "OnText"]
 
+log = logging.getLogger(__name__)
 OnText = Callable[[int, str], None]
 _UNHEARD = -1
 """Place of one candidate among several: its text is passed on when it has been chosen."""
@@ -67,7 +72,9 @@ class LocalModel:
         kept = None if snapshots is None else Snapshots(snapshots, loaded.numerics, loaded.device)
         self.engine: Engine = Engine(loaded, cache_bytes, snapshots=kept, forward=forward)
         self.scorer: Scorer | None = None
-        """Ranks the candidates of a turn (``Sampling.best_of``); None: their mean log-probability."""
+        """Ranks the candidates of a turn (``Sampling.best_of``) in place of the value head."""
+        self.value: ValueHead | None = None
+        """Ranks them by the chance of success, else their mean log-probability does (:mod:`.best`)."""
 
     @classmethod
     def load(
@@ -94,7 +101,9 @@ class LocalModel:
         snapshots = None if cache_dir is None else cache_dir / "kv"
         loaded, forward = settle_width(loaded, tokenizer.plain(PROBE_TEXT), cache_dir, release=True)
         name = name or Path(folder).name
-        return cls(loaded, tokenizer, name, thought_chars, snapshots=snapshots, forward=forward)
+        model = cls(loaded, tokenizer, name, thought_chars, snapshots=snapshots, forward=forward)
+        model.value = None if adapter is None else _value_beside(Path(adapter), loaded)
+        return model
 
     def respond(self, prompts: Sequence[Prompt], on_text: OnText | None = None) -> list[Turn]:
         """Answer each prompt with one of its calls, all in one batch.
@@ -121,6 +130,16 @@ class LocalModel:
                 on_text(i, turn.text)
         return [turn for turn in turns if turn is not None]
 
+    def states(self, prompts: Sequence[Prompt], turns: Sequence[Turn]) -> Tensor:
+        """Return the last hidden state after each turn, ``[n, width]``: what a value head reads.
+
+        To be asked for right after :meth:`respond`, while the sessions hold what they said.
+        """
+        from .value import last_states
+
+        said = [self._encode(p.messages) + list(t.ids) for p, t in zip(prompts, turns, strict=True)]
+        return last_states(self.engine, [(p.session, ids) for p, ids in zip(prompts, said, strict=True)])
+
     def prefill(self, prompts: Sequence[Prompt]) -> None:
         """Compute what is known of the next prompts before they are complete, as while a tool runs.
 
@@ -133,12 +152,31 @@ class LocalModel:
 
     def _pick(self, prompt: Prompt, group: Sequence[Request], turns: Sequence[Turn]) -> Turn:
         """Keep the best of a prompt's candidates, in the prompt's own session."""
-        place = best(prompt, turns, self.scorer)
+        chances = self._chances(prompt, group, turns)
+        place = best(prompt, turns, self.scorer, chances)
         if place:
             self.engine.fork(group[place].session, prompt.session)
         for request in group[1:]:
             self.engine.forget(request.session)
-        return replace(turns[place], cached_tokens=turns[0].cached_tokens)
+        value = None if chances is None else chances[place]
+        return replace(turns[place], cached_tokens=turns[0].cached_tokens, value=value)
+
+    def _chances(
+        self, prompt: Prompt, group: Sequence[Request], turns: Sequence[Turn]
+    ) -> list[float | None] | None:
+        """Return the value head's chance per candidate, None for invalid ones; None: nobody asks for it."""
+        from .value import last_states
+
+        if self.value is None or not (len(group) > 1 or prompt.sampling.judged):
+            return None
+        valid = [place for place, turn in enumerate(turns) if turn.invalid is None and turn.ids]
+        found: list[float | None] = [None] * len(turns)
+        if valid:
+            said = [(group[i].session, [*group[i].ids, *turns[i].ids]) for i in valid]
+            chances = self.value.chances(last_states(self.engine, said), [turns[i] for i in valid])
+            for i, chance in zip(valid, chances, strict=True):
+                found[i] = chance
+        return found
 
     def generate(
         self,
@@ -207,6 +245,20 @@ class LocalModel:
             cached_tokens=answer.cached_tokens,
             seconds=answer.seconds,
         )
+
+
+def _value_beside(folder: Path, loaded: LoadedModel) -> ValueHead | None:
+    """Return the value head beside an adapter; one that does not belong to this model is left out, said."""
+    from .value import FILE, ValueHead
+
+    path = folder.expanduser() / FILE
+    if not path.exists():
+        return None
+    try:
+        return ValueHead.load(path, loaded.fingerprint, int(loaded.config.hidden_size))
+    except ModelUnavailable as error:
+        log.warning("%s; until then candidates are ranked without it", error)
+        return None
 
 
 class _Stream:

@@ -67,6 +67,9 @@ class Sampling:
     best_of: int = 1
     """Candidates per turn, of which the best is taken: the first as this sampling says, the others
     drawn (at temperature 0.7 where this sampling is greedy)."""
+    judged: bool = False
+    """Ask the model's value head, if there is one, for the chance of success after the turn (with
+    several candidates it is asked in any case)."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,8 @@ class Turn:
     cached_tokens: int = 0
     """How many of ``prompt_tokens`` were already in the KV cache."""
     seconds: float = 0.0
+    value: float | None = None
+    """The chance that the run achieves its goal, as the model's value head sees it after this turn."""
 
     @property
     def forced(self) -> tuple[bool, ...]:

@@ -1,0 +1,234 @@
+"""Fitting a value head: the model's states at the ends of turns, and whether the runs succeeded.
+
+Goals, never samples, are split in three: most to fit on, some to choose the strength of regularisation
+and one temperature (Guo et al. 2017) by, some to report on. The report has the area under the ROC curve
+over all turns and within single goals (what ranking candidates needs), the Brier score, the expected
+calibration error over ten equal bins, and the bins themselves; it goes into the card of the adapter that
+the head is for.
+
+Limits: what it learns holds for goals like those it saw, played by the same weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...errors import UsageError
+from ..engine import Engine
+from ..forward import can_fuse
+from ..message import Turn
+from ..value import FILE, ValueHead, inputs_of, last_states
+from .card import add_scores
+
+LEAST_GOALS = 30
+"""Goals below which a split in three says nothing."""
+BINS = 10
+DECAYS = (0.003, 0.01, 0.03, 0.1, 0.3)
+"""Strengths of regularisation to choose from."""
+_STEPS = 150
+_RATE = 0.02
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A turn of a run: what the head will read there, and how the run ended."""
+
+    goal: str
+    """Turns of one goal stay on one side of the split."""
+    inputs: Tensor
+    """``[width + SURENESS]``, of :func:`~..value.inputs_of`."""
+    won: bool
+    step: int = 0
+    """Which turn of its run, from 0; candidates of like steps are compared."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """How well a head predicts on goals that it was not fitted on."""
+
+    goals: int
+    turns: int
+    auc: float
+    within: float
+    """The area under the curve among attempts at one goal, over all such pairs; 0.5 where there are none."""
+    brier: float
+    ece: float
+    bins: tuple[tuple[float, float, int], ...]
+    """Per bin that is not empty: mean chance said, share that succeeded, turns."""
+
+    def facts(self) -> dict[str, Any]:
+        """Return the figures for a card."""
+        figures = {"auc": self.auc, "auc within a goal": self.within, "brier": self.brier, "ece": self.ece}
+        return {"goals": self.goals, "turns": self.turns, **{k: round(v, 4) for k, v in figures.items()}}
+
+    def reliability(self) -> dict[str, str]:
+        """Return the bins for a card: chance said, to what came and how often."""
+        return {f"{said:.2f}": f"{came:.2f} (n={count})" for said, came, count in self.bins}
+
+
+def states_of(engine: Engine, runs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Tensor]:
+    """Return, per run (its ids, the places behind its turns), the states ``[turns, width]`` there.
+
+    The engine computes each run once, from the longest beginning that an earlier one left.
+    """
+    if not can_fuse(engine.loaded.config):
+        raise UsageError(f"{engine.loaded.name}: a value head needs a model that our own forward computes")
+    found = []
+    for ids, ends in runs:
+        rows = [last_states(engine, [("value", ids[:end])]) for end in ends]
+        engine.close("value")
+        found.append(torch.cat(rows).float().cpu())
+    return found
+
+
+def outcomes_of(goal: str, states: Tensor, turns: Sequence[Turn], won: bool) -> list[Outcome]:
+    """Return the turns of one run as outcomes."""
+    rows = inputs_of(states, turns)
+    return [Outcome(goal, row, won, step) for step, row in enumerate(rows)]
+
+
+def fit_value(
+    outcomes: Sequence[Outcome], fingerprint: str, *, hidden: int = 16, seed: int = 0
+) -> tuple[ValueHead, Report]:
+    """Fit and calibrate a head for the model with ``fingerprint``; the report is of unseen goals.
+
+    Raises UsageError when there are too few goals, or when all runs ended alike.
+    """
+    parts: dict[int, list[Outcome]] = {0: [], 1: [], 2: []}
+    for outcome in outcomes:
+        parts[_part(outcome.goal)].append(outcome)
+    goals = {outcome.goal for outcome in outcomes}
+    if len(goals) < LEAST_GOALS:
+        raise UsageError(f"a value head needs {LEAST_GOALS} goals or more, each tried several times; "
+                         f"there are {len(goals)}")  # fmt: skip
+    if any(len({outcome.won for outcome in part}) < 2 for part in parts.values()):
+        raise UsageError("a value head needs runs that succeeded and runs that failed, over more goals")
+    fit, choose, judge = (_Table.of(parts[number]) for number in range(3))
+    heads = [_fitted(fit, fingerprint, hidden, decay, seed) for decay in DECAYS]
+    best = min(heads, key=lambda head: _loss(head.logits(choose.inputs), choose.won))
+    head = _calibrated(best, choose)
+    return head, assess(head, judge.inputs, judge.won, judge.groups)
+
+
+def write_value(head: ValueHead, report: Report, folder: Path) -> Path:
+    """Put the head beside the adapter in ``folder`` and its figures into the card there."""
+    path = folder / FILE
+    head.save(path)
+    add_scores(
+        folder, {"value head": report.facts(), "value head, chance said and what came": report.reliability()}
+    )
+    return path
+
+
+def _part(goal: str) -> int:
+    """Return which part a goal is in: 0 to fit (70 %), 1 to choose by, 2 to report on (15 % each)."""
+    draw = int.from_bytes(hashlib.sha256(f"value:{goal}".encode()).digest()[:8], "big") % 100
+    return 0 if draw < 70 else 1 if draw < 85 else 2
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Outcomes as tensors."""
+
+    inputs: Tensor
+    won: Tensor
+    groups: tuple[tuple[str, int], ...]
+
+    @classmethod
+    def of(cls, outcomes: Sequence[Outcome]) -> _Table:
+        won = torch.tensor([float(outcome.won) for outcome in outcomes])
+        groups = tuple((outcome.goal, outcome.step) for outcome in outcomes)
+        return cls(torch.stack([outcome.inputs.float() for outcome in outcomes]), won, groups)
+
+
+def _fitted(table: _Table, fingerprint: str, hidden: int, decay: float, seed: int) -> ValueHead:
+    """Fit one head by full-batch AdamW; logistic loss, ``decay`` on all weights but the biases."""
+    random = torch.Generator().manual_seed(seed)
+    mean, scale = table.inputs.mean(0), table.inputs.std(0).clamp_min(1e-3)
+    width = len(mean)
+    inner = (torch.randn(hidden, width, generator=random) / width**0.5).requires_grad_()
+    outer = torch.zeros(hidden + width)
+    outer[:hidden] = torch.randn(hidden, generator=random) * 0.1
+    outer.requires_grad_()
+    inner_bias, bias = torch.zeros(hidden, requires_grad=True), torch.zeros(1, requires_grad=True)
+    groups: list[dict[str, Any]] = [
+        {"params": [inner, outer], "weight_decay": decay * 5},
+        {"params": [inner_bias, bias]},
+    ]
+    optimiser = torch.optim.AdamW(groups, lr=_RATE, weight_decay=0.0)
+    x = (table.inputs - mean) / scale
+    for step in range(_STEPS):
+        for group in optimiser.param_groups:
+            group["lr"] = _RATE * (1 - step / _STEPS)
+        seen = torch.cat([torch.tanh(x @ inner.T + inner_bias), x], 1) @ outer + bias
+        optimiser.zero_grad()
+        torch.nn.functional.binary_cross_entropy_with_logits(seen, table.won).backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+    return ValueHead(
+        fingerprint, mean, scale, inner.detach(), inner_bias.detach(), outer.detach(), float(bias.detach())
+    )
+
+
+def _loss(logits: Tensor, won: Tensor) -> float:
+    return float(torch.nn.functional.binary_cross_entropy_with_logits(logits, won))
+
+
+def _calibrated(head: ValueHead, table: _Table) -> ValueHead:
+    """Return the head with the temperature, of a fine grid, under which its loss on ``table`` is least."""
+    logits = head.logits(table.inputs)
+    grid = torch.logspace(-1, 1, 81)
+    best = min(grid, key=lambda temperature: _loss(logits / temperature, table.won))
+    fields: Mapping[str, Any] = {**vars(head), "temperature": float(best)}
+    return ValueHead(**fields)
+
+
+def assess(head: ValueHead, inputs: Tensor, won: Tensor, groups: Sequence[object] = ()) -> Report:
+    """Return how well ``head`` predicts ``won [n]`` from ``inputs [n, F]``; ``groups`` say whose they are."""
+    chances = head.logits(inputs).sigmoid()
+    pairs, right = 0, 0.0
+    places: dict[object, list[int]] = {}
+    for place, group in enumerate(groups):
+        places.setdefault(group, []).append(place)
+    for members in places.values():
+        good = [float(chances[i]) for i in members if won[i]]
+        bad = [float(chances[i]) for i in members if not won[i]]
+        pairs += len(good) * len(bad)
+        right += sum((g > b) + 0.5 * (g == b) for g in good for b in bad)
+    bins = []
+    error = 0.0
+    for number in range(BINS):
+        inside = ((chances * BINS).long().clamp(max=BINS - 1) == number).nonzero().flatten()
+        if len(inside):
+            said, came = float(chances[inside].mean()), float(won[inside].mean())
+            bins.append((said, came, len(inside)))
+            error += len(inside) / len(won) * abs(said - came)
+    return Report(
+        goals=len({group[0] if isinstance(group, tuple) else group for group in groups}),
+        turns=len(won),
+        auc=auc(chances, won),
+        within=right / pairs if pairs else 0.5,
+        brier=float(((chances - won) ** 2).mean()),
+        ece=error,
+        bins=tuple(bins),
+    )
+
+
+def auc(scores: Tensor, won: Tensor) -> float:
+    """Return the area under the ROC curve (Mann and Whitney's U), ties counting half; 0.5 for one class."""
+    order = scores.sort()
+    ranks = torch.empty(len(scores), dtype=torch.float64)
+    _, inverse, counts = torch.unique_consecutive(order.values, return_inverse=True, return_counts=True)
+    ends = counts.cumsum(0).double()
+    ranks[order.indices] = (ends - (counts.double() - 1) / 2)[inverse]
+    good = won > 0.5
+    n, m = int(good.sum()), int((~good).sum())
+    if not n or not m:
+        return 0.5
+    return float((ranks[good].sum() - n * (n + 1) / 2) / (n * m))
