@@ -9,12 +9,14 @@ same grammar; after each turn the recorded conversation goes on whatever was ans
 differ from the recording are counted.
 
     python benchmarks/agent_turns.py [--quick] [--json FILE [--resume]] [--engines ours,generate,llama]
+                                     [--parts compare,variants,figures]
     python benchmarks/agent_turns.py --record FILE
 
 llama.cpp comes from ``pip install -r requirements/bench.in``; without it its rows are missing, and the
 ratio is printed as unmeasured. About ten minutes on a quiet machine, two with ``--quick``.
 
-Limits: other work on the machine disturbs it. llama.cpp and ``generate`` play several goals one after
+Limits: other work on the machine disturbs the times; ratios of processor time ("cpu s", per turn) bear it
+best, though waiting threads count in it. llama.cpp and ``generate`` play several goals one after
 another. The roofline takes bandwidth and matrix rate as measured in the same run; caches between turns
 can beat it for very small models.
 """
@@ -38,13 +40,18 @@ from autogpt.llm.registry import ModelRegistry
 
 DATA = Path(__file__).resolve().parent / "data" / "agent_turns.json.zst"
 COLUMNS = (
-    "engine", "p50 s", "p95 s", "tokens/s", "forwards/token", "prompt computed", "seen",
+    "engine", "p50 s", "p95 s", "cpu s", "tokens/s", "forwards/token", "prompt computed", "seen",
     "roofline", "peak MB", "invalid", "differ",
 )  # fmt: skip
 
 
-def measure(run: plan.Run, engines: Sequence[str], home: str, name: str) -> dict[str, list[Place]]:
-    """Do all steps of the benchmark; return the places that were compared."""
+PARTS = ("compare", "variants", "figures")
+
+
+def measure(
+    run: plan.Run, engines: Sequence[str], home: str, name: str, parts: Sequence[str]
+) -> dict[str, list[Place]]:
+    """Do the steps of the benchmark's ``parts``; return the places that are compared."""
     quick = run.quick
     run.asked("machine", run.base, "figure", name="machine")
     plan.write_models(run, engines)
@@ -57,10 +64,11 @@ def measure(run: plan.Run, engines: Sequence[str], home: str, name: str) -> dict
     ours = chosen.get("ours", [])
     rivals = [place for engine in engines if engine != "ours" for place in chosen[engine][:1]]
     with Children() as children:
-        plan.compare(run, children, places, count, share=2 if quick else 6, turns=turns)
-        if ours:
+        if "compare" in parts:
+            plan.compare(run, children, places, count, share=2 if quick else 6, turns=turns)
+        if ours and "variants" in parts:
             plan.variants(run, children, ours, rivals, goals=4 if quick else 16, turns=4 if quick else 6)
-    if ours:
+    if ours and "figures" in parts:
         plan.single_figures(run, ours[0], home, name, limit=5 if quick else 30)
     return chosen
 
@@ -86,9 +94,7 @@ def digest(run: plan.Run, chosen: dict[str, list[Place]]) -> dict[str, Any]:
         place.label: {str(n): report.throughput(kept, place.label, n) for n in (1, 4, 16)}
         for place in chosen.get("ours", [])
     }
-    prefill = {
-        place.label: report.prefill_share(kept, place.label, 16, active) for place in chosen.get("ours", [])
-    }
+    prefill = {place.label: report.prefill_share(kept, place) for place in chosen.get("ours", [])}
     ablation = {
         key: report.summary(value["played"])
         for key, value in kept.items()
@@ -128,7 +134,7 @@ def show(found: dict[str, Any], chosen: dict[str, list[Place]]) -> None:
     print(report.table(("logits against fp32", "error/std", "agreement", "clear places", "gate"), gates))
     print()
     rows = [
-        [label, f"{r['p50']:.3f}", f"{r['p95']:.3f}", f"{r['tokens_per_second']:.0f}",
+        [label, f"{r['p50']:.3f}", f"{r['p95']:.3f}", f"{r['cpu']:.3f}", f"{r['tokens_per_second']:.0f}",
          f"{r['forwards_per_token']:.2f}", str(r["prompt_computed"]), str(r["prompt_seen"]),
          f"{r['roofline']:.0%}", f"{r['peak'] / 1e6:.0f}", str(r["invalid"]), f"{r['other']} of {r['turns']}"]
         for label, r in found["engines"].items()
@@ -147,8 +153,9 @@ def _ratios(found: dict[str, Any], chosen: dict[str, list[Place]]) -> None:
 
     def ratio(rival: str, mine: str, what: str) -> None:
         if rival in rows and mine in rows:
-            times = rows[rival]["p50"] / rows[mine]["p50"], rows[rival]["total"] / rows[mine]["total"]
-            print(f"{what}: {rival} / {mine}: {times[0]:.2f} at the median, {times[1]:.2f} over all turns")
+            p50, total, cpu = (rows[rival][key] / rows[mine][key] for key in ("p50", "total", "cpu"))
+            print(f"{what}: {rival} / {mine}: {p50:.2f} at the median, {total:.2f} over all turns, "
+                  f"{cpu:.2f} in processor time")  # fmt: skip
         else:
             print(f"{what}: unmeasured")
 
@@ -171,7 +178,10 @@ def _rest(found: dict[str, Any]) -> None:
         gains = ", ".join(f"{n} goals {rate:.2f} turns/s ({rate / known['1']:.2f}x)"
                           for n, rate in known.items() if "1" in known)  # fmt: skip
         share = found["prefill_share"][label]
-        print(f"at once, {label}: {gains}" + (f"; prefill at {share:.0%} of the fp32 rate" if share else ""))
+        print(
+            f"at once, {label}: {gains}"
+            + (f"; 16 prompts at {share:.0%} of the matrix rate" if share else "")
+        )
     for label, row in found["engines"].items():
         if not label.startswith("ours"):
             print(f"one after another, {label}: {row['turns'] / row['total']:.2f} turns/s")
@@ -216,6 +226,8 @@ def main() -> int:
     parser.add_argument("--record", type=Path, metavar="FILE", help="record transcripts and stop")
     parser.add_argument("--quick", action="store_true", help="four goals, fewer turns")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here; steps beside it")
+    parser.add_argument("--parts", default=",".join(PARTS),
+                        help="what to do after the gate, by commas: compare, variants, figures")  # fmt: skip
     parser.add_argument("--resume", action="store_true", help="keep the steps done before (needs --json)")
     chosen = parser.parse_args()
     engines = [name for name in ("ours", "generate", "llama") if name in chosen.engines.split(",")]
@@ -233,7 +245,7 @@ def main() -> int:
             return record(base, chosen.record, chosen.model)
         state = chosen.json.with_suffix(".steps.json") if chosen.json else None
         run = plan.Run(base, state, chosen.resume, chosen.quick)
-        places = measure(run, engines, str(home), chosen.model)
+        places = measure(run, engines, str(home), chosen.model, chosen.parts.split(","))
         found = digest(run, places)
     show(found, places)
     if chosen.json:

@@ -44,7 +44,8 @@ class Ours:
         self.configure(place.options)
         # of the head only the rows that the grammar allows are read, so it is left out
         head = loaded.config.hidden_size * loaded.config.vocab_size
-        self.weight_bytes = (parameters(loaded.config) - head) * BYTES[place.width]
+        self._decoder = parameters(loaded.config) - head
+        self.weight_bytes = self._decoder * BYTES[place.width]
 
     def configure(self, options: dict[str, Any]) -> None:
         """See the module's text for the options; ``threads`` besides."""
@@ -95,6 +96,17 @@ class Ours:
                    answer.prompt_tokens - answer.cached_tokens, done / len(due), answer.complete)
             for (index, _), answer in zip(due, answers, strict=True)
         ]  # fmt: skip
+
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[float, float]:
+        """Compute prompts and sample nothing; return seconds and multiplications with decoder weights."""
+        from autogpt.llm.engine import Request
+        from autogpt.llm.message import Sampling
+
+        rows = self._engine.stats.rows
+        begun = time.perf_counter()
+        nothing = Sampling(max_tokens=0)
+        self._engine.generate([Request(f"prompt-{i}", ids, None, nothing) for i, ids in enumerate(prompts)])
+        return time.perf_counter() - begun, float(self._decoder) * (self._engine.stats.rows - rows)
 
     def fork(self, turn: TurnRecord, count: int) -> tuple[float, int]:
         """Compute the prompt once, then sample all candidates in one batch."""

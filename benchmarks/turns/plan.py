@@ -180,6 +180,8 @@ def variants(
             step(f"together {together}", place, "play", **some, together=together)
     for place in [*ours, *rivals]:
         step("fork 8", place, "fork", goal=1, turn=2, count=8)
+    for place in ours:
+        step("prefill 16", place, "prefill", goals=list(range(goals)))
     few = {"goals": list(range(max(2, goals // 2))), "turns": turns}
     for name, options in ABLATIONS.items():
         step(f"ablation {name}", ours[0], "play", **few, options=options)

@@ -32,6 +32,7 @@ def engine_row(
     said = {(t["goal"], t["turn"]): records.goals[t["goal"]].turns[t["turn"]] for t in turns}
     row["other"] = sum(tuple(t["ids"]) != said[t["goal"], t["turn"]].said for t in turns)
     row["invalid"] = sum(not valid(t, said[t["goal"], t["turn"]].calls, decode) for t in turns)
+    row["cpu"] = sum(v["cpu"] for k, v in kept.items() if k.startswith(f"single {place.label} ")) / len(turns)
     row["peak"] = max(v["peak"] for k, v in kept.items() if k.startswith(f"single {place.label} "))
     row.update(roofline(turns, kept, place, active))
     return row
@@ -99,18 +100,16 @@ def throughput(kept: Mapping[str, Any], label: str, together: int) -> float | No
     return len(turns) / sum(rounds.values())
 
 
-def prefill_share(kept: Mapping[str, Any], label: str, together: int, active: int) -> float | None:
-    """Return the share of the fp32 matrix rate in the first turns of a batch, where prompts are computed."""
-    turns = [turn for turn in collect(kept, f"together {together} {label}") if turn["turn"] == 0]
-    if not turns:
+def prefill_share(kept: Mapping[str, Any], place: Place) -> float | None:
+    """Return the share of the machine's matrix rate that computing sixteen prompts at once reaches.
+
+    Only the products with the decoder's weights count as done; attention is among what it costs.
+    """
+    found = kept.get(f"prefill 16 {place.label}", {})
+    if "seconds" not in found:
         return None
-    done = 2.0 * active * sum(int(turn["computed"]) for turn in turns)
-    slowest: dict[int, float] = {}
-    for turn in turns:
-        group = turn["goal"] // together
-        slowest[group] = max(slowest.get(group, 0.0), turn["seconds"])
-    rate = float(kept["machine"]["matrix_rate"]["float32"])
-    return done / sum(slowest.values()) / rate
+    rate = float(kept["machine"]["matrix_rate"][MATRIX.get(place.width, "float32")])
+    return 2.0 * float(found["products"]) / float(found["seconds"]) / rate
 
 
 def as_recorded(turns: Sequence[dict[str, Any]], records: Transcripts) -> list[dict[str, Any]]:

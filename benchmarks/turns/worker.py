@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -83,8 +84,24 @@ class Worker:
         """Play recorded goals from a cold cache, with other options if they are given."""
         self.subject.configure(self._place.options if options is None else options)
         chosen = [(index, self._transcripts.goals[index]) for index in goals]
+        begun = time.process_time()
         played = self.subject.play(chosen, turns, together)
-        return {"played": [asdict(turn) for turn in played], "peak": peak()}
+        cpu = time.process_time() - begun
+        return {"played": [asdict(turn) for turn in played], "cpu": cpu, "peak": peak()}
+
+    def do_prefill(self, goals: list[int]) -> dict[str, Any]:
+        """Compute the first prompts of goals at once from a cold cache, the best of three; ours only."""
+        from .ours import Ours
+
+        subject = self.subject
+        assert isinstance(subject, Ours)
+        prompts = [self._transcripts.goals[index].turns[0].prompt for index in goals]
+        found = []
+        for _ in range(3):
+            subject.configure(self._place.options)
+            found.append(subject.prefill(prompts))
+        seconds, products = min(found)
+        return {"seconds": seconds, "products": products}
 
     def do_fork(self, goal: int, turn: int, count: int) -> dict[str, Any]:
         """Sample several answers to one turn from a cold cache."""
