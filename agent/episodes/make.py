@@ -51,6 +51,9 @@ class Report:
         return [*rows, *(f"dropped {count}: {why}" for why, count in self.refused.most_common(12))]
 
 
+WITH_MEMORY = 4
+"""One episode in so many of those that need no memory has it all the same, as runs of users do: its calls
+are in the prompt, and what it recalled has nothing to do with the goal."""
 UNPLANNED = 12
 """One episode in so many is played without a plan, so that ``--no-plan`` is a format the model knows."""
 
@@ -97,18 +100,11 @@ RECIPES: dict[str, Mapping[str, int]] = {
         "words beside tools": 150, "memory": 2400,
     },
     "update": {
-        "wikisql": 170, "wtq": 25, "tables": 50, "mawps": 50, "words": 20, "files": 70, "workflows": 105,
-        "answers to files": 40, "mixed": 90, "conversations": 55, "chat": 15, "chatterbot": 10,
-        "exact": 450, "gsm8k chained": 110, "seal-tools": 75, "chatty conversations": 75, "talk": 15,
-        "chat beside tools": 105, "talk beside tools": 105, "chatterbot beside tools": 60,
-        "files beside tools": 25, "tables beside tools": 25, "words beside tools": 25, "memory": 1000,
-    },
-    "replay": {
-        "wikisql": 900, "wikisql templated": 330, "mawps": 260, "gsm8k": 90, "gsm8k chained": 90,
-        "words": 120, "files": 440, "exact": 260, "workflows": 440, "answers to files": 180, "mixed": 330,
-        "conversations": 110, "chatty conversations": 40, "chat": 75, "talk": 40, "chatterbot": 40,
-        "seal-tools": 150, "chat beside tools": 75, "talk beside tools": 90, "chatterbot beside tools": 55,
-        "files beside tools": 30, "words beside tools": 30, "memory alone": 330,
+        "wikisql": 420, "wtq": 60, "tables": 180, "mawps": 170, "gsm8k": 40, "gsm8k chained": 60,
+        "words": 110, "files": 260, "exact": 120, "workflows": 270, "answers to files": 100, "mixed": 190,
+        "conversations": 110, "chatty conversations": 60, "chat": 60, "talk": 40, "chatterbot": 30,
+        "seal-tools": 100, "chat beside tools": 80, "talk beside tools": 90, "chatterbot beside tools": 50,
+        "files beside tools": 25, "tables beside tools": 25, "words beside tools": 25, "memory": 420,
     },
 }  # fmt: skip
 """Tasks per family at scale 1."""
@@ -132,6 +128,8 @@ def mixture(seed: int, scale: float, recipe: str = "whole", without: Collection[
         for task in itertools.islice(FAMILIES[family](rng, wanted), wanted):
             texts = [task.goal.goal, *(text for text, _ in task.turns)]
             if barred.isdisjoint(map(plain, texts)):
+                if task.memory is None and rng.randrange(WITH_MEMORY) == 0:
+                    task = memory.beside(task, rng)
                 yield unplanned(task) if rng.randrange(UNPLANNED) == 0 else task
 
 

@@ -357,9 +357,13 @@ def other_work(rng: random.Random, number: int) -> Iterator[Task]:
         chat.own(rng, number),
     ]
     for source in itertools.islice(itertools.cycle(sources), number):
-        task = next(source)
-        shown = [_noise(rng, 4) if rng.random() < 0.6 else [] for _ in range(max(1, len(task.turns)))]
-        yield replace(task, memory=_memory(rng, *shown))
+        yield beside(next(source), rng)
+
+
+def beside(task: Task, rng: random.Random) -> Task:
+    """Return the task with a memory that recalls nothing, or things that have nothing to do with it."""
+    shown = [_noise(rng, 4) if rng.random() < 0.6 else [] for _ in range(max(1, len(task.turns)))]
+    return replace(task, memory=_memory(rng, *shown))
 
 
 MAKERS: tuple[tuple[Callable[[random.Random], Task], int], ...] = (
