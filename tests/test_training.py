@@ -107,6 +107,27 @@ def test_shared_prefix_and_fused_layers_give_the_plain_loss_and_gradients(
         torch.testing.assert_close(weight.grad, gradient, rtol=1e-4, atol=1e-5)
 
 
+def test_layers_in_bf16_leave_fp32_gradients_near_the_exact_ones(tmp_path: Path) -> None:
+    samples = read_samples([write(tmp_path / "a.jsonl", records(6))])
+    model = with_lora(tiny_llama())
+    weights = [p for p in model.parameters() if p.requires_grad]
+    exact = torch.cat([g.flatten() for g in torch.autograd.grad(plain_loss(model, samples), weights)])
+
+    for weight in model.parameters():
+        if not weight.requires_grad:
+            weight.data = weight.data.bfloat16()
+    assert lora.fuse(model) == 14
+    core = model.get_base_model()
+    part = prefix.run_shared(core.model, samples[0].prefix, grad=True)
+    prefix.loss_sum(core, part, samples).backward()
+    prefix.backward_shared(part)
+
+    assert part.leaves[0][0].dtype is torch.bfloat16
+    assert all(weight.dtype is torch.float32 for weight in weights)
+    found = torch.cat([weight.grad.flatten() for weight in weights if weight.grad is not None])
+    assert torch.nn.functional.cosine_similarity(found, exact, dim=0) > 0.99
+
+
 def test_prefix_without_gradient_has_the_same_loss_and_other_gradients(tmp_path: Path) -> None:
     samples = read_samples([write(tmp_path / "a.jsonl", records(3))])
     model = with_lora(tiny_llama())

@@ -106,6 +106,13 @@ RECIPES: dict[str, Mapping[str, int]] = {
         "seal-tools": 100, "chat beside tools": 80, "talk beside tools": 90, "chatterbot beside tools": 50,
         "files beside tools": 25, "tables beside tools": 25, "words beside tools": 25, "memory": 420,
     },
+    "replay": {
+        "wikisql": 900, "wikisql templated": 330, "mawps": 260, "gsm8k": 90, "gsm8k chained": 90,
+        "words": 120, "files": 440, "exact": 260, "workflows": 440, "answers to files": 180, "mixed": 330,
+        "conversations": 110, "chatty conversations": 40, "chat": 75, "talk": 40, "chatterbot": 40,
+        "seal-tools": 150, "chat beside tools": 75, "talk beside tools": 90, "chatterbot beside tools": 55,
+        "files beside tools": 30, "words beside tools": 30, "memory alone": 330,
+    },
 }  # fmt: skip
 """Tasks per family at scale 1."""
 
@@ -121,15 +128,15 @@ def mixture(seed: int, scale: float, recipe: str = "whole", without: Collection[
     ``without``: texts of goals that must not be trained on, such as those of a suite; case, white space
     and marks at their ends do not count.
     """
-    rng = random.Random(seed)
+    rng, aside = random.Random(seed), random.Random(seed + 1)
     barred = {plain(text) for text in without}
     for family, count in RECIPES[recipe].items():
         wanted = max(1, round(count * scale))
         for task in itertools.islice(FAMILIES[family](rng, wanted), wanted):
             texts = [task.goal.goal, *(text for text, _ in task.turns)]
             if barred.isdisjoint(map(plain, texts)):
-                if task.memory is None and rng.randrange(WITH_MEMORY) == 0:
-                    task = memory.beside(task, rng)
+                if task.memory is None and aside.randrange(WITH_MEMORY) == 0:
+                    task = memory.beside(task, aside)
                 yield unplanned(task) if rng.randrange(UNPLANNED) == 0 else task
 
 

@@ -56,7 +56,6 @@ def with_adapter(
     import warnings
 
     import peft
-    import torch
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
@@ -72,7 +71,7 @@ def with_adapter(
         shape = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear", task_type="CAUSAL_LM")
         wrapped = peft.get_peft_model(model, shape)
     wrapped.peft_config["default"].base_model_name_or_path = base_name
-    if device == "cpu" and dtype is torch.float32:
+    if device == "cpu":
         lora.fuse(wrapped)
     return wrapped
 

@@ -80,20 +80,20 @@ def rate_at(progress: float, peak: float, warmup: float) -> float:
 def choose_compute(device: str, dtype: str) -> tuple[str, torch.dtype]:
     """Return (device, type of the matrix products) for training.
 
-    The decoder's probe decides, but on a CPU its bf16 may pay only for reading weights; training is
-    bound by arithmetic, so there bf16 must also win a product of many rows.
+    Training is bound by arithmetic, so on a CPU the decoder's choice says nothing: there bf16 is taken
+    where the chip has it and a product of many rows is at least 1.5 times as fast in it.
     """
     import torch
 
-    from ..probe import DTYPES, probe_device
+    from ..probe import DTYPES, has_bf16, probe_device
 
     choice = probe_device(device, dtype)
-    found = torch.bfloat16 if "bfloat16" in choice.widths else DTYPES[choice.dtype]
-    if found is torch.float16:
-        found = torch.float32
+    found = DTYPES[choice.dtype]
     if choice.device != "cpu":
-        return choice.device, found
+        return choice.device, torch.float32 if found is torch.float16 else found
     torch.set_num_threads(choice.threads)
+    if dtype != "auto":
+        return choice.device, DTYPES[dtype]
 
     def seconds(kind: torch.dtype) -> float:
         rows, weight = torch.randn(512, 576).to(kind), torch.randn(1536, 576).to(kind)
@@ -104,9 +104,8 @@ def choose_compute(device: str, dtype: str) -> tuple[str, torch.dtype]:
             best = min(best, time.perf_counter() - started)
         return best
 
-    if dtype == "auto" and found is torch.bfloat16 and seconds(found) * 1.5 > seconds(torch.float32):
-        found = torch.float32
-    return choice.device, found
+    narrow = has_bf16() and seconds(torch.bfloat16) * 1.5 <= seconds(torch.float32)
+    return choice.device, torch.bfloat16 if narrow else torch.float32
 
 
 @dataclass(kw_only=True)
@@ -143,10 +142,15 @@ class Run:
         return done
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Return the context in which products are computed in the run's type."""
+        """Return the context in which products are computed in the run's type.
+
+        On a CPU a model whose frozen weights are in that type needs none (``lora`` joins the adapter's).
+        """
         import torch
 
-        return torch.autocast(self.device, self.dtype, enabled=self.dtype is not torch.float32)
+        frozen = self.core.model.embed_tokens.weight
+        joined = self.device == "cpu" and frozen.dtype is self.dtype
+        return torch.autocast(self.device, self.dtype, enabled=self.dtype is not torch.float32 and not joined)
 
     def set_rate(self) -> None:
         """Give the optimiser the rate of the coming step."""
