@@ -1,0 +1,196 @@
+"""Does it learn? Experiments with ``autogpt improve``, each resumable, each in a home of its own.
+
+    python benchmarks/improve.py weak      three rounds from an adapter made of 500 episodes
+    python benchmarks/improve.py shipped   one round from the shipped model
+    python benchmarks/improve.py domain    40 goals over two tools that no training has seen
+    python benchmarks/improve.py replay    two rounds with a prioritised buffer of experience, and without
+    python benchmarks/improve.py ratings   50 ratings by a hidden preference, learnt by KTO
+
+Rewards only: attempts are scored by their checks or by the simulated person; gold queries and answers train
+nothing. Practice goals are questions of the training split of WikiSQL, judged by the shipped gate; what is
+printed at the end is measured on ``benchmarks/suites``, which neither training nor gate has seen. ``--out``
+keeps everything; the same command goes on after a kill. Needs ``AUTOGPT_DATA`` and the fetched base.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from learning import harbour, preferences
+from learning.pupils import achieved, home, played, put_in_use, show, weak_adapter
+from makers.common import answer, goal, read
+from makers.public import table_file
+
+from autogpt.agent.goal import Goal
+from autogpt.agent.improve import ImproveOptions, ImproveReport, improve
+from autogpt.llm.registry import ModelRegistry
+from autogpt.settings import Settings, bound_spinning, load
+
+Record = dict[str, Any]
+
+
+def table_goals(data: Path, count: int, seed: int) -> list[Goal]:
+    """Return questions over tables of the training split, with the published answer as the check."""
+    questions = random.Random(seed).sample(list(read(data, "wikisql_train")), count)
+    wanted = {item["table_id"] for item in questions}
+    by_id = {table["id"]: table for table in read(data, "wikisql_train_tables") if table["id"] in wanted}
+    found = []
+    for number, item in enumerate(questions, start=1):
+        name, text = table_file(by_id[item["table_id"]])
+        check = answer(items=item["answer"])
+        record = goal("practice", number, "tables", item["question"], {name: text}, check)
+        found.append(Goal.model_validate(record))
+    return found
+
+
+def rounds(
+    settings: Settings,
+    goals: Sequence[Goal],
+    options: ImproveOptions,
+    on_round: Callable[[ImproveReport], None],
+) -> None:
+    """Improve as often as ``options`` say, going on where an earlier call was killed."""
+    done = settings.home / "rounds.jsonl"
+    ended = [json.loads(line) for line in done.read_text().splitlines()] if done.is_file() else []
+
+    def note(report: ImproveReport) -> None:
+        line = {name: getattr(report, name) for name in ("decision", "reason", "version", "facts", "seconds")}
+        with done.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, default=str) + "\n")
+        minutes = sum(report.seconds.values()) / 60
+        print(f"round {report.id}: {report.decision} ({report.reason}), {minutes:.0f} min", flush=True)
+        on_round(report)
+
+    left = options.rounds - len(ended)
+    if left > 0:
+        improve(settings, options.model_copy(update={"rounds": left}), goals=goals, say=say, on_round=note)
+
+
+def say(text: str, share: float | None, detail: str) -> None:
+    """Show progress on one line of a terminal."""
+    if sys.stderr.isatty():
+        print(f"\r{text} {'' if share is None else f'{share:.0%}'} {detail:40}", end="", file=sys.stderr)
+
+
+def tables_experiment(
+    settings: Settings, args: argparse.Namespace, options: ImproveOptions, goals: Sequence[Goal]
+) -> list[Record]:
+    """Improve round by round, and measure every model on the suites."""
+    suites = {"tables": args.goals, "words": args.goals // 3, "files": args.goals // 4,
+              "workflows": args.goals // 6}  # fmt: skip
+    first = _first(settings)
+    before = achieved(settings, first, suites)
+    tables: list[Record] = []
+
+    def measure(report: ImproveReport) -> None:
+        if report.version:
+            after = achieved(settings, report.version, suites)
+            tables.append(show(f"{first} against {report.version}", before, after))
+
+    rounds(settings, goals, options, measure)
+    current = ModelRegistry(settings.home).current()
+    if current != first and not tables:  # all rounds were done by an earlier call
+        tables.append(show(f"{first} against {current}", before, achieved(settings, current, suites)))
+    return tables
+
+
+def _first(settings: Settings) -> str:
+    """Return the model that the experiment began with, also when it goes on."""
+    place = settings.home / "first.txt"
+    if not place.is_file():
+        place.write_text(ModelRegistry(settings.home).current(), encoding="utf-8")
+    return place.read_text(encoding="utf-8")
+
+
+def weak(args: argparse.Namespace, settings: Settings, data: Path) -> list[Record]:
+    """Three rounds from the weak adapter."""
+    adapter = weak_adapter(args.out / "weak-adapter", settings)
+    own = home(args.out / f"weak-{args.seed}", settings)
+    put_in_use(own, "weak", adapter)
+    options = options_of(args, rounds=args.rounds or 3)
+    return tables_experiment(own, args, options, table_goals(data, args.practice, args.seed))
+
+
+def shipped(args: argparse.Namespace, settings: Settings, data: Path) -> list[Record]:
+    """One round from the shipped model."""
+    own = home(args.out / f"shipped-{args.seed}", settings)
+    options = options_of(args, rounds=args.rounds or 1)
+    return tables_experiment(own, args, options, table_goals(data, args.practice, 100 + args.seed))
+
+
+def replay(args: argparse.Namespace, settings: Settings, data: Path) -> list[Record]:
+    """Two rounds from the weak adapter under each kind of buffer, with the same budget and goals."""
+    adapter = weak_adapter(args.out / "weak-adapter", settings)
+    tables = []
+    for kind in ("prioritised", "uniform", "none"):
+        own = home(args.out / f"replay-{kind}-{args.seed}", settings)
+        put_in_use(own, "weak", adapter)
+        options = options_of(args, rounds=args.rounds or 2, buffer=kind)
+        print(f"buffer: {kind}")
+        tables += tables_experiment(own, args, options, table_goals(data, args.practice, 200 + args.seed))
+    return tables
+
+
+def domain(args: argparse.Namespace, settings: Settings, data: Path) -> list[Record]:
+    """40 goals over two unfamiliar tools; judged on 100 others."""
+    own = home(args.out / f"domain-{args.seed}", settings)
+    harbour.install(own.home / "plugin")
+    train, held_out = harbour.goals(40, args.seed), harbour.goals(100, 1000 + args.seed)
+    first = _first(own)
+    before = played(own, first, held_out)
+    options = options_of(args, rounds=args.rounds or 1, attempts=max(args.attempts, 8))
+    rounds(own, train, options, lambda report: None)
+    current = ModelRegistry(own.home).current()
+    return [show(f"harbour, {first} against {current}", before, played(own, current, held_out))]
+
+
+def ratings(args: argparse.Namespace, settings: Settings, data: Path) -> list[Record]:
+    """50 ratings by a person with a hidden preference, and nothing else."""
+    own = home(args.out / f"ratings-{args.seed}", settings)
+    return preferences.experiment(own, args.seed, options_of(args, method="kto", rounds=1), args.goals)
+
+
+def options_of(args: argparse.Namespace, **more: Any) -> ImproveOptions:
+    """Return the options of an improvement."""
+    common = {"method": args.method, "budget_minutes": args.minutes, "attempts": args.attempts,
+              "planned": args.planned, "seed": args.seed, "parallel": args.parallel}  # fmt: skip
+    return ImproveOptions(**{**common, **more})
+
+
+PARTS: Mapping[str, Callable[[argparse.Namespace, Settings, Path], list[Record]]] = {
+    "weak": weak, "shipped": shipped, "domain": domain, "replay": replay, "ratings": ratings,
+}  # fmt: skip
+
+
+def main() -> None:
+    """Run one experiment and write its tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("part", choices=list(PARTS))
+    parser.add_argument("--out", type=Path, default=Path("benchmark-improve"))
+    parser.add_argument("--minutes", type=float, help="budget of a round")
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--method", default="sft", choices=("auto", "sft", "dpo", "kto", "grpo"))
+    parser.add_argument("--practice", type=int, default=400, help="goals to practise on")
+    parser.add_argument("--attempts", type=int, default=4)
+    parser.add_argument("--planned", type=int, help="goals of the gate")
+    parser.add_argument("--goals", type=int, default=300, help="of the tables suite; others fewer")
+    parser.add_argument("--parallel", type=int, default=16)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    bound_spinning()
+    settings = load(parallel=args.parallel)
+    if settings.data is None:
+        sys.exit("improve: set AUTOGPT_DATA to the folder of data sets (DATA.md says what it holds)")
+    args.out.mkdir(parents=True, exist_ok=True)
+    tables = PARTS[args.part](args, settings, settings.data)
+    (args.out / f"{args.part}-{args.seed}.json").write_text(json.dumps(tables, indent=1, default=str))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""A simulated person with one hidden preference: a reply should ask something back.
+
+Fifty small messages are answered at temperature 1 as real runs, with the journal; the person rates each
+``good`` when the answer holds a question and ``bad`` otherwise, and says no more. Then ``improve`` learns
+from these ratings alone. What shifted is measured on other messages, several answers each, drawn at the
+same temperature under the same seeds for both models; table questions tell whether work suffered.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from makers.chat import TALK
+
+from autogpt.agent.episodes import chat
+from autogpt.agent.events import Rating
+from autogpt.agent.goal import Goal
+from autogpt.agent.improve import ImproveOptions, improve
+from autogpt.agent.rollout import Rollout
+from autogpt.agent.runner import Runner
+from autogpt.agent.setup import open_brain, open_registry, open_store
+from autogpt.llm.message import Sampling
+from autogpt.llm.registry import ModelRegistry
+from autogpt.settings import Settings
+
+from .pupils import achieved, show
+
+RATED = 50
+DRAWS = 3
+"""Answers to each held-out message."""
+
+
+def likes(answer: object) -> bool:
+    """Return what the person thinks of an answer, and never says in words."""
+    return "?" in str(answer or "")
+
+
+def messages() -> tuple[list[str], list[str]]:
+    """Return the messages that are rated, and others to measure by."""
+    held_out = [text for texts in TALK.values() for text in texts]
+    taken = {text.casefold().strip(" .!?,") for text in held_out}
+    found = [
+        *chat.GREETINGS,
+        *chat.THANKS,
+        *chat.BYES,
+        *(text for texts, _ in chat.STATEMENTS for text in texts),
+    ]
+    free = [text for text in dict.fromkeys(found) if text.casefold().strip(" .!?,") not in taken]
+    return [free[place % len(free)] for place in range(RATED)], held_out
+
+
+def rate(settings: Settings, texts: Sequence[str], seed: int) -> int:
+    """Run every message and rate it; returns how many were liked. Goes on where it was killed."""
+    store, done = open_store(settings), settings.home / "rated.json"
+    liked: list[bool] = json.loads(done.read_text()) if done.is_file() else []
+    if len(liked) == len(texts):
+        return sum(liked)
+    brain, registry = open_brain(settings), open_registry()
+    for number in range(len(liked), len(texts)):
+        sampling = Sampling(temperature=1.0, seed=seed + number)
+        result = Runner(store, brain, registry, sampling=sampling).run(Goal(goal=texts[number]))
+        good = likes(result.answer)
+        with store.open(result.run) as journal:
+            journal.append(Rating(value=float(good), by="simulated"))
+        liked.append(good)
+        done.write_text(json.dumps(liked))
+    return sum(liked)
+
+
+def asking(settings: Settings, model: str, texts: Sequence[str]) -> float:
+    """Return the share of the model's replies to ``texts`` that the person would like."""
+    place = settings.home / "benchmark" / f"asking-{model}.json"
+    if not place.is_file():
+        brain = open_brain(settings.model_copy(update={"model": model}))
+        said: list[bool] = []
+        for draw in range(DRAWS):
+            rollout = Rollout(brain, open_registry(), seed=draw, temperature=1.0)
+            episodes = rollout.run([Goal(goal=text) for text in texts])
+            said += [likes(episode.result.answer if episode.result else "") for episode in episodes]
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(json.dumps(sum(said) / len(said)))
+    return float(json.loads(place.read_text()))
+
+
+def experiment(settings: Settings, seed: int, options: ImproveOptions, goals: int) -> list[dict[str, Any]]:
+    """Rate, learn, and print what shifted; ``goals``: table questions that must not suffer."""
+    rated, held_out = messages()
+    registry = ModelRegistry(settings.home)
+    first = registry.current() if not (settings.home / "first.txt").is_file() else ""
+    place = settings.home / "first.txt"
+    if first:
+        place.write_text(first, encoding="utf-8")
+    first = place.read_text(encoding="utf-8")
+    print(f"{rate(settings, rated, seed)} of {RATED} replies were rated good")
+    before = asking(settings, first, held_out)
+    if registry.current() == first:
+        report = improve(settings, options)[-1]
+        print(f"{report.decision}: {report.reason}")
+        candidate = report.folder / "train" / "adapter"
+        model = report.version or str(candidate)
+    else:
+        model = registry.current()
+    after = asking(settings, model, held_out)
+    print(f"replies that ask back, of {DRAWS * len(held_out)}: {before:.1%} -> {after:.1%}")
+    suites = {"tables": goals // 2}
+    tables = show(
+        f"tables, {first} against {model}",
+        achieved(settings, first, suites),
+        achieved(settings, model, suites),
+    )
+    return [{"title": "asks back", "before": before, "after": after}, tables]
