@@ -137,7 +137,7 @@ def mixture(seed: int, scale: float, recipe: str = "whole", without: Collection[
             if barred.isdisjoint(map(plain, texts)):
                 if task.memory is None and aside.randrange(WITH_MEMORY) == 0:
                     task = memory.beside(task, aside)
-                yield unplanned(task) if rng.randrange(UNPLANNED) == 0 else task
+                yield unplanned(task) if aside.randrange(UNPLANNED) == 0 else task
 
 
 def plain(text: str) -> str:

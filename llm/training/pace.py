@@ -85,7 +85,8 @@ def choose_compute(device: str, dtype: str) -> tuple[str, torch.dtype]:
     """
     import torch
 
-    from ..probe import DTYPES, has_bf16, probe_device
+    from ..packed import has_bf16
+    from ..probe import DTYPES, probe_device
 
     choice = probe_device(device, dtype)
     found = DTYPES[choice.dtype]
