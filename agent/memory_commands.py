@@ -87,7 +87,7 @@ def _instead(store: MemoryStore, replaced: int | None) -> str:
 
 def _exists(what: str) -> bool:
     try:
-        return Path(what).expanduser().exists()
+        return bool(what) and Path(what).expanduser().exists()  # an empty path would be this folder
     except (OSError, ValueError):  # too long for a name, or a zero byte: a text
         return False
 

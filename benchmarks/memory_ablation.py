@@ -1,11 +1,12 @@
 """What memory is worth: the memory suite with and without it, and other suites with a full memory beside.
 
-    python benchmarks/memory_ablation.py [--model small | --model reader] [--limit N] [--json FILE]
+    python benchmarks/memory_ablation.py [--model small | --model reader] [--part suite free] [--limit N]
 
 Four figures. Success on ``suites/memory.jsonl`` with memory and without; success on goals that need none,
 without memory and with one that holds forty unrelated things; and the time per goal of those, with over
-without (recorded work: model, tools and memory). ``reader`` is a scripted model that uses what it is shown
-and nothing else: it measures the memory, where the model of the day is too weak to show it.
+without (recorded work: model, tools and memory; in turns, so that a busy machine slows both). ``reader``
+is a scripted model that uses what it is shown and nothing else: it measures the memory, where the model
+of the day is too weak to show it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import random
 import re
 import statistics
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from makers import memory as maker
 from autogpt.agent.evaluate import Evaluation, evaluate
 from autogpt.agent.goal import Goal, load_goals
 from autogpt.agent.memories import SuiteMemories
+from autogpt.agent.result import RunResult
 from autogpt.agent.setup import open_brain, open_registry, tool_names, with_model
 from autogpt.llm.message import Brain, Prompt, ToolCall
 from autogpt.llm.scripted import ScriptedModel
@@ -32,6 +35,8 @@ from autogpt.settings import load
 SUITES = Path(__file__).parent / "suites"
 FREE = ("tables", "words", "files", "chat", "workflows")
 UNRELATED = 40
+TURN = 8
+"""Goals that are run without memory and with one before the next."""
 HONEST = "I do not know: you have not told me."
 _EMPTY = set(
     re.findall(
@@ -124,8 +129,8 @@ def unrelated() -> list[str]:
     return [maker._any(rng, taken).kept for _ in range(UNRELATED)]
 
 
-def measure(model: str, limit: int | None) -> dict[str, Any]:
-    """Run everything and return the figures."""
+def measure(model: str, limit: int | None, parts: Sequence[str]) -> dict[str, Any]:
+    """Run what ``parts`` name and return the figures."""
     settings = with_model(load(model=None if model == "reader" else model))
     brain: Brain = ScriptedModel([read] * 20, name="reader") if model == "reader" else open_brain(settings)
     registry = open_registry()
@@ -137,28 +142,40 @@ def measure(model: str, limit: int | None) -> dict[str, Any]:
     def goals_of(name: str) -> list[Goal]:
         return load_goals(SUITES / f"{name}.jsonl", tool_names(registry))[:limit]
 
-    needy = goals_of("memory")
     found: dict[str, Any] = {"model": brain.name}
     for name, memories in (("with memory", SuiteMemories()), ("without memory", None)):
-        report = run(name, needy, memories).as_json()
-        found[name] = {key: report[key] for key in ("n", "passed", "pass_rate", "wilson95", "by_category")}
-    if model == "reader":
-        return found
-    free = [goal for name in FREE for goal in goals_of(name)]
-    without, beside = run("free", free, None), run("free, full memory", free, SuiteMemories(unrelated()))
-    ratios = [
-        b.seconds["total"] / a.seconds["total"]
-        for a, b in zip(without.rows, beside.rows, strict=True)
-        if a.seconds["total"]
-    ]
-    found["free"] = {"n": len(free), "passed": without.passed, "with a full memory": beside.passed}
-    found["time per goal, with over without"] = {
-        "mean": sum(r.seconds["total"] for r in beside.rows)
-        / max(1e-9, sum(r.seconds["total"] for r in without.rows)),
-        "median of goals": statistics.median(ratios),
-        "memory, seconds a goal": statistics.fmean(row.seconds["memory"] for row in beside.rows),
-    }
+        if "suite" in parts:
+            report = run(name, goals_of("memory"), memories).as_json()
+            found[name] = {
+                key: report[key] for key in ("n", "passed", "pass_rate", "wilson95", "by_category")
+            }
+    if "free" in parts and model != "reader":
+        free = [goal for name in FREE for goal in goals_of(name)]
+        found |= beside(free, lambda goals, memories: run("free", goals, memories).rows)
     return found
+
+
+def beside(
+    goals: Sequence[Goal], run: Callable[[list[Goal], SuiteMemories | None], list[RunResult]]
+) -> dict[str, Any]:
+    """Run goals that need no memory without one and with a full one, a few at a time in turns."""
+    without: list[RunResult] = []
+    full: list[RunResult] = []
+    for begin in range(0, len(goals), TURN):
+        some = list(goals[begin : begin + TURN])
+        kinds = [(without, None), (full, SuiteMemories(unrelated()))]
+        for rows, memories in kinds if begin // TURN % 2 else kinds[::-1]:
+            rows += run(some, memories)
+    pairs = [(a.seconds["total"], b.seconds["total"]) for a, b in zip(without, full, strict=True)]
+    passed = [sum(row.status == "achieved" for row in rows) for rows in (without, full)]
+    return {
+        "free": {"n": len(goals), "passed": passed[0], "with a full memory": passed[1]},
+        "time per goal, with over without": {
+            "mean": sum(b for _, b in pairs) / max(1e-9, sum(a for a, _ in pairs)),
+            "median of goals": statistics.median(b / a for a, b in pairs if a),
+            "memory, seconds a goal": statistics.fmean(row.seconds["memory"] for row in full),
+        },
+    }
 
 
 def main() -> None:
@@ -167,10 +184,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="small", help="as for autogpt eval, or reader (default: small)")
+    parser.add_argument("--part", nargs="+", choices=("suite", "free"), default=["suite", "free"])
     parser.add_argument("--limit", type=int, help="goals of each suite")
     parser.add_argument("--json", metavar="FILE", help="write the figures here")
     args = parser.parse_args()
-    text = json.dumps(measure(args.model, args.limit), indent=1, ensure_ascii=False)
+    text = json.dumps(measure(args.model, args.limit, args.part), indent=1, ensure_ascii=False)
     if args.json:
         Path(args.json).write_text(text + "\n", encoding="utf-8")
     print(text)

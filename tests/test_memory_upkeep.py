@@ -300,6 +300,7 @@ def test_the_commands(
     assert err.startswith("refused: it looks like a secret")
     code, out, err = run("add", "docs/missing.md")
     assert code == 2 and err == "autogpt: error: docs/missing.md: no such file or folder\n"
+    assert run("add", "") == (1, "", "refused: the text is empty\n"), "not all files of this folder"
     (tmp_path / "notes.md").write_text("# Tea\n\nIt is served at four.\n")
     assert "1 new; 1 pieces" in run("add", "notes.md")[1]
     (tmp_path / "notes.md").unlink()
