@@ -89,7 +89,8 @@ class LocalModel:
     ) -> LocalModel:
         """Load a model folder or hub name, with ``adapter`` (a PEFT folder) merged into it.
 
-        ``cache_dir`` keeps the device probe's verdict and what system messages cost to compute.
+        ``cache_dir`` keeps the verdicts of the device probe and of the gate on narrow weights, and the
+        keys and values of system messages.
         Raises :class:`~autogpt.errors.ModelUnavailable` or :class:`~autogpt.errors.UsageError`.
         """
         from .model import load_model, locate_model

@@ -168,16 +168,12 @@ class Sequence:
             self.matcher = self.request.grammar.matcher()
             self._proceed()
 
-    def choices(self) -> list[Choice]:
-        """Return the choice that is due, without a draft."""
-        return [Choice(0, self.allowed)]
-
     def draft(self, room: int, row_cost: float, share: float) -> list[Choice]:
         """Return the choices of one forward: the one due, and drafted ones in at most ``room`` rows.
 
         The matcher is left behind the draft; :meth:`settle` sets it right.
         """
-        found = self.choices()
+        found = [Choice(0, self.allowed)]
         if self.drafter is None or room <= 0:
             return found
         self.drafter.sync(self.log.ids, len(self.log.ids))

@@ -88,6 +88,8 @@ def test_mixed_lengths_equal_the_ordinary_forward(model: LoadedModel) -> None:
         twins.run({"c": 1, "b": 17, "d": 200, "a": 3, "e": 1}, [1, 4, 1, 2, 1])  # a prompt among them
         twins.crop("b", 33)
         twins.run({"b": 4, "a": 2})
+        twins.crop("a", 20)
+        twins.run({"a": 140})  # written over by the ordinary forward: the seat must follow
         for _ in range(3):
             twins.run({name: twins.draw.randint(1, 6) for name in "fedcba"})
 
