@@ -83,7 +83,11 @@ def _device(settings: Settings) -> Iterator[str]:
     choice = probe_device(settings.device, settings.dtype, settings.cache)
     widths = f" (linear layers in {' or '.join(choice.widths)})" if choice.widths else ""
     yield f"{choice.device} in {choice.dtype}{widths}, {choice.threads} threads, torch {torch.__version__}"
-    yield torch.cuda.get_device_name() if choice.device.startswith("cuda") else chip()
+    if choice.device.startswith("cuda"):
+        gpu = torch.cuda.get_device_properties(choice.device)
+        yield f"{gpu.name}, {gpu.total_memory / 1e9:.0f} GB, compute capability {gpu.major}.{gpu.minor}"
+    else:
+        yield chip()
 
 
 def _grammar(settings: Settings) -> Iterator[str]:

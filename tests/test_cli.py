@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -293,6 +294,21 @@ def test_doctor_says_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None
     assert not findings["model"]["fine"]
     assert "autogpt model fetch" in findings["model"]["detail"]
     assert findings["database"]["fine"]
+
+
+def test_doctor_describes_the_gpu_that_would_be_used(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    about = SimpleNamespace(name="Some GPU", total_memory=80e9, major=9, minor=0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", {"cuda": about}.__getitem__)
+    main(["doctor", "--json"])
+    found = {finding["what"]: finding for finding in json.loads(capsys.readouterr().out)}["device"]
+    assert found["detail"].startswith("cuda in bfloat16, ")
+    assert found["detail"].endswith("; Some GPU, 80 GB, compute capability 9.0")
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
