@@ -49,7 +49,7 @@ PARTS = ("compare", "variants", "figures")
 
 
 def measure(
-    run: plan.Run, engines: Sequence[str], home: str, name: str, parts: Sequence[str]
+    run: plan.Run, engines: Sequence[str], home: str, name: str, parts: Sequence[str], goals: int = 0
 ) -> dict[str, list[Place]]:
     """Do the steps of the benchmark's ``parts``; return the places that are compared."""
     quick = run.quick
@@ -61,6 +61,7 @@ def measure(
     places = [place for engine in engines for place in chosen[engine]]
     records = recording.load(Path(run.base.transcripts))
     count, turns = (4, 6) if quick else (len(records.goals), recording.MOST)
+    count = min(goals or count, len(records.goals))
     ours = chosen.get("ours", [])
     rivals = [place for engine in engines if engine != "ours" for place in chosen[engine][:1]]
     with Children() as children:
@@ -226,6 +227,9 @@ def main() -> int:
     parser.add_argument("--record", type=Path, metavar="FILE", help="record transcripts and stop")
     parser.add_argument("--quick", action="store_true", help="four goals, fewer turns")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here; steps beside it")
+    parser.add_argument(
+        "--goals", type=int, default=0, metavar="N", help="compare on the first N (default: all)"
+    )
     parser.add_argument("--parts", default=",".join(PARTS),
                         help="what to do after the gate, by commas: compare, variants, figures")  # fmt: skip
     parser.add_argument("--resume", action="store_true", help="keep the steps done before (needs --json)")
@@ -245,7 +249,7 @@ def main() -> int:
             return record(base, chosen.record, chosen.model)
         state = chosen.json.with_suffix(".steps.json") if chosen.json else None
         run = plan.Run(base, state, chosen.resume, chosen.quick)
-        places = measure(run, engines, str(home), chosen.model, chosen.parts.split(","))
+        places = measure(run, engines, str(home), chosen.model, chosen.parts.split(","), chosen.goals)
         found = digest(run, places)
     show(found, places)
     if chosen.json:
