@@ -16,6 +16,8 @@ Shapes: R rows in all, H query heads, G key-value heads, D head width, V vocabul
 
 from __future__ import annotations
 
+import ctypes
+import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -107,8 +109,13 @@ def _fuse(linears: Sequence[nn.Linear]) -> Dense:
 
 
 def _prepare(linears: Sequence[Linear]) -> None:
+    """Prepare one after another; stop when the interpreter wants to end (in the background it waits)."""
     for linear in linears:
-        linear.prepare()
+        if threading.main_thread().is_alive():
+            linear.prepare()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:  # glibc keeps what was freed piece by piece: here half the weights
+        trim(0)
 
 
 def _dense(linear: nn.Linear) -> Dense:
@@ -183,7 +190,7 @@ class FusedForward:
         if wait:
             _prepare(linears)
         else:
-            threading.Thread(target=_prepare, args=(linears,), name="packing", daemon=True).start()
+            threading.Thread(target=_prepare, args=(linears,), name="packing").start()
 
     def refresh(self) -> None:
         """Take over weights that were changed in place."""

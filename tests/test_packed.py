@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from autogpt.errors import DefectError
+from autogpt.llm import forward as forward_module
 from autogpt.llm import packed, probe
 from autogpt.llm.engine import Engine, Request
 from autogpt.llm.forward import FusedForward, make_forward
@@ -147,6 +149,17 @@ def test_released_weights_are_gone_and_decoding_goes_on() -> None:
     engine.clear()
     error = engine.generate([Request("s", IDS, None, Sampling(max_tokens=8))])[0].error
     assert error is not None and "first in model.layers.1" in error
+
+
+def test_packing_in_the_background_stops_when_the_interpreter_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = SimpleNamespace(is_alive=lambda: False)
+    half = WIDTHS["float16"].linear(Dense(torch.randn(4, 4)))
+    monkeypatch.setattr(forward_module.threading, "main_thread", lambda: ended)
+    forward_module._prepare([half])
+    assert half._packed is None
+    monkeypatch.undo()
+    forward_module._prepare([half])
+    assert half._packed is not None
 
 
 def test_weights_that_a_width_needs_are_not_released() -> None:
