@@ -66,7 +66,7 @@ def measure(
     rivals = [place for engine in engines if engine != "ours" for place in chosen[engine][:1]]
     with Children() as children:
         if "compare" in parts:
-            plan.compare(run, children, places, count, share=2 if quick else 6, turns=turns)
+            plan.compare(run, children, places, count, share=1 if quick else 6, turns=turns)
         if ours and "variants" in parts:
             plan.variants(run, children, ours, rivals, goals=4 if quick else 16, turns=4 if quick else 6)
     if ours and "figures" in parts:
@@ -165,7 +165,7 @@ def _ratios(found: dict[str, Any], chosen: dict[str, list[Place]]) -> None:
         theirs = [place.label for place in chosen.get(engine, [])]
         ratio(theirs[0] if theirs else "", ours[0] if ours else "", f"{engine}, best widths, wanted {wanted}")
     eight = {
-        engine: next((place.label for place in chosen.get(engine, []) if place.width == width), "")
+        engine: next((place.label for place in chosen.get(engine, []) if place.width == width), "?")
         for engine, width in plan.EIGHT.items()
     }
     ratio(eight["llama"], eight["ours"], "llama, 8 bit")
@@ -222,6 +222,8 @@ def main() -> int:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("--model", default="small", help="registered name (default: small)")
     parser.add_argument("--engines", default="ours,generate,llama", help="which, by commas (default: all)")
+    parser.add_argument("--widths", default="", metavar="ENGINE:WIDTH,...",
+                        help="consider only these, as ours:bfloat16,llama:f16 (default: all)")  # fmt: skip
     parser.add_argument("--threads", type=int, default=2, help="threads of every engine (default: 2)")
     parser.add_argument("--transcripts", type=Path, default=DATA)
     parser.add_argument("--record", type=Path, metavar="FILE", help="record transcripts and stop")
@@ -237,6 +239,11 @@ def main() -> int:
     engines = [name for name in ("ours", "generate", "llama") if name in chosen.engines.split(",")]
     if not engines:
         parser.error("--engines names none of ours, generate, llama")
+    named = [item.partition(":")[::2] for item in chosen.widths.split(",") if item]
+    widths = {engine: [w for w in every if not named or (engine, w) in named]
+              for engine, every in plan.WIDTHS.items()}  # fmt: skip
+    if any(not widths[engine] for engine in engines):
+        parser.error(f"--widths leaves an engine none; there are {dict(plan.WIDTHS)}")
     if chosen.resume and not chosen.json:
         parser.error("--resume needs --json")
     home = settings.load().home
@@ -248,7 +255,7 @@ def main() -> int:
         if chosen.record:
             return record(base, chosen.record, chosen.model)
         state = chosen.json.with_suffix(".steps.json") if chosen.json else None
-        run = plan.Run(base, state, chosen.resume, chosen.quick)
+        run = plan.Run(base, state, chosen.resume, chosen.quick, widths)
         places = measure(run, engines, str(home), chosen.model, chosen.parts.split(","), chosen.goals)
         found = digest(run, places)
     show(found, places)

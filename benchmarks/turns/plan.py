@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -49,8 +49,16 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 class Run:
     """One run of the benchmark."""
 
-    def __init__(self, base: Place, state: Path | None, resume: bool, quick: bool) -> None:
+    def __init__(
+        self,
+        base: Place,
+        state: Path | None,
+        resume: bool,
+        quick: bool,
+        widths: Mapping[str, Sequence[str]] = WIDTHS,
+    ) -> None:
         self.base = base
+        self.widths = widths
         self.quick = quick
         self._path = state
         self.kept: dict[str, Any] = {}
@@ -93,7 +101,9 @@ class Run:
 def write_models(run: Run, engines: Sequence[str]) -> None:
     """Write the GGUF files, unless llama.cpp is left out."""
     if "llama" in engines:
-        missing = [w for w in WIDTHS["llama"] if not (Path(run.base.scratch) / f"model-{w}.gguf").exists()]
+        missing = [
+            w for w in run.widths["llama"] if not (Path(run.base.scratch) / f"model-{w}.gguf").exists()
+        ]
         if missing:
             with Child(run.place("generate", "float32")) as child:
                 child.ask("gguf", widths=missing)
@@ -107,7 +117,7 @@ def judge(run: Run, engines: Sequence[str], goals: int, trial: dict[str, Any]) -
     folder = Path(run.base.scratch)
     reference, path = folder / "reference.npy", folder / "logits.npy"
     for engine in engines:
-        for width in WIDTHS[engine]:
+        for width in run.widths[engine]:
             children = Children()
 
             def verdict(place: Place, children: Children = children) -> dict[str, Any]:
@@ -137,7 +147,7 @@ def choose(run: Run, engines: Sequence[str]) -> dict[str, list[Place]]:
     chosen: dict[str, list[Place]] = {}
     for engine in engines:
         timed: list[tuple[float, bool, Place]] = []
-        for width in WIDTHS[engine]:
+        for width in run.widths[engine]:
             for way in WAYS[engine]:
                 place = run.place(engine, width, **way)
                 seconds = run.kept.get(f"trial {place.label}", {}).get("seconds")
