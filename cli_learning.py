@@ -77,9 +77,12 @@ def learning(groups: Group) -> None:
     better.add_argument("--goals", metavar="SUITE", action="append", default=[],
                         help="practise these goals with checks as well (repeatable)")  # fmt: skip
     better.add_argument(
-        "--method", choices=["auto", "sft"], default="auto",
-        help="sft: fine-tune on the best successes; auto (default): what there are samples for",
+        "--method", choices=["auto", "sft", "dpo", "kto", "grpo"], default="auto",
+        help="sft: the best successes; dpo: pairs, corrections first; kto: ratings; grpo: rewards of goals; "
+        "auto (default): what there is enough for",
     )  # fmt: skip
+    better.add_argument("--dp-epsilon", type=float, metavar="E",
+                        help="keep within this privacy budget (sft and dpo)")  # fmt: skip
     better.add_argument("--budget", metavar="TIME", help="for one round, as 30m or 2h (default: no limit)")
     better.add_argument("--attempts", type=int, metavar="K", help="tries at each goal (default: 4)")
     better.add_argument("--rounds", type=int, metavar="N", help="one after the other (default: 1)")

@@ -16,7 +16,7 @@ from typing import Any
 from ..errors import UsageError
 from ..llm.message import Sampling
 from ..settings import Settings, load
-from . import approvals
+from . import approvals, trial
 from .adapt import adapt
 from .asking import ask_at_terminal, at_terminal
 from .events import PersonAnswered, PersonAsked
@@ -72,6 +72,8 @@ def run(args: argparse.Namespace) -> int:
             memory=memory,
         )
         results = runner.run_all(goals, settings.parallel)
+    if told := trial.look(settings, store):
+        print(f"autogpt: {told}", file=sys.stderr)
     return finish(results, args.json)
 
 

@@ -11,9 +11,10 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
 
 from ..llm.message import Brain
 from ..llm.training.checkpoint import file_sha256
@@ -25,6 +26,16 @@ from .goal import Goal
 from .improve_state import Lines, read_lines
 from .rollout import Episode, Rollout
 
+if TYPE_CHECKING:
+    from ..llm.training.logprobs import Row
+    from ..llm.training.preference import Rated
+
+LEAST_SAID = 8
+"""Held-out ratings from which they have a say."""
+SAID_GOALS = 400
+"""Goals at which tasks are compared where ratings decide."""
+LOWER = -0.03
+"""What the interval of the tasks' difference may reach down to then."""
 ANSWER = 300
 """Characters of an answer that are kept for the page."""
 
@@ -98,21 +109,68 @@ def play(
     planned: int,
     parallel: int,
     on_done: Played,
+    looks: Sequence[float] = gate.LOOKS,
 ) -> tuple[list[gate.Pair], gate.Verdict]:
-    """Play up to ``planned`` goals and judge; ``folder`` keeps the results."""
+    """Play up to ``planned`` goals and judge at ``looks``; ``folder`` keeps the results."""
     goals = goals[:planned]
     mine, theirs = Results(folder, current.fingerprint), Results(folder, candidate.fingerprint)
     pairs: list[gate.Pair] = []
-    for share in gate.LOOKS:
+    for share in looks:
         size = math.ceil(share * planned)
         stretch = goals[len(pairs) : size]
         mine.play(stretch, current, registry, parallel, on_done)
         theirs.play(stretch, candidate, registry, parallel, on_done)
         pairs += [_pair(goal, mine, theirs) for goal in stretch]
-        verdict = gate.judge(pairs, planned)
+        verdict = gate.judge(pairs, planned, looks)
         if verdict.decision != "more":
             break
     return pairs, verdict
+
+
+@dataclass(frozen=True)
+class SaidResult:
+    """How held-out rated answers moved: good ones up and bad ones down are wins."""
+
+    wins: int
+    losses: int
+    p: float
+    """Two-sided exact sign test."""
+
+
+def moved(held: Sequence[Rated], change: Callable[[Sequence[Row]], Sequence[float]]) -> SaidResult:
+    """Return how the answers moved; ``change`` gives rows' log-probability less that of the old model.
+
+    Each answer's change per token is compared with the middle between the good ones' mean and the bad
+    ones', for any training makes answers likelier or less likely as a whole.
+    """
+    from ..llm.training.logprobs import Row
+
+    rows = [
+        Row([*one.context, *one.ids], [*[False] * len(one.context), *map(bool, one.mask)]) for one in held
+    ]
+    changes = [value / max(1, sum(one.mask)) for value, one in zip(change(rows), held, strict=True)]
+    up = [value for value, one in zip(changes, held, strict=True) if one.good]
+    down = [value for value, one in zip(changes, held, strict=True) if not one.good]
+    middle = (fmean(up) + fmean(down)) / 2 if up and down else 0.0
+    wins = sum(value > middle for value in up) + sum(value < middle for value in down)
+    return SaidResult(wins, len(held) - wins, gate.mcnemar(wins, len(held) - wins))
+
+
+def with_said(verdict: gate.Verdict, pairs: Sequence[gate.Pair], said: SaidResult) -> gate.Verdict:
+    """Return the verdict on a candidate that was trained on what people said.
+
+    It is promoted when held-out ratings moved its way (p < 0.05) and tasks are not worse: no category fell
+    by more than its noise, and the interval of the whole difference does not reach below :data:`LOWER`.
+    """
+    if verdict.decision == "promote" or (verdict.losses > verdict.wins and verdict.p < 0.05):
+        return verdict
+    fallen = gate.fallen_categories(pairs)
+    low, _ = gate.interval([pair.candidate - pair.current for pair in pairs])
+    if said.wins > said.losses and said.p < 0.05 and not fallen and low >= LOWER:
+        reason = f"{said.wins} of {said.wins + said.losses} held-out ratings moved its way, tasks no worse"
+        return replace(verdict, decision="promote", reason=reason)
+    why = f"tasks may be worse ({low * 100:+.1f} points)" if low < LOWER else "held-out ratings did not move"
+    return replace(verdict, reason=why, worse=fallen)
 
 
 def changed(

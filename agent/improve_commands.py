@@ -12,11 +12,12 @@ from typing import Any
 
 from ..errors import UsageError
 from ..settings import Settings, load
-from . import gate
+from . import gate, promotion, trial
 from .gate_commands import show_gate
 from .goal import Goal, load_goals
 from .improve import improve, unfinished
 from .improve_machine import subject_of
+from .improve_methods import choose
 from .improve_state import Options
 from .improvement import SHARES, ImproveReport
 from .outcome import show_table
@@ -75,6 +76,7 @@ def options_of(args: argparse.Namespace) -> Options:
         "rounds": args.rounds,
         "planned": args.planned,
         "seed": args.seed,
+        "dp_epsilon": args.dp_epsilon,
     }
     try:
         return Options(**{key: value for key, value in wanted.items() if value is not None})
@@ -110,10 +112,15 @@ def show(report: ImproveReport, as_json: bool = False) -> None:
         show_gate(rows, gate.Verdict(**verdict))
     if report.decision == "promoted":
         print(f"promoted: {report.version} is in use; 'autogpt model rollback' goes back to {report.parent}")
+        if facts.get("trial"):
+            print(
+                f"its first {trial.RUNS} live runs are on trial: when they go worse, {report.parent} returns"
+            )
     elif report.decision == "kept":
         print(f"kept {report.parent}: {report.reason}")
     else:
         print(f"nothing was trained: {report.reason}")
+    print(f"page: {report.page}")
 
 
 def dry_run(settings: Settings, options: Options, goals: list[Goal], as_json: bool) -> int:
@@ -122,12 +129,18 @@ def dry_run(settings: Settings, options: Options, goals: list[Goal], as_json: bo
     found = survey(settings, open_store(settings), subject, goals, seed=options.seed)
     solved = sum(attempt.solved for attempt in found.past)
     planned = min(options.planned or gate.DEFAULT_N, len(found.judging))
+    up = sum(one.good for one in found.said.rated)
+    counts = {"pairs": len(found.said.pairs), "thumbs": len(found.said.rated), "thumbs_up": up}
+    counts["thumbs_down"] = counts["thumbs"] - up
+    method = choose(options, counts, promotion.method_of(settings.home, subject.reference))
+    gaps = found.gaps(method)
     told: dict[str, Any] = {
         "model": subject.reference,
         "becomes": subject.kind,
         "goals to practise": len(found.drawn.train),
         "past runs to learn from": f"{len(found.past)}, {solved} achieved",
-        **{f"  refused: {why}": count for why, count in found.refused.items()},
+        "corrections and ratings": f"{counts['pairs']} pairs, {up} up, {counts['thumbs_down']} down",
+        **{f"  refused: {why}": n for why, n in (found.refused + found.said.refused).items()},
         **{f"  not practised: {why}": count for why, count in found.drawn.dropped.items()},
         "own held-out goals": len(found.drawn.held_out),
         "gate": f"up to {planned} of {len(found.judging)} held-out goals, both models",
@@ -136,12 +149,13 @@ def dry_run(settings: Settings, options: Options, goals: list[Goal], as_json: bo
         told["budget"] = ", ".join(
             f"{name} {share * options.budget_minutes:.0f} min" for name, share in SHARES.items()
         )
-    told["would"] = "do nothing" if found.gaps else f"practise, train ({options.method}), play the gate"
+    told["method"] = method
+    told["would"] = "do nothing" if gaps else "practise, train, play the gate"
     if as_json:
-        print(json.dumps({**told, "missing": found.gaps}, ensure_ascii=False))
+        print(json.dumps({**told, "missing": gaps}, ensure_ascii=False))
         return 0
     show_table(("improve", ""), [(key, str(value)) for key, value in told.items()])
-    for gap in found.gaps:
+    for gap in gaps:
         print(f"missing: {gap}")
     return 0
 

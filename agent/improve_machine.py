@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,11 @@ from .setup import with_model
 if TYPE_CHECKING:
     from ..llm.brain import LocalModel
     from ..llm.training.console import Progress
+    from ..llm.training.logprobs import Row
     from ..llm.training.loop import Report
+    from ..llm.training.rl import Trajectory
+
+    OnStep = Callable[[Progress], None]
 
 
 @dataclass(frozen=True)
@@ -98,12 +102,71 @@ class Machine:
             parts.append(file_sha256(adapter / "adapter_model.safetensors"))
         return hashlib.sha256("|".join(parts).encode()).hexdigest()
 
-    def finetune(self, on_step: Callable[[Progress], None], **config: Any) -> Report:
-        """Train a candidate on files of samples; ``config`` is that of ``FinetuneConfig``."""
+    def finetune(self, on_step: OnStep, data: list[Path], epsilon: float | None, **config: Any) -> Report:
+        """Train a candidate on files of samples, with ``epsilon`` within that privacy budget."""
+        from ..llm.training.data import read_samples
         from ..llm.training.finetune import FinetuneConfig, finetune
+        from ..llm.training.private import PrivateConfig, finetune_private
 
         self.unload()
+        if epsilon is None:
+            return finetune(FinetuneConfig(**self._common(), data=data, **config), on_step)
+        config.pop("batch", None)
+        return finetune_private(
+            PrivateConfig(**self._common(), epsilon=epsilon, **config), read_samples(data), on_step
+        )
+
+    def prefer(
+        self,
+        method: str,
+        items: Sequence[Any],
+        replay: list[Path],
+        on_step: OnStep,
+        epsilon: float | None,
+        **config: Any,
+    ) -> Report:
+        """Train a candidate by ``dpo`` on pairs or ``kto`` on rated answers, replaying ordinary samples."""
+        from ..llm.training.data import read_samples
+        from ..llm.training.preference import PreferenceConfig, train_dpo, train_kto
+        from ..llm.training.private import PrivateConfig, dpo_private
+
+        self.unload()
+        if epsilon is not None:
+            return dpo_private(PrivateConfig(**self._common(), epsilon=epsilon, **config), items, on_step)
+        settings = PreferenceConfig(**self._common(), **config)
+        train = train_dpo if method == "dpo" else train_kto
+        return train(settings, items, read_samples(replay) if replay else (), on_step)
+
+    def reinforce(
+        self,
+        goals: Sequence[str],
+        roll: Callable[[Sequence[str], int], Sequence[Sequence[Trajectory]]],
+        publish: Callable[[Path], None],
+        replay: list[Path],
+        on_step: OnStep,
+        **config: Any,
+    ) -> Report:
+        """Train a candidate by GRPO on the attempts that ``roll`` makes."""
+        from ..llm.training.data import read_samples
+        from ..llm.training.rl import GrpoConfig, train_grpo
+
+        self.unload()
+        settings = GrpoConfig(**self._common(), **config)
+        return train_grpo(settings, goals, roll, publish, read_samples(replay) if replay else (), on_step)
+
+    def log_probabilities(self, adapter: Path | None, rows: Sequence[Row]) -> list[float]:
+        """Return the summed log-probability (nats) of each row's tokens with loss, in fp32."""
+        import contextlib
+
+        from ..llm.model import load_model
+        from ..llm.training.logprobs import row_sums
+
+        self.unload()
+        device = self._common()["device"]
+        loaded = load_model(self.subject.base, device, "float32", adapter, self.settings.cache)
+        return row_sums(loaded.model, rows, 1024, contextlib.nullcontext)
+
+    def _common(self) -> dict[str, Any]:
         subject = self.subject
-        common: dict[str, Any] = {"base": subject.base, "init": subject.adapter, "name": subject.name}
-        common["device"] = "cpu" if self.settings.device == "mps" else self.settings.device
-        return finetune(FinetuneConfig(**common, **config), on_step)
+        device = "cpu" if self.settings.device == "mps" else self.settings.device
+        return {"base": subject.base, "init": subject.adapter, "name": subject.name, "device": device}

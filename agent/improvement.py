@@ -13,15 +13,22 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..llm.tokenizer import ChatTokenizer
+from ..llm.training.checkpoint import replace_bytes
+from ..llm.training.collapse import Collapse
 from ..memory.experience import Experience
 from ..settings import Settings
-from . import gate, promotion, selection
-from .attempts import Attempt, Practice, rates, read_attempts
+from . import canaries, gate, gate_play, promotion, trial
+from .attempts import Practice, read_attempts
 from .gate_play import Side, changed, play
 from .goal import Goal
+from .improve_choice import Choice
 from .improve_goals import kept_record, priorities, restored_line
 from .improve_machine import Machine
+from .improve_methods import Rolls, choose, fit_said, settings_for
+from .improve_page import page
 from .improve_state import Lines, State, Work, improvements
+from .preferences import pair_row, rated_of
 from .rewards import Prices
 from .runs import RunStore
 from .setup import open_registry, open_store
@@ -29,13 +36,11 @@ from .survey import survey
 
 if TYPE_CHECKING:
     from ..llm.training.console import Progress
+    from ..llm.training.logprobs import Row
+    from ..llm.training.loop import Report
 
-LEAST_KEPT = 8
-"""Successes below which nothing is trained."""
 SHARES = {"practise": 0.4, "train": 0.35, "gate": 0.25}
 """Of a budget of minutes."""
-RATE = 3e-4
-"""Peak learning rate of kept-best: an adapter goes on, so less than at its first training."""
 EXAMPLES = 12
 """Goals that changed, each way, that the page shows."""
 
@@ -128,26 +133,36 @@ class Improvement:
         self.say("reading runs", None, "")
         subject = self.machine.subject
         found = survey(self.settings, self.store, subject, self.goals, self.gate_goals, self.seed)
-        self.state.method = "sft"
         self.state.fingerprint = self.machine.fingerprint(subject.adapter)
         self.state.facts |= {
             "goals": len(found.drawn.train),
             "own_held_out": len(found.drawn.held_out),
             "dropped": dict(found.drawn.dropped),
             "past_runs": len(found.past),
-            "refused": dict(found.refused),
+            "refused": dict(found.refused + found.said.refused),
             "tokenizer": found.tokenizer,
+            "pairs": len(found.said.pairs),
+            "thumbs": len(found.said.rated),
+            "thumbs_up": sum(one.good for one in found.said.rated),
+            "thumbs_down": sum(not one.good for one in found.said.rated),
         }
+        made = promotion.method_of(self.settings.home, subject.reference)
+        self.state.method = choose(self.options, self.state.facts, made)
         self.work.write("goals.jsonl", map(kept_record, found.drawn.train))
         self.work.write("judging.jsonl", map(kept_record, found.judging))
         self.work.write("past.jsonl", (attempt.row() for attempt in found.past))
-        if found.gaps:
-            return self.nothing(f"too little to learn from: {'; '.join(found.gaps)}")
+        self.work.write("said_pairs.jsonl", map(pair_row, found.said.pairs))
+        self.work.write("said_rated.jsonl", map(vars, found.said.rated))
+        self.work.write("said_held.jsonl", map(vars, found.said.held_out))
+        if gaps := found.gaps(self.state.method):
+            return self.nothing(f"too little to learn from: {'; '.join(gaps)}")
         self.work.reach("practise")
 
     def practise(self) -> None:
         """Try the goals."""
         goals = [restored_line(line) for line in self.work.read("goals.jsonl")]
+        if not goals or self.state.method == "grpo":  # which tries goals while it trains
+            return self.work.reach("train")
         left = self.left("practise")
         brain = self.machine.load(self.machine.subject.adapter)
         Practice(
@@ -179,27 +194,19 @@ class Improvement:
 
     def train(self) -> None:
         """Choose the samples and train the candidate on them."""
-        if not (self.work.folder / "samples.jsonl").is_file() and not self.choose():
+        if "samples" not in self.state.facts and not self.choose():
             return
-        count = self.state.facts["samples"]
-        batch = min(self.options.batch, max(4, count // 12))
-        left = self.left("train")
         with Lines(self.work.folder / "curve.jsonl") as curve:
 
             def show(step: Progress) -> None:
-                curve.add({"step": step.step, "loss": step.loss, "mean": step.mean_loss, "done": step.done})
+                row = {"step": step.step, "loss": step.loss, "mean": step.mean_loss, "done": step.done}
+                curve.add({**row, **getattr(step, "notes", {})})
                 self.say("training", step.done, f"loss {step.mean_loss:.3f}")
 
-            report = self.machine.finetune(
-                show,
-                data=[self.work.folder / "samples.jsonl"],
-                out=self.work.folder / "train",
-                epochs=self.options.epochs,
-                minutes=None if left is None else max(left / 60, 0.2),
-                batch=batch,
-                learning_rate=self.options.learning_rate or RATE,
-                seed=self.seed,
-            )
+            try:
+                report = self.fit(show)
+            except Collapse as problem:
+                return self.discard(f"the training collapsed: {problem}")
         if not report.finished:
             raise KeyboardInterrupt
         self.state.facts |= {"steps": report.steps, "loss": report.loss, "tokens": report.tokens}
@@ -208,49 +215,36 @@ class Improvement:
         self.work.reach("gate")
 
     def choose(self) -> bool:
-        """Write the training file; returns False where there is too little for one."""
-        practised = read_attempts(self.work.folder / "attempts.jsonl")
-        past = read_attempts(self.work.folder / "past.jsonl")
-        kept = selection.kept_best([*practised, *past], self.options.keep)
-        known = self.rates()
-        goals = {goal.goal for goal in [*practised, *past]}
-        earlier = [
-            attempt for attempt in self.earlier() if attempt.goal in goals and attempt.said not in _said(kept)
-        ]
-        again = selection.draw_buffer(earlier, len(kept), known, self.options.buffer, self.seed)
-        wanted = selection.replay_count(len(kept) + len(again), self.options.replay)
-        base = selection.replay_samples(self.state.facts["tokenizer"], wanted, self.seed)
-        tried = rates(practised)
-        self.work.write(
-            "rates.jsonl", ({"goal": g, "solved": s, "tried": t} for g, (s, t) in sorted(tried.items()))
-        )
-        solved = sum(attempt.solved for attempt in practised)
-        self.state.facts |= {
-            "tries": len(practised),
-            "solved_tries": solved,
-            "sometimes": sum(0 < s < t for s, t in tried.values()),
-            "never": sum(s == 0 for s, _ in tried.values()),
-            "kept": len(kept),
-            "again": len(again),
-            "replayed": len(base),
-            "samples": len(kept) + len(again) + len(base),
-        }
-        if len(kept) < LEAST_KEPT:
-            self.discard(f"only {len(kept)} successes to learn from, {LEAST_KEPT} are the least")
-            return False
-        self.work.write("kept.jsonl", (attempt.row() for attempt in kept))
-        self.work.write("samples.jsonl", [*(a.record() for a in [*kept, *again]), *base])
-        return True
+        """Write what is trained on; returns False where there is too little."""
+        chosen = Choice(self.work, self.settings.home, self.rates(), self.seed)
+        lack = chosen.write(self.state.method)
+        self.state.facts |= chosen.facts
+        if lack:
+            self.discard(lack)
+        return not lack
 
-    def earlier(self) -> list[Attempt]:
-        """Return kept successes of earlier improvements with the same tokenizer."""
-        found: dict[tuple[str, str], Attempt] = {}
-        for work in improvements(self.settings.home):
-            same = work.state.facts.get("tokenizer") == self.state.facts["tokenizer"]
-            if work.state.id != self.state.id and same:
-                for attempt in read_attempts(work.folder / "kept.jsonl"):
-                    found[attempt.id, attempt.said] = attempt
-        return list(found.values())
+    def fit(self, on_step: Callable[[Progress], None]) -> Report:
+        """Train the candidate by the method."""
+        method, options = self.state.method, self.options
+        config = settings_for(options, method, self.left("train"), self.seed)
+        config["out"] = self.work.folder / "train"
+        if method == "grpo":
+            goals = [restored_line(line) for line in self.work.read("goals.jsonl")]
+            prices = Prices.of(self.settings)
+            rolls = Rolls(goals, self.machine, self.registry, prices, options, self._rolled)
+            names = [goal.id for goal in priorities(goals, self.rates(), self.seed)]
+            replay = [self.work.folder / "replay.jsonl"] if self.state.facts["replayed"] else []
+            return self.machine.reinforce(names, rolls.roll, rolls.publish, replay, on_step, **config)
+        config["epsilon"] = options.dp_epsilon
+        if method == "sft":
+            batch = min(options.batch, max(4, self.state.facts["samples"] // 12))
+            data = [self.work.folder / "samples.jsonl"]
+            return self.machine.finetune(on_step, data=data, batch=batch, **config)
+        return fit_said(self.work, self.machine, method, on_step, config)
+
+    def _rolled(self, tried: int, solved: int) -> None:
+        self.state.facts |= {"tries": tried, "solved_tries": solved}
+        self.say("trying goals", None, f"{tried} tries, {solved / max(1, tried):.0%} achieved")
 
     def gate(self) -> None:
         """Let both models play the held-out goals."""
@@ -259,6 +253,9 @@ class Improvement:
             self.state.planned = self.plan(len(goals))
             self.work.save()  # before the first look: the plan may not depend on what is seen
         machine, adapter = self.machine, self.work.folder / "train" / "adapter"
+        if reason := self.too_exposed(adapter):
+            return self.discard(reason)
+        said = self.said_of(adapter)
         mine = machine.subject.adapter
         current = Side("current", machine.fingerprint(mine), lambda: machine.load(mine))
         candidate = Side("candidate", machine.fingerprint(adapter), lambda: machine.load(adapter))
@@ -272,8 +269,12 @@ class Improvement:
             self.state.planned,
             self.options.parallel,
             lambda side, done, total: self.say(f"gate, {side}", done / total, f"{done} of {total}"),
+            (1.0,) if said else gate.LOOKS,
         )
+        if said:
+            verdict = gate_play.with_said(verdict, pairs, said)
         self.state.facts |= {
+            "said": said and asdict(said),
             "verdict": asdict(verdict),
             "rows": [{**asdict(row), "difference": row.difference} for row in gate.table(pairs)],
         }
@@ -283,9 +284,38 @@ class Improvement:
         self.work.write("changed.jsonl", [found])
         self.work.reach("decide")
 
+    def too_exposed(self, adapter: Path) -> str:
+        """Measure the planted canaries; returns why the candidate may not be promoted, if so."""
+        if not self.state.facts.get("canaries"):
+            return ""
+        if "exposure" not in self.state.facts:
+            self.say("measuring canaries", None, "")
+            tokenizer = ChatTokenizer(self.machine.subject.base)
+            self.state.facts["exposure"] = canaries.exposures(
+                tokenizer, self.seed, lambda rows: self.machine.log_probabilities(adapter, rows)
+            )
+            self.work.save()
+        return canaries.verdict(self.state.facts["exposure"])
+
+    def said_of(self, adapter: Path) -> gate_play.SaidResult | None:
+        """Return whether held-out rated answers moved the right way; None where there are too few."""
+        held = [rated_of(row) for row in self.work.read("said_held.jsonl")]
+        if self.state.method not in ("dpo", "kto") or len(held) < gate_play.LEAST_SAID:
+            return None
+        self.say("scoring held-out ratings", None, "")
+        mine = self.machine.subject.adapter
+
+        def change(rows: Sequence[Row]) -> list[float]:
+            after = self.machine.log_probabilities(adapter, rows)
+            before = self.machine.log_probabilities(mine, rows)
+            return [new - old for new, old in zip(after, before, strict=True)]
+
+        return gate_play.moved(held, change)
+
     def plan(self, available: int) -> int:
         """Return how many goals the gate plays at most."""
-        most = min(self.options.planned or gate.DEFAULT_N, available)
+        usual = gate_play.SAID_GOALS if self.state.method in ("dpo", "kto") else gate.DEFAULT_N
+        most = min(self.options.planned or usual, available)
         left, tries = self.left("gate"), self.state.facts.get("tries", 0)
         if self.options.planned is None and left is not None and tries:
             each = self.state.seconds.get("practise", 0.0) / tries
@@ -300,6 +330,9 @@ class Improvement:
         version = promotion.promote(self.settings.home, self.work, self.machine.subject)
         self.experience.record_training(version, self.trained_runs(), parent=self.state.parent)
         self.state.version = version
+        self.state.facts["trial"] = trial.begin(
+            self.settings.home, self.store, version, self.state.parent, time.time()
+        )
         self.finish("promoted", verdict["reason"])
 
     def trained_runs(self) -> list[str]:
@@ -318,6 +351,7 @@ class Improvement:
     def finish(self, decision: str, reason: str) -> None:
         """Write the last state and the page."""
         self.state.decision, self.state.reason = decision, reason
+        replace_bytes(self.work.folder / "index.html", page(self.work).encode())
         self.work.reach("done")
 
     def report(self) -> ImproveReport:
@@ -328,7 +362,3 @@ class Improvement:
             self.work.folder, state.facts.get("verdict", {}), state.facts.get("rows", []), state.facts,
             state.seconds,
         )  # fmt: skip
-
-
-def _said(attempts: Sequence[Attempt]) -> set[str]:
-    return {attempt.said for attempt in attempts}

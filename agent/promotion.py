@@ -26,6 +26,14 @@ def promoted(home: Path, improvement: str) -> str:
     return ""
 
 
+def method_of(home: Path, reference: str) -> str:
+    """Return by which method an improvement made a version; empty for any other model."""
+    registry = ModelRegistry(home)
+    known = {version.reference: version for version in registry.list()}
+    facts = facts_of(registry.folder(known[reference])) if reference in known else {}
+    return str(facts.get("method", ""))
+
+
 def promote(home: Path, work: Work, subject: Subject) -> str:
     """Add the candidate and put it in use; returns its reference. May be called again after a kill."""
     registry = ModelRegistry(home)
@@ -52,6 +60,8 @@ def describe(folder: Path, work: Work, subject: Subject) -> None:
         "successes": state.facts.get("kept", 0),
         "replayed": state.facts.get("replayed", 0),
     }
+    if state.facts.get("exposure"):
+        facts["exposure"] = ", ".join(f"{bits:.1f}" for bits in state.facts["exposure"])
     replace_bytes(folder / "autogpt.json", json.dumps(facts, indent=2).encode())
     write_card(folder, facts)
     verdict = state.facts["verdict"]

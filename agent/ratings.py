@@ -11,12 +11,14 @@ import argparse
 import getpass
 import math
 import os
+import sys
 from collections.abc import Sequence
 
 from ..errors import UsageError
 from ..llm.message import ToolCall
 from ..settings import load
 from ..tools.handles import text_form
+from . import trial
 from .events import Correction, Event, ModelTurn, Rating
 from .result import resolved_answer
 from .rewards import last_ratings, spans
@@ -63,7 +65,8 @@ def told(value: float, before: Rating | None) -> str:
 def rate(args: argparse.Namespace) -> int:
     """Keep a rating of a run, or of a conversation's last answer."""
     value = parse_value(args.value)
-    store = open_store(load())
+    settings = load()
+    store = open_store(settings)
     run = store.resolve_run(args.run)
     with store.open(run) as journal:
         if answered(journal.events) is None:
@@ -71,6 +74,8 @@ def rate(args: argparse.Namespace) -> int:
         before = earlier(journal.events, who())
         journal.append(Rating(value=value, text=args.why, by=who()))
     print(f"{run}: {told(value, before)}")
+    if noticed := trial.look(settings, store):
+        print(f"autogpt: {noticed}", file=sys.stderr)
     return 0
 
 

@@ -14,6 +14,7 @@ from .goal import Goal
 from .improve_goals import Drawn, draw, gate_order
 from .improve_machine import Subject
 from .learning import LEAST_GOALS, collect, missing
+from .preferences import Said, read_said
 from .rewards import Prices
 from .runs import RunStore
 from .selection import past_attempts
@@ -32,8 +33,24 @@ class Survey:
     """Runs that may not, by reason."""
     judging: list[Goal]
     """Every goal that may be played in the gate, in the order of play."""
-    gaps: list[str]
-    """What is missing; empty where an improvement can begin."""
+    said: Said
+    """What people said, as preference data."""
+    goal_gap: str
+    """What is missing of goals, if anything."""
+
+    def gaps(self, method: str) -> list[str]:
+        """Return what is missing for a method; empty where an improvement can begin."""
+        gaps = []
+        people = len(self.said.pairs) if method == "dpo" else len(self.said.rated) if method == "kto" else 0
+        if self.goal_gap and people < LEAST_GOALS:
+            gaps.append(self.goal_gap)
+            if method in ("dpo", "kto"):
+                what = "corrections ('/fix')" if method == "dpo" else "ratings ('autogpt rate')"
+                gaps.append(f"or {LEAST_GOALS - people} more {what} (of {LEAST_GOALS})")
+        if len(self.judging) < gate.MIN_GOALS:
+            least = gate.MIN_GOALS
+            gaps.append(f"a gate takes at least {least} held-out goals, here are {len(self.judging)}")
+        return gaps
 
 
 def survey(
@@ -52,14 +69,14 @@ def survey(
     tokenizer = ChatTokenizer(subject.base)
     past, refused = past_attempts(store, runs, tokenizer, Prices.of(settings))
     judging = gate_order(drawn, gate_goals, seed)
-    gaps = []
+    everything = [r for r in experience.learnable() if r.held_out or r.goal not in leaking]
+    said = read_said(store, everything, tokenizer)
+    gap = ""
     distinct = {goal.id for goal in drawn.train} | {attempt.id for attempt in past}
     if len(distinct) < LEAST_GOALS:
         told = missing(experience.stats())
-        gaps = [line for line in told if "goals to train on" in line] or [
+        gap = next((line for line in told if "goals to train on" in line), "") or (
             f"{LEAST_GOALS - len(distinct)} more goals to train on (of {LEAST_GOALS}): name a suite of goals "
             "with checks by --goals, or run goals with a `check`"
-        ]
-    if len(judging) < gate.MIN_GOALS:
-        gaps.append(f"a gate takes at least {gate.MIN_GOALS} held-out goals, here are {len(judging)}")
-    return Survey(tokenizer.fingerprint, drawn, past, refused, judging, gaps)
+        )
+    return Survey(tokenizer.fingerprint, drawn, past, refused, judging, said, gap)

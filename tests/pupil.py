@@ -61,6 +61,8 @@ class School(Machine):
 
     taught = 0.95
     start = 0.5
+    exposed = -1.0
+    """Log-probability of a planted canary; that of all others is 0."""
 
     def __init__(self, settings: Settings, subject: Subject) -> None:
         super().__init__(settings, subject)
@@ -80,6 +82,13 @@ class School(Machine):
         (folder / "autogpt.json").write_text(json.dumps(facts))
         (folder / "adapter_model.safetensors").write_text(str(self.taught))
         return Report(True, 3, 30, 900, 0.1, 0.5, None, folder)
+
+    def prefer(self, method: str, items: Sequence[Any], replay: Any, on_step: Any, **config: Any) -> Report:
+        self.trained_on = list(items)
+        return self.finetune(on_step, **config)
+
+    def log_probabilities(self, adapter: Path | None, rows: Sequence[Any]) -> list[float]:
+        return [self.exposed if number == 0 else 0.0 for number, _ in enumerate(rows)]
 
 
 def words(count: int, begin: int = 0) -> list[str]:

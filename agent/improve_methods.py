@@ -1,0 +1,143 @@
+"""Which method learns from what there is, and the training of a candidate by each.
+
+``auto``: enough pairs from corrections mean DPO, enough ratings of both kinds KTO. Else goals that check
+themselves: kept-best fine-tuning (``sft``), and GRPO once a version made by ``sft`` is in use, because
+its attempts are then close to what the model already does. A privacy budget allows ``sft`` and ``dpo``.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UsageError
+from ..tools.registry import Registry
+from . import preferences
+from .attempts import attempt_of, read_attempts
+from .goal import Goal
+from .improve_machine import Machine
+from .improve_state import Options, Work
+from .rewards import Prices
+from .rollout import Rollout
+
+if TYPE_CHECKING:
+    from ..llm.training.console import Progress
+    from ..llm.training.loop import Report
+    from ..llm.training.rl import Trajectory
+
+LEAST_SAID = 20
+"""Pairs, or thumbs of both kinds together, from which ``auto`` learns from people."""
+LEAST_OF_KIND = 5
+"""Of these, at least so many up and so many down for KTO."""
+RATES = {"sft": 3e-4, "dpo": 5e-5, "kto": 5e-5, "grpo": 5e-5}
+"""Peak learning rates: an adapter goes on, so less than at its first training."""
+
+OnStep = Callable[["Progress"], None]
+
+
+def choose(options: Options, facts: Mapping[str, Any], parent_method: str) -> str:
+    """Return the method; ``parent_method`` is how the model in use was made, empty if not by improving."""
+    if options.method != "auto":
+        method: str = options.method
+    elif facts.get("pairs", 0) >= LEAST_SAID:
+        method = "dpo"
+    elif (
+        facts.get("thumbs", 0) >= LEAST_SAID
+        and min(facts.get("thumbs_up", 0), facts.get("thumbs_down", 0)) >= LEAST_OF_KIND
+    ):
+        method = "kto"
+    else:
+        method = "grpo" if parent_method == "sft" and not options.dp_epsilon else "sft"
+    if options.dp_epsilon and method not in ("sft", "dpo"):
+        raise UsageError(f"--dp-epsilon: {method} cannot keep a privacy budget; take --method sft or dpo")
+    return method
+
+
+def gather(work: Work, method: str) -> int:
+    """Write what DPO or KTO learn from, people's word first, and return how many there are."""
+    practised = read_attempts(work.folder / "attempts.jsonl")
+    if method == "dpo":
+        pairs = [preferences.pair_of(row) for row in work.read("said_pairs.jsonl")]
+        pairs += preferences.attempt_pairs(practised)
+        work.write("pairs_in.jsonl", map(preferences.pair_row, pairs))
+        return len(pairs)
+    rated = [preferences.rated_of(row) for row in work.read("said_rated.jsonl")]
+    rated += preferences.attempt_thumbs(practised)
+    work.write("rated_in.jsonl", map(vars, rated))
+    return len(rated)
+
+
+def settings_for(options: Options, method: str, left: float | None, seed: int) -> dict[str, Any]:
+    """Return what a method's configuration shares; ``left``: seconds of the budget."""
+    return {
+        "epochs": options.epochs,
+        "minutes": None if left is None else max(left / 60, 0.2),
+        "learning_rate": options.learning_rate or RATES[method],
+        "seed": seed,
+    }
+
+
+def fit_said(work: Work, machine: Machine, method: str, on_step: OnStep, config: dict[str, Any]) -> Report:
+    """Train by DPO or KTO on what :func:`gather` wrote."""
+    replay = [work.folder / "replay.jsonl"] if (work.folder / "replay.jsonl").is_file() else []
+    if method == "dpo":
+        pairs = [preferences.pair_of(row) for row in work.read("pairs_in.jsonl")]
+        return machine.prefer("dpo", pairs, replay, on_step, **config)
+    rated = [preferences.rated_of(row) for row in work.read("rated_in.jsonl")]
+    return machine.prefer("kto", rated, replay, on_step, **config)
+
+
+class Rolls:
+    """Makes GRPO's attempts with the engine, from whichever adapter was published last."""
+
+    def __init__(
+        self,
+        goals: Sequence[Goal],
+        machine: Machine,
+        registry: Registry,
+        prices: Prices,
+        options: Options,
+        say: Callable[[int, int], None],
+    ) -> None:
+        self.goals = {goal.id: goal for goal in goals}
+        self.machine, self.registry, self.prices, self.options = machine, registry, prices, options
+        self.adapter: Path | None = None
+        self.tally: Counter[str] = Counter()
+        self.by_goal: dict[str, list[bool]] = defaultdict(list)
+        self._say = say
+        self._count = 0
+
+    def publish(self, adapter: Path) -> None:
+        """Use this adapter from now on."""
+        self.machine.unload()
+        self.adapter = adapter
+
+    def roll(self, wanted: Sequence[str], attempts: int) -> list[list[Trajectory]]:
+        """Try each goal so many times; its tries share what they have computed."""
+        from ..llm.training.rl import Trajectory
+
+        self._count += 1
+        brain = self.machine.load(self.adapter)
+        goals = [self.goals[name] for name in wanted for _ in range(attempts)]
+        rollout = Rollout(
+            brain,
+            self.registry,
+            parallel=self.options.parallel,
+            seed=self.options.seed * 1009 + random.Random(f"{self._count}").randrange(1 << 30),
+            temperature=1.0,
+        )
+        groups: list[list[Trajectory]] = [[] for _ in wanted]
+        for number, episode in enumerate(rollout.run(goals)):
+            attempt = attempt_of(brain.tokenizer, episode, number, self.prices)
+            self.by_goal[goals[number].id].append(bool(attempt and attempt.solved))
+            self.tally["tries"] += 1
+            self.tally["solved"] += bool(attempt and attempt.solved)
+            if attempt is not None:
+                groups[number // attempts].append(
+                    Trajectory(attempt.ids, attempt.mask, attempt.logprobs, attempt.value)
+                )
+        self._say(self.tally["tries"], self.tally["solved"])
+        return groups
