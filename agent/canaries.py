@@ -49,7 +49,7 @@ class Canary:
             "ids": ids,
             "mask": [0] * len(self.context) + [1] * len(self.secret),
             "prefix": 0,
-            "kind": "-",
+            "kind": "canary",
         }
 
 

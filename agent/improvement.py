@@ -109,6 +109,7 @@ class Improvement:
         while self.state.stage != "done":
             with self._charged(self.state.stage):
                 steps[self.state.stage]()
+        self.draw()
         self.machine.unload()
         return self.report()
 
@@ -351,8 +352,12 @@ class Improvement:
     def finish(self, decision: str, reason: str) -> None:
         """Write the last state and the page."""
         self.state.decision, self.state.reason = decision, reason
-        replace_bytes(self.work.folder / "index.html", page(self.work).encode())
+        self.draw()  # before the end is recorded, so that an ended improvement has its page
         self.work.reach("done")
+
+    def draw(self) -> None:
+        """Write the page."""
+        replace_bytes(self.work.folder / "index.html", page(self.work).encode())
 
     def report(self) -> ImproveReport:
         """Return what the state says."""

@@ -13,7 +13,7 @@ from .attempts import Attempt
 from .goal import Goal
 from .improve_goals import Drawn, draw, gate_order
 from .improve_machine import Subject
-from .learning import LEAST_GOALS, collect, missing
+from .learning import LEAST_GOALS, collect
 from .preferences import Said, read_said
 from .rewards import Prices
 from .runs import RunStore
@@ -74,9 +74,8 @@ def survey(
     gap = ""
     distinct = {goal.id for goal in drawn.train} | {attempt.id for attempt in past}
     if len(distinct) < LEAST_GOALS:
-        told = missing(experience.stats())
-        gap = next((line for line in told if "goals to train on" in line), "") or (
-            f"{LEAST_GOALS - len(distinct)} more goals to train on (of {LEAST_GOALS}): name a suite of goals "
-            "with checks by --goals, or run goals with a `check`"
+        gap = (
+            f"{LEAST_GOALS - len(distinct)} more goals to train on (of {LEAST_GOALS}): run goal files with a "
+            "`check`, name a suite of them by --goals ('autogpt practice' makes one), or rate runs"
         )
     return Survey(tokenizer.fingerprint, drawn, past, refused, judging, said, gap)
