@@ -69,29 +69,7 @@ def learning(groups: Group) -> None:
     practice.add_argument("--out", "-o", metavar="FILE", help="suite to write (default: standard output)")
     practice.add_argument("--count", type=int, default=100, metavar="N", help="how many goals (default: 100)")
     practice.add_argument("--seed", type=int, default=0, metavar="N")
-    better = command(
-        groups, "improve", "improve_commands:run",
-        "learn from past runs and practice; a new model comes into use only when it is proven better",
-        "autogpt improve --goals practice.jsonl --budget 30m",
-    )  # fmt: skip
-    better.add_argument("--goals", metavar="SUITE", action="append", default=[],
-                        help="practise these goals with checks as well (repeatable)")  # fmt: skip
-    better.add_argument(
-        "--method", choices=["auto", "sft", "dpo", "kto", "grpo"], default="auto",
-        help="sft: the best successes; dpo: pairs, corrections first; kto: ratings; grpo: rewards of goals; "
-        "auto (default): what there is enough for",
-    )  # fmt: skip
-    better.add_argument("--dp-epsilon", type=float, metavar="E",
-                        help="keep within this privacy budget (sft and dpo)")  # fmt: skip
-    better.add_argument("--budget", metavar="TIME", help="for one round, as 30m or 2h (default: no limit)")
-    better.add_argument("--attempts", type=int, metavar="K", help="tries at each goal (default: 4)")
-    better.add_argument("--rounds", type=int, metavar="N", help="one after the other (default: 1)")
-    better.add_argument("--planned", type=int, metavar="N", help="goals of the gate at most (default: 1100)")
-    better.add_argument("--seed", type=int, metavar="N")
-    better.add_argument("--dry-run", action="store_true", help="say what there is and what would happen")
-    better.add_argument("--watch", action="store_true", help="go on, whenever there are new runs")
-    json_flag(better)
-    model_flags(better)
+    _improving(groups)
     rate = command(groups, "rate", "ratings:rate", "say how good a run was, or a conversation's last answer",
                     "autogpt rate 3f2a bad --why 'the wrong year'")  # fmt: skip
     rate.add_argument("run", metavar="RUN", help="run id, a unique beginning, or last")
@@ -120,3 +98,29 @@ def learning(groups: Group) -> None:
     gate.add_argument("candidate", metavar="CANDIDATE", help="the same goals and seed under the other model")
     gate.add_argument("--planned", type=int, metavar="N", help="goals of the whole gate: look early as well")
     json_flag(gate)
+
+
+def _improving(groups: Group) -> None:
+    better = command(
+        groups, "improve", "improve_commands:run",
+        "learn from past runs and practice; a new model comes into use only when it is proven better",
+        "autogpt improve --goals practice.jsonl --budget 30m",
+    )  # fmt: skip
+    better.add_argument("--goals", metavar="SUITE", action="append", default=[],
+                        help="practise these goals with checks as well (repeatable)")  # fmt: skip
+    better.add_argument(
+        "--method", choices=["auto", "sft", "dpo", "kto", "grpo"], default="auto",
+        help="sft: the best successes; dpo: pairs, corrections first; kto: ratings; grpo: rewards of goals; "
+        "auto (default): what there is enough for",
+    )  # fmt: skip
+    better.add_argument("--dp-epsilon", type=float, metavar="E",
+                        help="keep within this privacy budget (sft and dpo)")  # fmt: skip
+    better.add_argument("--budget", metavar="TIME", help="for one round, as 30m or 2h (default: no limit)")
+    better.add_argument("--attempts", type=int, metavar="K", help="tries at each goal (default: 4)")
+    better.add_argument("--rounds", type=int, metavar="N", help="one after the other (default: 1)")
+    better.add_argument("--planned", type=int, metavar="N", help="goals of the gate at most (default: 1100)")
+    better.add_argument("--seed", type=int, metavar="N")
+    better.add_argument("--dry-run", action="store_true", help="say what there is and what would happen")
+    better.add_argument("--watch", action="store_true", help="go on, whenever there are new runs")
+    json_flag(better)
+    model_flags(better)
