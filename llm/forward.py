@@ -109,12 +109,17 @@ def _fuse(linears: Sequence[nn.Linear]) -> Dense:
 
 
 def _prepare(linears: Sequence[Linear]) -> None:
-    """Prepare one after another; stop when the interpreter wants to end (in the background it waits)."""
-    for linear in linears:
+    """Prepare one after another; stop when the interpreter wants to end (in the background it waits).
+
+    glibc keeps what is freed piece by piece, here the fp32 weights: it is asked for it now and then.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    for number, linear in enumerate(linears):
+        if trim is not None and number % 16 == 15:
+            trim(0)
         if threading.main_thread().is_alive():
             linear.prepare()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
-    if trim is not None:  # glibc keeps what was freed piece by piece: here half the weights
+    if trim is not None:
         trim(0)
 
 
@@ -186,7 +191,8 @@ class FusedForward:
         dense = Dense(self._head_weight)
         self._head = dense if width is None else width.linear(dense)
         self._layers = self._dense if width is None else [layer.packed(width) for layer in self._dense]
-        linears = [self._head, *(part for layer in self._layers for part in layer.linears())]
+        # the head is the largest: it comes last, when the others have let go of their fp32 weights
+        linears = [*(part for layer in self._layers for part in layer.linears()), self._head]
         if wait:
             _prepare(linears)
         else:

@@ -28,6 +28,8 @@ from .packed import WIDTHS
 from .plain import PlainModel, assemble, plain_config, read_plain
 from .probe import DTYPES, probe_device
 
+_AT_ONCE = 32
+"""Tensors read before a file's mapping is given back."""
 _SAMPLE = 4096
 """Bytes read at the start, middle and end of each tensor for the fingerprint."""
 
@@ -292,9 +294,16 @@ def _quiet() -> Iterator[None]:
 
 
 def _tensors(files: list[Path], dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+    """Yield all tensors by name, in ``dtype``; a file is opened anew for every few of them.
+
+    What was read of a mapped file counts as this process's memory until the file is closed.
+    """
     from safetensors import safe_open
 
     for path in files:
         with safe_open(str(path), "pt") as file:
-            for key in file.keys():  # noqa: SIM118 (not a dict)
-                yield key, file.get_tensor(key).to(dtype)
+            keys = list(file.keys())
+        for start in range(0, len(keys), _AT_ONCE):
+            with safe_open(str(path), "pt") as file:
+                for key in keys[start : start + _AT_ONCE]:
+                    yield key, file.get_tensor(key).to(dtype)
