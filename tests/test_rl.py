@@ -113,8 +113,8 @@ def test_advantages_stand_against_the_group_and_small_prices_stay_small() -> Non
 def test_importance_weights_are_truncated_and_the_mismatch_is_reported(
     make: Make, tiny_adapter: Path, tiny_score: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    weights = rl.importance(torch.tensor([-1.0, -1.0, -1.0]), torch.tensor([-1.0, -0.5, -9.0]), 2.0)
-    assert weights.tolist() == pytest.approx([1.0, 0.60653, 2.0], abs=1e-4)
+    weights = rl.importance(torch.full((4,), -1.0), torch.tensor([-1.0, -0.5, -9.0, -0.1]), 2.0)
+    assert weights.tolist() == pytest.approx([1.0, 0.60653, 2.0, 0.5], abs=1e-4)
     notes: list[dict[str, float]] = []
     see = Sentinel.see
     monkeypatch.setattr(Sentinel, "see", lambda self, signs: (notes.append(dict(signs)), see(self, signs))[1])
@@ -134,7 +134,7 @@ def test_divergence_is_priced_from_the_current_model_on(
     moved = {}
     for kl in (0.0, 30.0):
         engine = Engine(tiny_score, tiny_adapter)
-        settings = make(str(kl), steps=6, kl=kl, learning_rate=3e-3)
+        settings = make(str(kl), steps=3, kl=kl, learning_rate=5e-3)
         report = train_grpo(settings, ["a", "b"], engine.roll, engine.publish, progress=lambda _: None)
         moved[kl] = sum(
             abs(

@@ -170,6 +170,9 @@ def open_run(
     base_name = "small" if base_sha256 == BASE_FINGERPRINT else str(config.base)
     wrapped = with_adapter(config.base, config.init, config.rank, config.alpha, device, dtype, base_name)
 
+    for part in wrapped.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.0  # log-probabilities are compared, with a reference's and with an engine's
     rank = wrapped.peft_config["default"].r
 
     def write(state: Checkpoint) -> Path:

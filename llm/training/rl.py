@@ -8,16 +8,17 @@ from a callable, because TRL's own generation knows neither our grammar nor our 
 ``rollout_func`` would still batch, pad, score and shuffle them its own way, and corrects mismatches for
 vLLM alone. Tool results and tokens that the grammar forced carry no loss.
 
-Two distributions. The engine draws from the model's distribution cut to what the grammar allows and
-renormalised; the trainer's forward sees the whole one. For a token ``a`` with allowed mass ``Z`` they
-differ by ``log pi(a) = log mu(a) + log Z``, so even without numerical error the trainer's value is the
-lower. Therefore the ratio that is clipped has trainer-side values on both sides (the old ones are computed
-once, when a round begins), and the difference to the engine enters as an importance weight
-``min(truncate, pi_old(a) / mu(a))`` on the advantage (truncated importance sampling): it is 1 where the
-grammar takes nothing away, below where it does, and bounded where numbers differ. The mean and the
-largest absolute difference are reported with every round; on the tokens where ``Z`` is 1 they are what
-engine and trainer disagree about. What this does not do: the gradient of ``log Z`` is left out, so the
-policy also learns to give the allowed tokens their mass without the grammar's help.
+Two distributions. The engine draws from ``mu``, the model's distribution cut to what the grammar allows and
+renormalised; the trainer's forward sees the whole one, ``pi``. With ``Z`` the mass that the grammar allows,
+``log pi(a) = log mu(a) + log Z``: even without numerical error the trainer's value is the lower. What is
+deployed, and so improved, is ``mu``, whose gradient is that of ``log pi(a) - log Z``. ``Z`` depends on the
+place and not on the token, so the part left out has, like a baseline, mean zero under advantages that have
+mean zero; it adds noise, no direction. Hence the ratio that is clipped has trainer-side values on both sides,
+the old ones computed once when a round begins. Numerical differences (packed weights, rounded adapter)
+enter as an importance weight on the advantage, ``pi_old(a) / mu(a)`` truncated to ``[1 / truncate,
+truncate]``: it cannot be told from ``Z``, which needs no correction, so it is bounded on both sides. The mean
+and largest absolute difference are reported with every round; on tokens where ``Z`` is 1 they are what
+engine and trainer disagree about.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class GrpoConfig(MixedConfig):
     clip_high: float = Field(default=0.28, gt=0)
     """And how far above."""
     truncate: float = Field(default=2.0, ge=1)
-    """Largest importance weight of trainer against engine."""
+    """Largest importance weight of trainer against engine; its inverse is the smallest."""
     temperature: float = Field(default=1.0, gt=0)
     """That of the attempts (which must be sampled without ``top_p`` and ``min_p``)."""
     dead: float = Field(default=0.05, ge=0)
@@ -97,8 +98,8 @@ def advantages(rewards: Sequence[float]) -> list[float]:
 
 
 def importance(ours: torch.Tensor, engines: torch.Tensor, truncate: float) -> torch.Tensor:
-    """Return ``min(truncate, exp(ours - engines))`` of two log-probabilities."""
-    return (ours - engines).exp().clamp(max=truncate)
+    """Return ``exp(ours - engines)`` of two log-probabilities, truncated to ``[1 / truncate, truncate]``."""
+    return (ours - engines).exp().clamp(1 / truncate, truncate)
 
 
 class _Rounds:
