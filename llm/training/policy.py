@@ -13,7 +13,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import Field
 
@@ -26,6 +26,9 @@ from .data import Sample, step_of
 from .finetune import with_adapter
 from .logprobs import Row, row_sums
 from .pace import PaceConfig, Run, choose_compute
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Work(Protocol):
@@ -170,9 +173,7 @@ def open_run(
     base_name = "small" if base_sha256 == BASE_FINGERPRINT else str(config.base)
     wrapped = with_adapter(config.base, config.init, config.rank, config.alpha, device, dtype, base_name)
 
-    for part in wrapped.modules():
-        if isinstance(part, torch.nn.Dropout):
-            part.p = 0.0  # log-probabilities are compared, with a reference's and with an engine's
+    _still(wrapped)
     rank = wrapped.peft_config["default"].r
 
     def write(state: Checkpoint) -> Path:
@@ -195,6 +196,15 @@ def open_run(
         wrapped=wrapped,
         replay=replay,
     )
+
+
+def _still(model: torch.nn.Module) -> None:
+    """Turn dropout off: log-probabilities are compared, with a reference's and with an engine's."""
+    import torch
+
+    for part in model.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.0
 
 
 def _settings(config: PolicyConfig) -> str:
