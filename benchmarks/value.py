@@ -151,9 +151,9 @@ def outcomes(rows: Sequence[dict[str, Any]]) -> list[Outcome]:
     return found
 
 
-def fit(work: Path, model: LocalModel, hidden: int) -> dict[str, Any]:
+def fit(work: Path, model: LocalModel) -> dict[str, Any]:
     """Fit the head, write it into ``work`` and return its figures."""
-    head, report = fit_value(outcomes(parts(work, "train")), model.fingerprint, hidden=hidden)
+    head, report = fit_value(outcomes(parts(work, "train")), model.fingerprint)
     write_value(head, report, work)
     return {**report.facts(), "chance said: what came": report.reliability()}
 
@@ -254,7 +254,6 @@ def main() -> None:
     parser.add_argument("--model", default="small")
     parser.add_argument("--work", type=Path, help="folder of the parts")
     parser.add_argument("--goals", type=int, default=200, help="training goals, or held-out ones")
-    parser.add_argument("--hidden", type=int, default=16, help="units of the head's inner layer")
     parser.add_argument("--minutes", type=float, default=9.0)
     args = parser.parse_args()
     until = time.time() + 60 * args.minutes
@@ -266,7 +265,7 @@ def main() -> None:
     if args.what == "collect":
         collect(work, Watched(model), training_goals(args.goals), "train", until)
     elif args.what == "fit":
-        found = fit(work, model, args.hidden)
+        found = fit(work, model)
     elif args.what == "measure":
         found = measure(work, model, load_goals(SUITE)[: args.goals], until)
     else:

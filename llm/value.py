@@ -1,6 +1,6 @@
 """The value head: from the model's own last state to the chance that the run achieves its goal.
 
-A small layer on the policy's final hidden state (after the last norm) at the last token of a turn,
+A linear layer on the policy's final hidden state (after the last norm) at the last token of a turn,
 beside how sure the turn's tokens were. It ranks the candidates of ``best_of`` and can tell a run that
 has little hope. It knows one set of weights: the file names their fingerprint, and another model's
 head is refused, because it would load and mean nothing. It is fitted by ``llm/training/value.py``.
@@ -45,9 +45,9 @@ def sureness(turn: Turn) -> tuple[float, float, float, float]:
 
 @dataclass(frozen=True)
 class ValueHead:
-    """Standardised inputs, one hidden layer, a logistic output divided by a temperature.
+    """Logistic regression on standardised inputs, its log odds divided by a temperature.
 
-    Shapes: F inputs (the model's width and :data:`SURENESS`), H hidden units.
+    F is the number of inputs: the model's width and :data:`SURENESS`.
     """
 
     fingerprint: str
@@ -55,19 +55,15 @@ class ValueHead:
     mean: Tensor
     scale: Tensor
     """``[F]``: inputs are ``(x - mean) / scale``."""
-    inner: Tensor
-    """``[H, F]``."""
-    inner_bias: Tensor
-    outer: Tensor
-    """``[H + F]``: of the hidden units, then straight from the inputs."""
+    weight: Tensor
+    """``[F]``."""
     bias: float
     temperature: float = 1.0
 
     def logits(self, inputs: Tensor) -> Tensor:
         """Return log odds ``[n]`` of inputs ``[n, F]``, calibrated."""
         x = (inputs.float() - self.mean) / self.scale
-        hidden = torch.tanh(x @ self.inner.T + self.inner_bias)
-        return (torch.cat([hidden, x], 1) @ self.outer + self.bias) / self.temperature
+        return (x @ self.weight + self.bias) / self.temperature
 
     def chances(self, states: Tensor, turns: Sequence[Turn]) -> list[float]:
         """Return, per turn, the chance of success after it; ``states [n, width]`` at the turns' ends."""
@@ -75,19 +71,13 @@ class ValueHead:
             return [float(p) for p in self.logits(inputs_of(states, turns)).sigmoid()]
 
     def save(self, path: Path) -> None:
-        """Write the head, in 16 bit where that is enough (the inputs' scales stay whole)."""
+        """Write the head: a few kilobytes."""
         from safetensors.torch import save_file
 
-        tensors = {
-            "mean": self.mean.float(),
-            "scale": self.scale.float(),
-            "inner": self.inner.half(),
-            "inner_bias": self.inner_bias.float(),
-            "outer": self.outer.float(),
-            "last": torch.tensor([self.bias, self.temperature]),
-        }
+        last = torch.tensor([self.bias, self.temperature])
+        tensors = {"mean": self.mean, "scale": self.scale, "weight": self.weight, "last": last}
         about = {"format": FORMAT, "fingerprint": self.fingerprint}
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, str(path), about)
+        save_file({name: tensor.float().contiguous() for name, tensor in tensors.items()}, str(path), about)
 
     @classmethod
     def load(cls, path: Path, fingerprint: str, width: int) -> ValueHead:

@@ -52,16 +52,8 @@ def made_up(goals: int = 60, attempts: int = 4, width: int = 6, seed: int = 0) -
 
 def head_of(model: LocalModel, weight: float = 1.0, bias: float = 0.0) -> ValueHead:
     width = int(model.loaded.config.hidden_size) + SURENESS
-    outer = torch.zeros(2 + width)
-    outer[2:] = weight
     return ValueHead(
-        model.fingerprint,
-        torch.zeros(width),
-        torch.ones(width),
-        torch.zeros(2, width),
-        torch.zeros(2),
-        outer,
-        bias,
+        model.fingerprint, torch.zeros(width), torch.ones(width), torch.full((width,), weight), bias
     )
 
 
@@ -106,7 +98,7 @@ def test_sureness_counts_what_the_model_chose() -> None:
 
 
 def test_fitting_finds_the_chance_and_says_how_well(tmp_path: Path) -> None:
-    head, report = fit_value(made_up(150), "f" * 64, hidden=4)
+    head, report = fit_value(made_up(150), "f" * 64)
     fresh = made_up(300, seed=9)
     inputs, won = torch.stack([o.inputs for o in fresh]), torch.tensor([float(o.won) for o in fresh])
     said = assess(head, inputs, won, [o.goal for o in fresh])

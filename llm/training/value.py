@@ -30,10 +30,9 @@ from .card import add_scores
 LEAST_GOALS = 30
 """Goals below which a split in three says nothing."""
 BINS = 10
-DECAYS = (0.003, 0.01, 0.03, 0.1, 0.3)
+PENALTIES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 """Strengths of regularisation to choose from."""
-_STEPS = 150
-_RATE = 0.02
+_STEPS = 100
 
 
 @dataclass(frozen=True)
@@ -94,9 +93,7 @@ def outcomes_of(goal: str, states: Tensor, turns: Sequence[Turn], won: bool) -> 
     return [Outcome(goal, row, won, step) for step, row in enumerate(rows)]
 
 
-def fit_value(
-    outcomes: Sequence[Outcome], fingerprint: str, *, hidden: int = 16, seed: int = 0
-) -> tuple[ValueHead, Report]:
+def fit_value(outcomes: Sequence[Outcome], fingerprint: str) -> tuple[ValueHead, Report]:
     """Fit and calibrate a head for the model with ``fingerprint``; the report is of unseen goals.
 
     Raises UsageError when there are too few goals, or when all runs ended alike.
@@ -111,7 +108,7 @@ def fit_value(
     if any(len({outcome.won for outcome in part}) < 2 for part in parts.values()):
         raise UsageError("a value head needs runs that succeeded and runs that failed, over more goals")
     fit, choose, judge = (_Table.of(parts[number]) for number in range(3))
-    heads = [_fitted(fit, fingerprint, hidden, decay, seed) for decay in DECAYS]
+    heads = [_fitted(fit, fingerprint, penalty) for penalty in PENALTIES]
     best = min(heads, key=lambda head: _loss(head.logits(choose.inputs), choose.won))
     head = _calibrated(best, choose)
     return head, assess(head, judge.inputs, judge.won, judge.groups)
@@ -148,32 +145,22 @@ class _Table:
         return cls(torch.stack([outcome.inputs.float() for outcome in outcomes]), won, groups)
 
 
-def _fitted(table: _Table, fingerprint: str, hidden: int, decay: float, seed: int) -> ValueHead:
-    """Fit one head by full-batch AdamW; logistic loss, ``decay`` on all weights but the biases."""
-    random = torch.Generator().manual_seed(seed)
+def _fitted(table: _Table, fingerprint: str, penalty: float) -> ValueHead:
+    """Fit one head: the mean logistic loss and ``penalty`` times the weights' squares, by L-BFGS."""
     mean, scale = table.inputs.mean(0), table.inputs.std(0).clamp_min(1e-3)
-    width = len(mean)
-    inner = (torch.randn(hidden, width, generator=random) / width**0.5).requires_grad_()
-    outer = torch.zeros(hidden + width)
-    outer[:hidden] = torch.randn(hidden, generator=random) * 0.1
-    outer.requires_grad_()
-    inner_bias, bias = torch.zeros(hidden, requires_grad=True), torch.zeros(1, requires_grad=True)
-    groups: list[dict[str, Any]] = [
-        {"params": [inner, outer], "weight_decay": decay * 5},
-        {"params": [inner_bias, bias]},
-    ]
-    optimiser = torch.optim.AdamW(groups, lr=_RATE, weight_decay=0.0)
     x = (table.inputs - mean) / scale
-    for step in range(_STEPS):
-        for group in optimiser.param_groups:
-            group["lr"] = _RATE * (1 - step / _STEPS)
-        seen = torch.cat([torch.tanh(x @ inner.T + inner_bias), x], 1) @ outer + bias
+    weight, bias = torch.zeros(len(mean), requires_grad=True), torch.zeros(1, requires_grad=True)
+    optimiser = torch.optim.LBFGS([weight, bias], max_iter=_STEPS, line_search_fn="strong_wolfe")
+
+    def loss() -> float:
         optimiser.zero_grad()
-        torch.nn.functional.binary_cross_entropy_with_logits(seen, table.won).backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-    return ValueHead(
-        fingerprint, mean, scale, inner.detach(), inner_bias.detach(), outer.detach(), float(bias.detach())
-    )
+        missed = torch.nn.functional.binary_cross_entropy_with_logits(x @ weight + bias, table.won)
+        whole = missed + penalty * weight.square().sum()
+        whole.backward()  # type: ignore[no-untyped-call]
+        return float(whole.detach())
+
+    optimiser.step(loss)  # type: ignore[no-untyped-call]
+    return ValueHead(fingerprint, mean, scale, weight.detach(), float(bias.detach()))
 
 
 def _loss(logits: Tensor, won: Tensor) -> float:
