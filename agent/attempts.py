@@ -132,33 +132,38 @@ class Practice:
         with Lines(path) as lines:
             for start in range(0, len(goals), BLOCK):
                 block = goals[start : start + BLOCK]
-                for number in range(self.attempts):
+                for wave in (range(EASY), range(EASY, self.attempts)):
+                    tries = [
+                        (g, n) for g in block for n in wave if n < self.attempts and wants(done[g.id], n)
+                    ]
                     if self.late():
                         return
-                    self._pass([goal for goal in block if wants(done[goal.id], number)], number, done, lines)
+                    self._wave(tries, done, lines)
 
     def late(self) -> bool:
         """Whether the time is up."""
         return self.deadline is not None and time.monotonic() > self.deadline
 
-    def _pass(
-        self, goals: Sequence[Goal], number: int, done: dict[str, dict[int, bool]], lines: Lines
+    def _wave(
+        self, tries: Sequence[tuple[Goal, int]], done: dict[str, dict[int, bool]], lines: Lines
     ) -> None:
-        """Try each goal once."""
+        """Make these tries; those of one goal stand together, so that they share what is computed."""
+        made = sum(map(len, done.values()))
         rollout = Rollout(
             self.brain,
             self.registry,
             parallel=self.parallel,
-            seed=self.seed * 1009 + number + 1,
+            seed=self.seed * 1009 + made + 1,
             temperature=self.temperature,
         )
-        for place, episode in rollout.stream(goals):
+        for place, episode in rollout.stream([goal for goal, _ in tries]):
+            goal, number = tries[place]
             attempt = attempt_of(self.tokenizer, episode, number, self.prices)
-            done[goals[place].id][number] = attempt is not None and attempt.solved
+            done[goal.id][number] = attempt is not None and attempt.solved
             if attempt is not None:
                 lines.add(attempt.row())
             if self.on_done:
-                tried = [solved for tries in done.values() for solved in tries.values()]
+                tried = [solved for made_so_far in done.values() for solved in made_so_far.values()]
                 self.on_done(len(tried), sum(tried))
             if self.late():
                 return

@@ -149,6 +149,7 @@ class Improvement:
         }
         made = promotion.method_of(self.settings.home, subject.reference)
         self.state.method = choose(self.options, self.state.facts, made)
+        self.work.write("runs.jsonl", ({"run": run} for run in found.runs))
         self.work.write("goals.jsonl", map(kept_record, found.drawn.train))
         self.work.write("judging.jsonl", map(kept_record, found.judging))
         self.work.write("past.jsonl", (attempt.row() for attempt in found.past))

@@ -204,6 +204,8 @@ def forget(args: argparse.Namespace) -> int:
     """Let no model learn from a run, or from any run of a user: the samples go, the runs stay."""
     if (args.run is None) == (args.user is None):
         raise UsageError("name a run, or --user NAME for all runs that this user began or said something in")
+    from .improve_forget import forget_runs
+
     settings = load()
     store = open_store(settings)
     wanted = [store.resolve_run(args.run)] if args.user is None else runs_of(store, args.user)
@@ -221,6 +223,7 @@ def forget(args: argparse.Namespace) -> int:
         forgotten.append(run)
         print(f"{run}: no model learns from it; 'autogpt runs remove {run}' deletes the run as well")
     scrub(store.database)
+    forget_runs(settings.home, forgotten)
     say_models(Experience(store.database).models_that_saw(forgotten))
     return 0 if len(forgotten) == len(wanted) else 1
 

@@ -30,6 +30,7 @@ from .runs import RunStore
 def forget(args: argparse.Namespace) -> int:
     """Remove entries for good, and say which runs and models have seen them."""
     from ..memory.index import FOLDER, purge
+    from .improve_forget import forget_runs
 
     settings = load()
     runs = RunStore(settings.home)
@@ -44,6 +45,7 @@ def forget(args: argparse.Namespace) -> int:
         written = [entry.run for entry in entries if entry.run is not None]  # also of runs that are gone
         models = Experience(runs.database).models_that_saw([*seen, *written])
         removed = _remove_runs(runs, seen) if args.runs else []
+        forget_runs(settings.home, removed)
         runs.database.close()
         gone = forget_entries(store, ids)
         for path in args.document:

@@ -79,12 +79,14 @@ def remove(args: argparse.Namespace) -> int:
     """Delete a run for good, clear the database file of it, and say which models have seen it."""
     from ..memory.experience import Experience
     from ..memory.forgetting import scrub
+    from .improve_forget import forget_runs
     from .memory_upkeep import say_models
 
     store, run = _find(args)
     models = Experience(store.database).models_that_saw([run])
     store.remove(run)
     scrub(store.database)
+    forget_runs(store.home, [run])
     print(f"removed {run}")
     say_models(models)
     return 0

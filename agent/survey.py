@@ -33,6 +33,8 @@ class Survey:
     """Runs that may not, by reason."""
     judging: list[Goal]
     """Every goal that may be played in the gate, in the order of play."""
+    runs: list[str]
+    """All runs that may be learned from, on either side of the split."""
     said: Said
     """What people said, as preference data."""
     goal_gap: str
@@ -78,4 +80,5 @@ def survey(
             f"{LEAST_GOALS - len(distinct)} more goals to train on (of {LEAST_GOALS}): run goal files with a "
             "`check`, name a suite of them by --goals ('autogpt practice' makes one), or rate runs"
         )
-    return Survey(tokenizer.fingerprint, drawn, past, refused, judging, said, gap)
+    known = [run.run for run in experience.learnable()]
+    return Survey(tokenizer.fingerprint, drawn, past, refused, judging, known, said, gap)

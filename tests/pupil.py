@@ -47,8 +47,9 @@ class Pupil:
 
     def _answer(self, prompt: Prompt) -> Turn:
         said = prompt.messages[1].content
-        seed = prompt.sampling.seed if prompt.sampling.temperature else 0
-        right = uniform(seed, said, 0) < self.skill
+        sampled = prompt.sampling.temperature > 0
+        seed, drawn = (prompt.sampling.seed, f"{said} {prompt.session}") if sampled else (0, said)
+        right = uniform(seed, drawn, 0) < self.skill
         call = ToolCall("finish", {"answer": RIGHT if right else WRONG})
         ids, forced = teacher_ids(self.compiler.compile(prompt.calls), call.text())
         origins = "".join("f" if mark else "s" for mark in forced)

@@ -299,3 +299,27 @@ def test_a_real_kill_while_training_keeps_the_model_and_goes_on(isolated: Path) 
     assert (report.id, report.version) == (begun.state.id, "nano@1")
     assert list(read_lines(begun.folder / "attempts.jsonl")) == tries  # nothing was practised twice
     assert time.time() > begun.state.created
+
+
+def test_forgetting_a_run_takes_what_improvements_kept_of_it(store: RunStore, isolated: Path) -> None:
+    run = run_of(store, 1, "abq abw abz", RIGHT, Rating(value=1.0, by="ann"))
+    report = study()
+    assert (report.folder / "attempts.jsonl").is_file() and (report.folder / "train").is_dir()
+    assert main(["experience", "forget", run]) == 0
+    left = {path.name for path in report.folder.iterdir()}
+    assert left == {"state.json", "curve.jsonl", "rates.jsonl", "index.html"}
+    assert not (isolated / "improve" / "gate").exists()
+    assert ModelRegistry(isolated).current() == report.version == "nano@1"  # which the command named
+
+
+def test_forgetting_a_run_ends_an_improvement_under_way(
+    store: RunStore, isolated: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_of(store, 1, "abq abw abz", RIGHT, Rating(value=1.0, by="ann"))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(School, "finetune", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        study()
+    assert main(["runs", "remove", run]) == 0
+    (work,) = improvements(isolated)
+    assert work.state.decision == "kept" and "forgotten" in work.state.reason
+    assert study().id != work.state.id
