@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DefectError
-from .static import Floats, Words, is_chinese, words_of
+from .static import UNSEEN, Floats, Words, is_chinese, words_of
 from .tables import STOP_WORDS
 
 FILE = Path(__file__).parent / "weights" / "ranker.json"
@@ -42,7 +42,6 @@ _TOPIC = 0.6
 """Words this rare, as a share of the rarest, are what a question is about; the others say what it asks."""
 _OPENING = 60
 """Words of a text of which it is seen how many the query names."""
-_RAREST = 13.0
 
 FEATURES = (
     "bm25 of the best", "cosine", "word place", "vector place", "cosine below the best", "rare words",
@@ -60,14 +59,14 @@ the query's words that a text does not have: what it must say in other words, if
 class Reading:
     """A text as the features see it."""
 
-    size: int
-    """In words."""
-    places: dict[str, list[int]]
-    """By stem, in order."""
+    stems: list[str]
+    """Of its words, in order."""
+    known: frozenset[str]
+    """The same, each once."""
     rows: NDArray[np.int32]
     """``[words, 2]`` rows of the table: of the word, and of a Chinese pair's first character; -1: none."""
-    opening: tuple[tuple[str, float], ...]
-    """Stems of the beginning with their rarities, without stop words."""
+    opening: Floats
+    """Rarities of the words of the beginning, 0 of stop words."""
     vector: Floats
     head: Floats
 
@@ -86,19 +85,20 @@ class Candidate:
 def read_text(text: str, words: Words) -> Reading:
     """Return ``text`` as the features see it, measured with the table ``words``."""
     spoken = words_of(text, singles=False, characters=CHARACTERS)
+    row = words.index.get
+    stems = [stem(word) for word in spoken]
     rows = np.full((len(spoken), 2), -1, np.int32)
-    places: dict[str, list[int]] = {}
-    for i, word in enumerate(spoken):
-        places.setdefault(stem(word), []).append(i)
-        rows[i, 0] = words.index.get(word, -1)
-        if is_chinese(word):
-            rows[i, 1] = words.index.get(word[0], -1)
-    opening = [(stem(word), words.rarity(word)) for word in spoken[:_OPENING] if word not in STOP_WORDS]
+    rows[:, 0] = [row(word, -1) for word in spoken]
+    if not text.isascii():
+        rows[:, 1] = [row(word[0], -1) if is_chinese(word) else -1 for word in spoken]
+    begun = rows[:_OPENING, 0]
+    opening = np.where(begun < 0, UNSEEN, words.rarities[begun])
+    opening[[i for i, word in enumerate(spoken[:_OPENING]) if word in STOP_WORDS]] = 0.0
     return Reading(
-        len(spoken),
-        places,
+        stems,
+        frozenset(stems),
         rows,
-        tuple(opening),
+        opening,
         _sum(np.unique(rows), words),
         _sum(rows[:STRETCH], words),
     )
@@ -183,15 +183,16 @@ def features(query: str, candidates: Sequence[Candidate], words: Words) -> Float
     lacking = np.zeros((len(candidates), len(asked.stems)), np.float32)
     for i, candidate in enumerate(candidates):
         text = candidate.text
-        lexical, begin = _lexical(asked, text)
+        places = _places(asked, text)
+        lexical, begin = _lexical(asked, text, places)
         stretches[i] = _sum(text.rows[begin : begin + STRETCH], words)
-        lacking[i] = [word not in text.places for word in asked.stems]
-        places = [UNRANKED if at is None else at for at in (candidate.word_place, candidate.vector_place)]
+        lacking[i] = [word not in text.known for word in asked.stems]
+        ranks = [UNRANKED if at is None else at for at in (candidate.word_place, candidate.vector_place)]
         rows[i, :_VECTORS] = [
             candidate.bm25 / best_bm25,
             candidate.cosine,
-            1 / (10 + places[0]),
-            1 / (10 + places[1]),
+            1 / (10 + ranks[0]),
+            1 / (10 + ranks[1]),
             candidate.cosine - best_cosine,
             *lexical,
             0.0,
@@ -199,8 +200,8 @@ def features(query: str, candidates: Sequence[Candidate], words: Words) -> Float
             asked.chinese,
             math.log1p(len(asked.rarity)),
             candidate.bm25 / asked.total,
-            *_absent(asked, text),
-            asked.greatest / _RAREST,
+            *_absent(asked, text, places),
+            asked.greatest / UNSEEN,
         ]
     sides = (
         np.stack([each.text.vector for each in candidates]),
@@ -220,23 +221,32 @@ _CAPITAL = re.compile(r"(?<=\s)[A-Z][\w'-]*")
 """Words that begin with a capital inside a query: mostly names."""
 
 
-def _absent(query: _Query, text: Reading) -> list[float]:
+def _places(query: _Query, text: Reading) -> dict[str, list[int]]:
+    """Return where the words of the query stand in the text; those that it has."""
+    places: dict[str, list[int]] = {}
+    if not text.known.isdisjoint(query.rarity):
+        for i, word in enumerate(text.stems):
+            if word in query.rarity:
+                places.setdefault(word, []).append(i)
+    return places
+
+
+def _absent(query: _Query, text: Reading, places: dict[str, list[int]]) -> list[float]:
     """Return how rare the rarest word is that ``text`` lacks, how many of the names it has, how much of its
     opening the query names.
     """
-    lacks = max((rarity for word, rarity in query.rarity.items() if word not in text.places), default=0.0)
-    named = sum(query.rarity[word] for word in query.names if word in text.places)
-    opening = sum(rarity for _, rarity in text.opening) + 1e-6
+    lacks = max((rarity for word, rarity in query.rarity.items() if word not in text.known), default=0.0)
+    named = sum(query.rarity[word] for word in query.names if word in text.known)
+    begun = [i for at in places.values() for i in at if i < _OPENING]
     return [
-        lacks / _RAREST,
+        lacks / UNSEEN,
         named / query.names_total if query.names_total else -1.0,
-        sum(rarity for word, rarity in text.opening if word in query.rarity) / opening,
+        float(text.opening[begun].sum() / (text.opening.sum() + 1e-6)),
     ]
 
 
-def _lexical(query: _Query, text: Reading) -> tuple[list[float], int]:
+def _lexical(query: _Query, text: Reading, places: dict[str, list[int]]) -> tuple[list[float], int]:
     """Return the features of shared words, and where the stretch begins in which the most of them stand."""
-    places = {word: at for word in query.rarity if (at := text.places.get(word))}
     pairs = 0.0
     for first, second in query.pairs:
         after = set(places.get(second, ()))
@@ -249,7 +259,7 @@ def _lexical(query: _Query, text: Reading) -> tuple[list[float], int]:
         pairs / query.pairs_total,
         sum(query.rarity[word] for word, at in places.items() if at[0] < HEAD) / query.total,
         together / query.total,
-        math.log1p(text.size),
+        math.log1p(len(text.stems)),
         math.log1p(len(places.get(query.rarest, ()))),
     ], max(0, middle - STRETCH // 2)
 

@@ -83,7 +83,7 @@ class Words:
     def rarity(self, word: str) -> float:
         """Return how much a match of ``word`` tells, about 0 (``the``) to 13 (never seen)."""
         row = self.index.get(word)
-        return _UNSEEN if row is None else float(self.rarities[row])
+        return UNSEEN if row is None else float(self.rarities[row])
 
     def spell(self, word: str) -> list[tuple[int, float]]:
         """Return the rows of ``word`` with their weights."""
@@ -130,7 +130,8 @@ class Words:
         path.write_bytes(packed.getvalue())
 
 
-_UNSEEN = 13.0
+UNSEEN = 13.0
+"""Rarity of a word outside the table."""
 
 
 @functools.cache
