@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..llm.registry import ModelRegistry
+from ..llm.registry import DEFAULT, ModelRegistry
 from ..llm.tokenizer import ChatTokenizer
-from . import canaries, selection
+from . import canaries, promotion, selection
 from .attempts import Attempt, rates, read_attempts
 from .improve_methods import gather
 from .improve_state import Work, improvements
@@ -44,7 +44,7 @@ class Choice:
         }
         if method == "sft":
             return self._successes(practised)
-        replay = selection.replay_samples(self.work.state.facts["tokenizer"], REPLAYED, self.seed)
+        replay = selection.replay_samples(self._replayed(), REPLAYED, self.seed)
         planted = self._canaries() if len(replay) == REPLAYED else []
         if replay:
             self.work.write("replay.jsonl", [*replay, *planted])
@@ -60,7 +60,7 @@ class Choice:
         earlier = [a for a in self._earlier() if a.goal in goals and (a.id, a.said) not in said]
         again = selection.draw_buffer(earlier, len(kept), self.known, self.options.buffer, self.seed)
         wanted = selection.replay_count(len(kept) + len(again), self.options.replay)
-        base = selection.replay_samples(self.work.state.facts["tokenizer"], wanted, self.seed)
+        base = selection.replay_samples(self._replayed(), wanted, self.seed)
         planted = self._canaries()
         self.facts |= {
             "kept": len(kept),
@@ -74,6 +74,17 @@ class Choice:
         self.work.write("kept.jsonl", (attempt.row() for attempt in kept))
         self.work.write("samples.jsonl", [*(a.record() for a in [*kept, *again]), *base, *planted])
         return ""
+
+    def _replayed(self) -> Sequence[Path]:
+        """Return where ordinary work is drawn from: what the model was trained on, as far as that is known.
+
+        The shipped samples are the shipped model's; to another one they would be new lessons, not a reminder.
+        """
+        if self.options.replay_data:
+            return self.options.replay_data
+        if promotion.root_of(self.home, self.work.state.parent) != DEFAULT:
+            return []
+        return selection.shipped_replay(self.work.state.facts["tokenizer"])
 
     def _canaries(self) -> list[dict[str, Any]]:
         base = Path(ModelRegistry(self.home).resolve(self.work.state.parent).source)

@@ -42,6 +42,8 @@ class Options(BaseModel):
     """Different successes kept of a goal that is solved sometimes."""
     replay: float = Field(default=0.2, ge=0, le=0.9)
     """Share of ordinary work among the training samples, so that nothing is forgotten."""
+    replay_data: tuple[Path, ...] = ()
+    """Training files to replay from; by default those that ship, for models that come from `small`."""
     buffer: Literal["prioritised", "uniform", "none"] = "prioritised"
     """How kept successes of earlier improvements are drawn again."""
     epochs: float = Field(default=2.0, gt=0)

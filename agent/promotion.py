@@ -34,6 +34,16 @@ def method_of(home: Path, reference: str) -> str:
     return str(facts.get("method", ""))
 
 
+def root_of(home: Path, reference: str) -> str:
+    """Return the model that a version's lineage begins with; the reference itself where it has none."""
+    known = {version.reference: version.parent for version in ModelRegistry(home).list()}
+    seen: set[str] = set()
+    while known.get(reference) and reference not in seen:
+        seen.add(reference)
+        reference = known[reference]
+    return reference
+
+
 def promote(home: Path, work: Work, subject: Subject) -> str:
     """Add the candidate and put it in use; returns its reference. May be called again after a kill."""
     registry = ModelRegistry(home)

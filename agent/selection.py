@@ -105,13 +105,20 @@ def draw_buffer(
     return sorted(earlier, key=key, reverse=True)[:count]
 
 
-def replay_samples(tokenizer_hash: str, count: int, seed: int) -> list[dict[str, Any]]:
-    """Return up to ``count`` shipped samples of ordinary work; [] where none have this tokenizer's ids."""
+def shipped_replay(tokenizer_hash: str) -> list[Path]:
+    """Return the shipped samples of ordinary work with ids of this tokenizer, where there are any."""
     file = REPLAY / f"{tokenizer_hash[:16]}.jsonl.zst"
-    if count < 1 or not file.is_file():
+    return [file] if file.is_file() else []
+
+
+def replay_samples(files: Iterable[Path], count: int, seed: int) -> list[dict[str, Any]]:
+    """Return up to ``count`` samples of training files, drawn without replacement."""
+    if count < 1:
         return []
-    with open_lines(file) as lines:
-        rows = [line for line in lines if line.strip()]
+    rows: list[str] = []
+    for file in files:
+        with open_lines(file) as lines:
+            rows += [line for line in lines if line.strip()]
     chosen = random.Random(seed).sample(rows, min(count, len(rows)))
     return [json.loads(row) for row in chosen]
 

@@ -113,7 +113,8 @@ def weak(args: argparse.Namespace, settings: Settings, data: Path) -> list[Recor
     adapter = weak_adapter(args.out / "weak-adapter", settings)
     own = home(args.out / f"weak-{args.seed}", settings)
     put_in_use(own, "weak", adapter)
-    options = options_of(args, rounds=args.rounds or 3)
+    # Replayed is what the weak adapter was trained on: other episodes would bring new gold queries.
+    options = options_of(args, rounds=args.rounds or 3, replay_data=(adapter.parent / "weak.jsonl",))
     return tables_experiment(own, args, options, table_goals(data, args.practice, args.seed))
 
 
@@ -131,7 +132,8 @@ def replay(args: argparse.Namespace, settings: Settings, data: Path) -> list[Rec
     for kind in ("prioritised", "uniform", "none"):
         own = home(args.out / f"replay-{kind}-{args.seed}", settings)
         put_in_use(own, "weak", adapter)
-        options = options_of(args, rounds=args.rounds or 2, buffer=kind)
+        options = options_of(args, rounds=args.rounds or 2, buffer=kind,
+                             replay_data=(adapter.parent / "weak.jsonl",))  # fmt: skip
         print(f"buffer: {kind}")
         tables += tables_experiment(own, args, options, table_goals(data, args.practice, 200 + args.seed))
     return tables

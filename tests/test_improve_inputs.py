@@ -323,3 +323,18 @@ def test_forgetting_a_run_ends_an_improvement_under_way(
     (work,) = improvements(isolated)
     assert work.state.decision == "kept" and "forgotten" in work.state.reason
     assert study().id != work.state.id
+
+
+def test_replayed_is_only_what_the_model_was_trained_on(isolated: Path, tmp_path: Path) -> None:
+    from autogpt.agent.selection import replay_count, replay_samples, shipped_replay
+
+    file = tmp_path / "base.jsonl"
+    line = '{"ids": [1, 2, 3], "mask": [0, 0, 1], "prefix": 1, "kind": "base"}\n'
+    file.write_text(line * 9, encoding="utf-8")
+    report = study(options=ImproveOptions(attempts=2, replay_data=(file,), replay=0.2))
+    rows = list(read_lines(report.folder / "samples.jsonl"))
+    kept = report.facts["kept"]
+    assert sum(row["kind"] == "base" for row in rows) == min(9, replay_count(kept, 0.2)) > 0
+    assert study().facts["replayed"] == 0  # nano is no version of small
+    small = "df3134c6ba870124af37983bb13ee62ec52942bed58ec1bf8527fd7d291ec82b"
+    assert len(replay_samples(shipped_replay(small), 5, 0)) == 5 and shipped_replay("0" * 64) == []
