@@ -221,3 +221,23 @@ def test_repetition_counts_the_models_own_words() -> None:
     assert collapse.repetition([1, 2, 3, 4, 5, 6, 7], [True] * 7) == 0
     assert collapse.repetition([1] * 12, [True] * 12) == pytest.approx(8 / 9)
     assert collapse.repetition([1] * 12, [False] * 12) == 0
+
+
+def test_trl_has_the_private_names_that_grpo_leans_on() -> None:
+    import inspect
+
+    import trl
+
+    trainer = trl.GRPOTrainer
+    found = inspect.signature(trainer._get_per_token_logps_and_entropies).parameters
+    assert list(found)[:5] == ["self", "model", "input_ids", "attention_mask", "logits_to_keep"]
+    assert trainer.loss_is_scaled_for_ga is True and callable(trainer._prepare_inputs)
+    source = inspect.getsource(trainer._compute_loss)
+    for name in (
+        "advantages",
+        "old_per_token_logps",
+        "ref_per_token_logps",
+        "tool_mask",
+        "num_items_in_batch",
+    ):
+        assert f'"{name}"' in source
