@@ -16,7 +16,7 @@ from autogpt.agent import canaries, gate, gate_play, trial
 from autogpt.agent.attempts import Attempt, read_attempts
 from autogpt.agent.events import Event, ModelTurn, Rating, RunEnded, RunStarted, ToolOutcome
 from autogpt.agent.improve import ImproveOptions
-from autogpt.agent.improve_commands import minutes
+from autogpt.agent.improve_commands import FRESH, minutes
 from autogpt.agent.improve_methods import choose
 from autogpt.agent.improve_page import page
 from autogpt.agent.improve_state import Lines, improvements, read_lines
@@ -338,3 +338,23 @@ def test_replayed_is_only_what_the_model_was_trained_on(isolated: Path, tmp_path
     assert study(options=ImproveOptions(method="sft")).facts["replayed"] == 0  # nano is no version of small
     small = "df3134c6ba870124af37983bb13ee62ec52942bed58ec1bf8527fd7d291ec82b"
     assert len(replay_samples(shipped_replay(small), 5, 0)) == 5 and shipped_replay("0" * 64) == []
+
+
+def test_watching_begins_again_when_there_are_new_runs(
+    store: RunStore, isolated: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from autogpt.agent import improve_commands
+
+    begun: list[int] = []
+    looks = iter([0, 5, FRESH])  # runs that are there at each look
+
+    def sleep(seconds: float) -> None:
+        if len(looked) == 3:
+            raise KeyboardInterrupt
+
+    looked: list[int] = []
+    monkeypatch.setattr(improve_commands, "once", lambda *_: begun.append(len(looked)) or 0)
+    monkeypatch.setattr(improve_commands, "_learnable", lambda _: looked.append(next(looks)) or looked[-1])
+    monkeypatch.setattr(improve_commands.time, "sleep", sleep)
+    assert main(["improve", "--watch"]) == 130
+    assert begun == [1, 3]  # at first, and not for five runs, but for ten
