@@ -137,6 +137,7 @@ def _memory(groups: Group) -> None:
                    "autogpt memory add 'The build server is ci2' docs/")  # fmt: skip
     add.add_argument("what", metavar="TEXT|FILE|FOLDER", nargs="+")
     add.add_argument("--kind", choices=kinds[:3], default="fact", help="of a text (default: fact)")
+    add.add_argument("--expires", type=float, metavar="DAYS", help="of a text: forget it after so many days")
     listing = command(
         actions, "list", "memory_commands:list_entries", "list what is remembered, newest first"
     )

@@ -29,6 +29,7 @@ from .setup import open_memory, open_store
 
 _LOOKS_LIKE_A_PATH = (".md", ".txt", ".html", ".csv", ".pdf", ".rst", ".py", ".json")
 _SEARCH_BUDGET = 4_000
+MOST_DAYS = 36_500
 
 
 @contextlib.contextmanager
@@ -48,6 +49,8 @@ def add(args: argparse.Namespace) -> int:
     space = namespace(args.project)
     failed = False
     settings = load()
+    if args.expires is not None and not 0 < args.expires <= MOST_DAYS:
+        raise UsageError(f"--expires takes a number of days above 0, at most {MOST_DAYS:,}")
     embedder = load_or_words(settings.embedder, settings.home, lambda line: print(line, file=sys.stderr))
     with open_memory_store(settings) as store:
         for what in args.what:
@@ -55,6 +58,8 @@ def add(args: argparse.Namespace) -> int:
             if _exists(what) or (
                 _like_a_path(what) and known_files(store, Path(os.path.abspath(path)), space)
             ):
+                if args.expires is not None:
+                    raise UsageError(f"{what}: --expires is for texts; the pieces of a file go with the file")
                 done = add_documents(store, path, space, embedder)
                 print(_added(what, done))
                 for file, reason in done.skipped:
@@ -67,7 +72,8 @@ def add(args: argparse.Namespace) -> int:
             if _like_a_path(what):
                 raise UsageError(f"{what}: no such file or folder")
             vectors = None if embedder is None else embedder.embed([what])
-            draft = Draft(Kind(args.kind), what, space)
+            expires = None if args.expires is None else store.clock() + args.expires * 86_400
+            draft = Draft(Kind(args.kind), what, space, expires=expires)
             answer = store.write_many([draft], vectors, embedder.id if embedder else None)[0]
             failed |= answer.verdict is Verdict.REFUSED
             if answer.verdict is Verdict.REFUSED:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -303,6 +304,7 @@ def test_the_commands(
     assert run("add", "") == (1, "", "refused: the text is empty\n"), "not all files of this folder"
     (tmp_path / "notes.md").write_text("# Tea\n\nIt is served at four.\n")
     assert "1 new; 1 pieces" in run("add", "notes.md")[1]
+    assert run("add", "notes.md", "--expires", "2")[0] == 2 and run("add", "x", "--expires", "0")[0] == 2
     (tmp_path / "notes.md").unlink()
     assert "1 gone" in run("add", "notes.md")[1]
     assert [json.loads(line)["id"] for line in run("list", "--json")[1].splitlines()] == [2]
@@ -318,6 +320,14 @@ def test_the_commands(
     assert run("forget", "7")[0] == 1 and "forgot entries 1, 2" in run("forget", "1", "2")[1]
     (tmp_path / "bad.jsonl").write_text("{}\n")
     assert run("import", "bad.jsonl")[::2][0] == 2
+
+
+def test_a_fact_may_be_given_days(isolated: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["memory", "add", "The demo is in room 7", "--expires", "2.5"]) == 0
+    later = MemoryStore(isolated, clock=lambda: time.time() + 3 * 86_400)
+    (entry,) = MemoryStore(isolated).entries()
+    assert entry.expires == pytest.approx(entry.created + 2.5 * 86_400, abs=60)
+    assert later.entries() == []
 
 
 def test_a_write_says_why_without_the_text(store: MemoryStore) -> None:
