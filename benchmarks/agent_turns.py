@@ -28,6 +28,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -228,7 +229,9 @@ def main() -> int:
     parser.add_argument("--transcripts", type=Path, default=DATA)
     parser.add_argument("--record", type=Path, metavar="FILE", help="record transcripts and stop")
     parser.add_argument("--quick", action="store_true", help="four goals, fewer turns")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here; steps beside it")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write the figures here; steps, models beside it"
+    )
     parser.add_argument(
         "--goals", type=int, default=0, metavar="N", help="compare on the first N (default: all)"
     )
@@ -249,7 +252,12 @@ def main() -> int:
     home = settings.load().home
     source = ModelRegistry(home).resolve(chosen.model)
     adapter = None if source.adapter is None else str(source.adapter)
-    with tempfile.TemporaryDirectory(prefix="autogpt-turns-") as scratch:
+    with ExitStack() as stack:
+        if chosen.json:  # beside the steps, so that a resumed run finds its models and reference again
+            scratch = str(chosen.json.resolve().with_suffix(".scratch"))
+            Path(scratch).mkdir(parents=True, exist_ok=True)
+        else:
+            scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="autogpt-turns-"))
         base = Place("ours", str(source.source), adapter, "float32", chosen.threads, {},
                      str(chosen.transcripts.resolve()), scratch)  # fmt: skip
         if chosen.record:

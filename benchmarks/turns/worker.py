@@ -127,8 +127,9 @@ class Worker:
                         places.append(place)
                         may.append(allowed)
             rows.append(subject.logits(ids, places))
-        np.save(path, np.concatenate(rows))
         np.savez(Path(path).with_suffix(".may.npz"), *may)
+        np.save(f"{path}.part.npy", np.concatenate(rows))
+        os.replace(f"{path}.part.npy", path)  # a run that is cut off leaves no half of it
         return {"places": len(may)}
 
     def do_gguf(self, widths: list[str]) -> dict[str, Any]:
@@ -139,7 +140,9 @@ class Worker:
         loaded = load_model(place.folder, device="cpu", dtype="float32", adapter=place.adapter)
         for width in widths:
             target = Path(place.scratch) / f"model-{width}.gguf"
-            write_gguf(loaded.model, loaded.config, Path(place.folder), target, width)
+            part = target.with_suffix(".part")
+            write_gguf(loaded.model, loaded.config, Path(place.folder), part, width)
+            part.replace(target)
         return {}
 
     def do_figure(self, name: str, **about: Any) -> dict[str, Any]:
