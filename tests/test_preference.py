@@ -75,6 +75,7 @@ def test_rows_that_share_tokens_score_like_each_alone_values_and_gradients(tiny_
         wanted = [i for i, flag in enumerate(row.mask) if flag]
         return logs[[i - 1 for i in wanted], [row.ids[i] for i in wanted]]
 
+    assert len(logprobs._tries(rows, 9, 64)[0]) == 2  # the first two are folded together
     expected = [alone(row) for row in rows]
     scale = torch.linspace(0.5, 2.0, len(torch.cat(expected)))
     wanted = torch.autograd.grad((torch.cat(expected) * scale).sum(), weights)
@@ -88,6 +89,15 @@ def test_rows_that_share_tokens_score_like_each_alone_values_and_gradients(tiny_
             prefix.backward_shared(shared)
         for weight, gradient in zip(weights, wanted, strict=True):
             torch.testing.assert_close(weight.grad, gradient, rtol=1e-3, atol=1e-5)
+
+
+def test_long_rows_that_share_little_are_not_folded() -> None:
+    rng = random.Random(4)
+    head = tokens(rng, 20)
+    rows = [logprobs.Row([*head, *tokens(rng, 280)], [True] * 300) for _ in range(4)]
+    assert len(logprobs._tries(rows, 0, 1152)[0]) == 4
+    twins = [logprobs.Row([*rows[0].ids[:250], *tokens(rng, 50)], [True] * 300) for _ in range(4)]
+    assert len(logprobs._tries(twins, 0, 1152)[0]) == 1
 
 
 def test_dpo_takes_tokens_as_they_are_and_favours_the_chosen(
@@ -235,6 +245,7 @@ def test_trl_has_the_private_names_that_the_trainers_lean_on() -> None:
         assert list(inspect.signature(trainer._prepare_dataset).parameters)[:2] == ["self", "dataset"]
         assert list(inspect.signature(trainer.training_step).parameters) == ["self", "args", "kwargs"]
         assert callable(trainer._send_telemetry)
+        assert trl_common.ours(trainer.__name__)._send_telemetry is trl_common.Ours._send_telemetry
         assert trainer.loss_is_scaled_for_ga is False
         assert trainer.__mro__.index(trainer) < trl_common.ours(trainer.__name__).__mro__.index(trainer)
     assert list(inspect.signature(trl.KTOTrainer._compute_kl_logps).parameters) == ["self", "model", "batch"]
