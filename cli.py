@@ -200,6 +200,15 @@ def _models(groups: Group) -> None:
     )
     use = command(actions, "use", "model_commands:use", "make a model the default", "autogpt model use small")
     use.add_argument("name", metavar="NAME")
+    judge = command(
+        actions, "judge", "judging:judge",
+        "fit a value head: goals are tried several times, and outcomes teach it the chance of success",
+        "autogpt model judge practice.jsonl",
+    )  # fmt: skip
+    judge.add_argument("suite", metavar="SUITE", help="goals with checks, as autogpt practice makes them")
+    judge.add_argument("--attempts", type=int, default=8, metavar="N", help="tries a goal (default: 8)")
+    judge.add_argument("--limit", type=int, metavar="N", help="only the first N goals")
+    model_flags(judge)
     command(actions, "rollback", "model_commands:rollback", "go back to the model that was in use before")
     for parser in (listing, show):
         json_flag(parser)

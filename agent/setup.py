@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
@@ -85,6 +86,11 @@ def check_best_of(count: int, brain: Brain) -> int:
     return count
 
 
+def heads_folder(settings: Settings, fingerprint: str) -> Path:
+    """Return where this home keeps the value head that was fitted for the model with ``fingerprint``."""
+    return settings.home / "models" / "heads" / fingerprint[:16]
+
+
 def open_brain(settings: Settings) -> Brain:
     """Load the model that the settings name. Raises ModelUnavailable or UsageError."""
     name = with_model(settings).model
@@ -102,11 +108,11 @@ def open_brain(settings: Settings) -> Brain:
 
         return LangChainBrain.load(rest)
     bound_spinning()
-    from ..llm.brain import LocalModel
+    from ..llm.brain import LocalModel, value_in
     from ..llm.registry import ModelRegistry
 
     found = ModelRegistry(settings.home).resolve(name)
-    return LocalModel.load(
+    model = LocalModel.load(
         found.source,
         adapter=found.adapter,
         device=settings.device,
@@ -114,3 +120,5 @@ def open_brain(settings: Settings) -> Brain:
         cache_dir=settings.cache,
         name=found.name,
     )
+    model.value = value_in(heads_folder(settings, model.fingerprint), model.loaded) or model.value
+    return model

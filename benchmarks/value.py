@@ -19,7 +19,7 @@ import math
 import random
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,45 +28,15 @@ import torch
 from autogpt.agent.episodes.tables import wikisql
 from autogpt.agent.evaluate import wilson
 from autogpt.agent.goal import Goal, load_goals
-from autogpt.agent.rollout import Episode, Rollout
+from autogpt.agent.judging import ATTEMPTS, collect, outcomes, read_parts
+from autogpt.agent.rollout import Rollout
 from autogpt.agent.setup import open_brain, open_registry, with_model
-from autogpt.errors import UsageError
-from autogpt.llm.brain import LocalModel, OnText
-from autogpt.llm.message import Prompt, Sampling, Turn
-from autogpt.llm.training.value import Outcome, fit_value, write_value
-from autogpt.llm.value import FILE, ValueHead, sureness
+from autogpt.llm.brain import LocalModel
+from autogpt.llm.training.value import fit_value, write_value
+from autogpt.llm.value import FILE, ValueHead
 from autogpt.settings import load
 
 SUITE = Path(__file__).parent / "suites" / "tables.jsonl"
-ATTEMPTS = 8
-GROUP = 4
-"""Goals whose attempts are decoded together."""
-TEMPERATURE = 0.7
-
-
-class Watched:
-    """A brain that keeps the state after each of its turns, by session."""
-
-    def __init__(self, model: LocalModel) -> None:
-        self.model = model
-        self.name, self.fingerprint, self.tokenizer_hash = model.name, model.fingerprint, model.tokenizer_hash
-        self.context = model.context
-        self.tokenizer = model.tokenizer
-        self.seen: dict[str, list[tuple[torch.Tensor, Turn]]] = {}
-
-    def respond(self, prompts: Sequence[Prompt], on_text: OnText | None = None) -> list[Turn]:
-        """Answer, then look at the states."""
-        turns = self.model.respond(prompts, on_text)
-        valid = [i for i, turn in enumerate(turns) if turn.ids and turn.invalid is None]
-        if valid:
-            states = self.model.states([prompts[i] for i in valid], [turns[i] for i in valid])
-            for i, state in zip(valid, states, strict=True):
-                self.seen.setdefault(prompts[i].session, []).append((state.half().cpu(), turns[i]))
-        return turns
-
-    def close_session(self, session: str) -> None:
-        """Forget a session; what was seen stays."""
-        self.model.close_session(session)
 
 
 def training_goals(count: int, seed: int = 977) -> list[Goal]:
@@ -80,82 +50,12 @@ def training_goals(count: int, seed: int = 977) -> list[Goal]:
     return goals
 
 
-def attempts(brain: Watched, goals: Sequence[Goal], count: int, seed: int) -> Iterator[tuple[int, Episode]]:
-    """Yield (goal's number, episode) of ``count`` sampled attempts at each goal, side by side."""
-    rollout = Rollout(brain, open_registry(), parallel=GROUP * count, seed=seed)
-    numbered = [(n, k) for n in range(len(goals)) for k in range(count)]
-    opened: dict[str, int] = {}
-
-    class Seeded(Rollout):
-        def open(self, goal: Goal, mode: Any = "eval") -> Episode:
-            episode = super().open(goal, mode)
-            place, k = numbered[len(opened)]
-            opened[episode.name] = place
-            episode.sampling = Sampling(temperature=TEMPERATURE, seed=seed * 1000 + k)
-            return episode
-
-    rollout = Seeded(brain, rollout.registry, parallel=rollout.parallel, seed=seed)
-    for _, episode in rollout.stream(goals[n] for n, _ in numbered):
-        yield opened[episode.name], episode
-
-
-def collect(work: Path, brain: Watched, goals: Sequence[Goal], name: str, until: float) -> None:
-    """Write parts ``name-N.pt`` of attempts until all goals are done or the time is over."""
-    step = 8
-    for start in range(0, len(goals), step):
-        part = work / f"{name}-{start:05d}.pt"
-        if part.exists():
-            continue
-        if time.time() > until:
-            print(f"{name}: stopped at {start} of {len(goals)} goals; run again to go on", file=sys.stderr)
-            return
-        began = time.time()
-        rows: list[dict[str, Any]] = []
-        chunk = goals[start : start + step]
-        for number, episode in attempts(brain, chunk, ATTEMPTS, start + 1):
-            assert episode.result is not None
-            seen = brain.seen.pop(episode.name, [])
-            rows.append(
-                {
-                    "goal": chunk[number].id,
-                    "won": episode.result.status == "achieved",
-                    "states": torch.stack([state for state, _ in seen]) if seen else None,
-                    "sure": [sureness(turn) for _, turn in seen],
-                    "calls": [turn.call.text() if turn.call else "" for _, turn in seen],
-                }
-            )
-        beside = part.with_suffix(".tmp")
-        torch.save(rows, beside)
-        beside.replace(part)
-        won = sum(row["won"] for row in rows) / max(1, len(rows))
-        print(
-            f"{part.name}: {won:.1%} of {len(rows)}, {time.time() - began:.0f} s", file=sys.stderr, flush=True
-        )
-
-
-def parts(work: Path, name: str) -> list[dict[str, Any]]:
-    """Return the attempts of all parts called ``name``, in the order of their goals."""
-    rows = [row for file in sorted(work.glob(f"{name}-*.pt")) for row in torch.load(file)]
-    if not rows:
-        raise UsageError(f"{work}: no attempts called {name} yet; collect them first")
-    return rows
-
-
-def outcomes(rows: Sequence[dict[str, Any]]) -> list[Outcome]:
-    """Return every turn of the attempts with what the head reads there."""
-    found = []
-    for row in rows:
-        if row["states"] is not None:
-            inputs = torch.cat([row["states"].float(), torch.tensor(row["sure"])], 1)
-            found += [Outcome(row["goal"], one, row["won"], step) for step, one in enumerate(inputs)]
-    return found
-
-
 def fit(work: Path, model: LocalModel) -> dict[str, Any]:
     """Fit the head, write it into ``work`` and return its figures."""
-    head, report = fit_value(outcomes(parts(work, "train")), model.fingerprint)
+    rows = read_parts(sorted((work / "train").glob("*.pt")))
+    head, report = fit_value(outcomes(rows), model.fingerprint)
     write_value(head, report, work)
-    return {**report.facts(), "chance said: what came": report.reliability()}
+    return {**report.facts(), "attempts": len(rows), "chance said: what came": report.reliability()}
 
 
 def choices(rows: Sequence[dict[str, Any]], head: ValueHead) -> dict[str, float]:
@@ -245,6 +145,11 @@ def _sign_test(gained: int, lost: int) -> float:
     return min(1.0, 2 * tail)
 
 
+def told(done: int, tried: int, won: int) -> None:
+    """Say how far the attempts are."""
+    print(f"{done} goals tried; of the last {tried} attempts {won} achieved", file=sys.stderr, flush=True)
+
+
 def main() -> None:
     """Parse and do."""
     parser = argparse.ArgumentParser(
@@ -263,15 +168,15 @@ def main() -> None:
     work.mkdir(parents=True, exist_ok=True)
     found: Any = None
     if args.what == "collect":
-        collect(work, Watched(model), training_goals(args.goals), "train", until)
+        collect(work / "train", model, training_goals(args.goals), until=until, on_part=told)
     elif args.what == "fit":
         found = fit(work, model)
     elif args.what == "measure":
         found = measure(work, model, load_goals(SUITE)[: args.goals], until)
     else:
-        collect(work, Watched(model), load_goals(SUITE)[: args.goals], "held", until)
+        parts = collect(work / "held", model, load_goals(SUITE)[: args.goals], until=until, on_part=told)
         head = ValueHead.load(work / FILE, model.fingerprint, int(model.loaded.config.hidden_size))
-        found = choices(parts(work, "held"), head)
+        found = choices(read_parts(parts), head)
     if found is not None:
         text = json.dumps(found, indent=1)
         (work / f"{args.what}.json").write_text(text + "\n", encoding="utf-8")

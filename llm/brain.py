@@ -103,7 +103,7 @@ class LocalModel:
         loaded, forward = settle_width(loaded, tokenizer.plain(PROBE_TEXT), cache_dir, release=True)
         name = name or Path(folder).name
         model = cls(loaded, tokenizer, name, thought_chars, snapshots=snapshots, forward=forward)
-        model.value = None if adapter is None else _value_beside(Path(adapter), loaded)
+        model.value = None if adapter is None else value_in(Path(adapter), loaded)
         return model
 
     def respond(self, prompts: Sequence[Prompt], on_text: OnText | None = None) -> list[Turn]:
@@ -248,8 +248,8 @@ class LocalModel:
         )
 
 
-def _value_beside(folder: Path, loaded: LoadedModel) -> ValueHead | None:
-    """Return the value head beside an adapter; one that does not belong to this model is left out, said."""
+def value_in(folder: Path, loaded: LoadedModel) -> ValueHead | None:
+    """Return the value head in a folder; one that does not belong to this model is left out, and said so."""
     from .value import FILE, ValueHead
 
     path = folder.expanduser() / FILE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import random
 import shutil
@@ -14,15 +15,18 @@ import torch
 from autogpt.agent.events import Event, ModelTurn, RunStarted
 from autogpt.agent.goal import Goal
 from autogpt.agent.loop import Stop, Think, decide
-from autogpt.agent.rollout import Rollout
+from autogpt.agent.rollout import Episode, Rollout
+from autogpt.agent.setup import heads_folder, open_brain, with_model
+from autogpt.cli import main
 from autogpt.errors import ModelUnavailable, UsageError
 from autogpt.llm.best import best
-from autogpt.llm.brain import LocalModel
+from autogpt.llm.brain import LocalModel, value_in
 from autogpt.llm.message import CallSpec, Message, Prompt, Sampling, ToolCall, Turn
 from autogpt.llm.registry import NANO
 from autogpt.llm.training.card import read_card
 from autogpt.llm.training.value import Outcome, assess, auc, fit_value, outcomes_of, states_of, write_value
 from autogpt.llm.value import FILE, SURENESS, ValueHead, inputs_of, last_states, sureness
+from autogpt.settings import load
 from autogpt.tools.registry import builtins
 
 CALLS = (CallSpec("finish", {"type": "object", "properties": {"answer": {"type": "string", "maxLength": 8}},
@@ -137,14 +141,12 @@ def test_a_head_of_other_weights_or_a_damaged_one_is_refused(
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ModelUnavailable, match="is damaged"):
         ValueHead.load(path, model.fingerprint, width)
-    from autogpt.llm.brain import _value_beside
-
-    assert _value_beside(tmp_path / "none", model.loaded) is None
+    assert value_in(tmp_path / "none", model.loaded) is None
     with caplog.at_level(logging.WARNING):
-        assert _value_beside(tmp_path, model.loaded) is None
+        assert value_in(tmp_path, model.loaded) is None
     assert "is damaged" in caplog.text
     head_of(model).save(path)
-    assert _value_beside(tmp_path, model.loaded) is not None
+    assert value_in(tmp_path, model.loaded) is not None
     shutil.rmtree(tmp_path)
 
 
@@ -224,3 +226,41 @@ def test_last_states_start_from_what_another_session_holds(model: LocalModel) ->
     second = last_states(model.engine, [("two", [*ids, 7])])
     assert model.engine.stats.rows - rows < 90
     assert first.shape == second.shape and not torch.equal(first, second)
+
+
+def test_a_head_is_fitted_from_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], isolated: Path
+) -> None:
+    """The attempts are nano's own; their verdicts are set here, because nano achieves nothing by itself."""
+    from autogpt.agent import judging
+
+    suite = tmp_path / "suite.jsonl"
+    goals = [
+        {"goal": f"say {n}", "limits": {"steps": 1}, "check": [{"answer": {"number": n}}]} for n in range(16)
+    ]
+    suite.write_text("".join(json.dumps(goal) + "\n" for goal in goals))
+    tried = []
+    row_of = judging._row
+
+    def told(episode: Episode, brain: judging.Watched) -> judging.Row:
+        row = row_of(episode, brain)
+        tried.append(episode.sampling.seed)
+        return {**row, "won": len(tried) % 2 == 0}
+
+    monkeypatch.setattr(judging, "_row", told)
+    monkeypatch.setattr("autogpt.llm.training.value.LEAST_GOALS", 16)
+    arguments = ["model", "judge", str(suite), "--attempts", "2", "--model", "nano", "--device", "cpu"]
+    assert main(arguments) == 0
+    said = capsys.readouterr().out
+    assert "auc" in said and "--best-of N uses it" in said
+    assert len(tried) == 32 and len(set(tried)) == 4, "each attempt at a goal has a seed of its own"
+    settings = with_model(load(model="nano", device="cpu"))
+    model = open_brain(settings)
+    assert isinstance(model, LocalModel) and model.value is not None
+    assert model.value.fingerprint == model.fingerprint
+    folder = heads_folder(settings, model.fingerprint)
+    assert len(list((folder / "parts").glob("*.pt"))) == 2 and (folder / FILE).exists()
+    assert main(arguments) == 0 and len(tried) == 32, "what was tried is not tried again"
+    for change, words in ((["--attempts", "1"], "at least 2"), (["--limit", "0"], "no goal has a check")):
+        assert main([*arguments, *change]) == 2
+        assert words in capsys.readouterr().err
