@@ -16,7 +16,7 @@ from ..llm.training.checkpoint import replace_bytes
 from .improve_page import page
 from .improve_state import improvements, lock
 
-FIGURES = ("state.json", "curve.jsonl", "rates.jsonl")
+FIGURES = ("state.json", "curve.jsonl", "rates.jsonl", "rewards.jsonl")
 """Files without a word or token of a run: numbers, and hashes of wordings."""
 
 

@@ -8,9 +8,10 @@ its attempts are then close to what the model already does. A privacy budget all
 from __future__ import annotations
 
 import random
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
@@ -100,13 +101,12 @@ class Rolls:
         registry: Registry,
         prices: Prices,
         options: Options,
-        say: Callable[[int, int], None],
+        say: Callable[[int, int, float], None],
     ) -> None:
         self.goals = {goal.id: goal for goal in goals}
         self.machine, self.registry, self.prices, self.options = machine, registry, prices, options
         self.adapter: Path | None = None
         self.tally: Counter[str] = Counter()
-        self.by_goal: dict[str, list[bool]] = defaultdict(list)
         self._say = say
         self._count = 0
 
@@ -132,12 +132,12 @@ class Rolls:
         groups: list[list[Trajectory]] = [[] for _ in wanted]
         for number, episode in enumerate(rollout.run(goals)):
             attempt = attempt_of(brain.tokenizer, episode, number, self.prices)
-            self.by_goal[goals[number].id].append(bool(attempt and attempt.solved))
             self.tally["tries"] += 1
             self.tally["solved"] += bool(attempt and attempt.solved)
             if attempt is not None:
                 groups[number // attempts].append(
                     Trajectory(attempt.ids, attempt.mask, attempt.logprobs, attempt.value)
                 )
-        self._say(self.tally["tries"], self.tally["solved"])
+        rewards = [one.reward for group in groups for one in group]
+        self._say(self.tally["tries"], self.tally["solved"], fmean(rewards) if rewards else 0.0)
         return groups

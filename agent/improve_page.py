@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from statistics import fmean
 from typing import Any
 
 from .gate import Row
@@ -63,8 +64,8 @@ def page(work: Work) -> str:
     rows = [Row(**{k: v for k, v in row.items() if k != "difference"}) for row in state.facts.get("rows", [])]
     parts = [_head(work, rows), _tiles(work, rows)]
     if rows:
-        parts += [_table(rows, state.facts["verdict"]), _examples(work)]
-    parts += [_curves(work), _data(work), _footer(work)]
+        parts.append(_table(rows, state.facts["verdict"]))
+    parts += [_curves(work), _examples(work), _data(work), _footer(work)]
     title = escape(f"{state.parent}: {state.decision}")
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -144,9 +145,9 @@ def _curves(work: Work) -> str:
     if len(steps) > 1:
         losses = Curve("loss", [(row["step"], row["mean"]) for row in steps])
         cards.append(curves("Loss, nats a token (running mean)", "optimiser step", [losses]))
-    rewards = [(row["step"], row["reward"]) for row in steps if "reward" in row]
+    rewards = _rewards(work)
     if len(rewards) > 1:
-        cards.append(curves("Mean reward of the attempts", "optimiser step", [Curve("reward", rewards)]))
+        cards.append(curves("Mean reward of the tries", "tries so far", [Curve("reward", rewards)], 1.0))
     success = _success(work)
     if success:
         cards.append(curves("Tries that achieved their goal, by improvement", "improvement", success, 1.0))
@@ -154,6 +155,17 @@ def _curves(work: Work) -> str:
         return ""
     inside = "".join(f'<div class="card">{card}</div>' for card in cards)
     return f'<h2>Over time</h2><div class="two">{inside}</div>'
+
+
+def _rewards(work: Work) -> list[tuple[float, float]]:
+    """Return the mean reward over time: of GRPO's rounds, else of practice by twentieths."""
+    rounds = [(float(row["tries"]), float(row["reward"])) for row in work.read("rewards.jsonl")]
+    if rounds:
+        return rounds
+    values = [float(row["value"]) for row in work.read("attempts.jsonl")]
+    size = max(8, -(-len(values) // 20))
+    pieces = [values[start : start + size] for start in range(0, len(values), size)]
+    return [(float(n * size + len(piece)), fmean(piece)) for n, piece in enumerate(pieces)]
 
 
 def _success(work: Work) -> list[Curve]:

@@ -6,6 +6,7 @@ stage that was killed begins again and finds its own attempts, checkpoint or res
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,13 +14,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import UsageError
 from ..llm.tokenizer import ChatTokenizer
 from ..llm.training.checkpoint import replace_bytes
 from ..llm.training.collapse import Collapse
 from ..memory.experience import Experience
 from ..settings import Settings
 from . import canaries, gate, gate_play, promotion, trial
-from .attempts import Practice, read_attempts
+from .attempts import Practice
 from .gate_play import Side, changed, play
 from .goal import Goal
 from .improve_choice import Choice
@@ -107,8 +109,14 @@ class Improvement:
             "decide": self.decide,
         }
         while self.state.stage != "done":
-            with self._charged(self.state.stage):
-                steps[self.state.stage]()
+            try:
+                with self._charged(self.state.stage):
+                    steps[self.state.stage]()
+            except UsageError as error:
+                if self.state.stage == "collect":  # what was asked for cannot be: nothing has begun
+                    shutil.rmtree(self.work.folder)
+                    raise
+                self.discard(f"it could not go on: {error}")
         self.draw()
         self.machine.unload()
         return self.report()
@@ -201,8 +209,7 @@ class Improvement:
         with Lines(self.work.folder / "curve.jsonl") as curve:
 
             def show(step: Progress) -> None:
-                row = {"step": step.step, "loss": step.loss, "mean": step.mean_loss, "done": step.done}
-                curve.add({**row, **getattr(step, "notes", {})})
+                curve.add({"step": step.step, "loss": step.loss, "mean": step.mean_loss, "done": step.done})
                 self.say("training", step.done, f"loss {step.mean_loss:.3f}")
 
             try:
@@ -244,8 +251,10 @@ class Improvement:
             return self.machine.finetune(on_step, data=data, batch=batch, **config)
         return fit_said(self.work, self.machine, method, on_step, config)
 
-    def _rolled(self, tried: int, solved: int) -> None:
+    def _rolled(self, tried: int, solved: int, reward: float) -> None:
         self.state.facts |= {"tries": tried, "solved_tries": solved}
+        with Lines(self.work.folder / "rewards.jsonl") as lines:
+            lines.add({"tries": tried, "reward": reward})
         self.say("trying goals", None, f"{tried} tries, {solved / max(1, tried):.0%} achieved")
 
     def gate(self) -> None:
@@ -338,9 +347,9 @@ class Improvement:
         self.finish("promoted", verdict["reason"])
 
     def trained_runs(self) -> list[str]:
-        """Return the runs that the candidate has seen: themselves, or in goals that were practised."""
-        goals = {attempt.goal for attempt in read_attempts(self.work.folder / "kept.jsonl")}
-        return [run.run for run in self.experience.learnable() if not run.held_out and run.goal in goals]
+        """Return the runs that the candidate may have seen: themselves, or in goals that were practised."""
+        known = {row["run"] for row in self.work.read("runs.jsonl")}
+        return [run.run for run in self.experience.learnable() if not run.held_out and run.run in known]
 
     def discard(self, reason: str) -> None:
         """Keep the old model."""

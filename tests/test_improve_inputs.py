@@ -27,6 +27,7 @@ from autogpt.cli import main
 from autogpt.errors import UsageError, UserError
 from autogpt.llm.registry import NANO, ModelRegistry
 from autogpt.llm.tokenizer import ChatTokenizer
+from autogpt.llm.training.loop import Report
 from autogpt.llm.training.preference import Rated
 from autogpt.settings import load
 
@@ -358,3 +359,19 @@ def test_watching_begins_again_when_there_are_new_runs(
     monkeypatch.setattr(improve_commands.time, "sleep", sleep)
     assert main(["improve", "--watch"]) == 130
     assert begun == [1, 3]  # at first, and not for five runs, but for ten
+
+
+def test_options_that_cannot_be_leave_no_improvement_behind(isolated: Path) -> None:
+    with pytest.raises(UsageError, match="privacy"):
+        study(options=ImproveOptions(method="grpo", dp_epsilon=1))
+    assert improvements(isolated) == []
+
+
+def test_a_training_that_is_refused_keeps_the_model(nano_in_use: ModelRegistry) -> None:
+    class Refusing(School):
+        def finetune(self, on_step: object, **config: object) -> Report:
+            raise UsageError("all samples are too long")
+
+    report = study(Refusing)
+    assert (report.decision, nano_in_use.current()) == ("kept", "nano")
+    assert "too long" in report.reason and study().version == "nano@1"
