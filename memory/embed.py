@@ -134,7 +134,10 @@ class TransformersEmbedder:
         try:
             import torch
             from transformers import AutoModel, AutoTokenizer
+            from transformers.utils import logging
 
+            # A bar would stand among the hits of a search.
+            logging.disable_progress_bar()  # type: ignore[no-untyped-call]
             self._torch: Any = torch
             self._tokenizer: Any = AutoTokenizer.from_pretrained(name)
             self._model: Any = AutoModel.from_pretrained(name).eval()
