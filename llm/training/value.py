@@ -1,10 +1,11 @@
 """Fitting a value head: the model's states at the ends of turns, and whether the runs succeeded.
 
-Goals, never samples, are split in three: most to fit on, some to choose the strength of regularisation
-and one temperature (Guo et al. 2017) by, some to report on. The report has the area under the ROC curve
-over all turns and within single goals (what ranking candidates needs), the Brier score, the expected
-calibration error over ten equal bins, and the bins themselves; it goes into the card of the adapter that
-the head is for.
+Goals, never samples, are dealt into five folds: each is predicted by heads that were fitted on the other
+four. These predictions choose the strength of regularisation and one temperature (Guo et al. 2017), and
+the report is of them, which flatters it by no more than those two numbers can; the head that is kept is
+fitted on all. The report has the area under the ROC curve over all turns and within single goals (what
+ranking candidates needs), the Brier score, the expected calibration error over ten equal bins, and the
+bins themselves; it goes into the card.
 
 Limits: what it learns holds for goals like those it saw, played by the same weights.
 """
@@ -12,8 +13,8 @@ Limits: what it learns holds for goals like those it saw, played by the same wei
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,12 @@ from ..value import FILE, ValueHead, inputs_of, last_states
 from .card import add_scores
 
 LEAST_GOALS = 30
-"""Goals below which a split in three says nothing."""
+"""Goals below which folds say nothing."""
 BINS = 10
+FOLDS = 5
 PENALTIES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 """Strengths of regularisation to choose from."""
-_STEPS = 100
+_STEPS = 50
 
 
 @dataclass(frozen=True)
@@ -94,24 +96,24 @@ def outcomes_of(goal: str, states: Tensor, turns: Sequence[Turn], won: bool) -> 
 
 
 def fit_value(outcomes: Sequence[Outcome], fingerprint: str) -> tuple[ValueHead, Report]:
-    """Fit and calibrate a head for the model with ``fingerprint``; the report is of unseen goals.
+    """Fit and calibrate a head for the model with ``fingerprint``; the report is of goals it had not seen.
 
     Raises UsageError when there are too few goals, or when all runs ended alike.
     """
-    parts: dict[int, list[Outcome]] = {0: [], 1: [], 2: []}
-    for outcome in outcomes:
-        parts[_part(outcome.goal)].append(outcome)
     goals = {outcome.goal for outcome in outcomes}
     if len(goals) < LEAST_GOALS:
-        raise UsageError(f"a value head needs {LEAST_GOALS} goals or more, each tried several times; "
-                         f"there are {len(goals)}")  # fmt: skip
-    if any(len({outcome.won for outcome in part}) < 2 for part in parts.values()):
+        raise UsageError(
+            f"a value head needs {LEAST_GOALS} goals or more, each tried several times, not {len(goals)}"
+        )
+    table = _Table.of(outcomes)
+    folds = torch.tensor([_fold(outcome.goal) for outcome in outcomes])
+    if any(len(set(table.won[folds != fold].tolist())) < 2 for fold in range(FOLDS)):
         raise UsageError("a value head needs runs that succeeded and runs that failed, over more goals")
-    fit, choose, judge = (_Table.of(parts[number]) for number in range(3))
-    heads = [_fitted(fit, fingerprint, penalty) for penalty in PENALTIES]
-    best = min(heads, key=lambda head: _loss(head.logits(choose.inputs), choose.won))
-    head = _calibrated(best, choose)
-    return head, assess(head, judge.inputs, judge.won, judge.groups)
+    unseen = {penalty: _crossed(table, folds, fingerprint, penalty) for penalty in PENALTIES}
+    penalty = min(unseen, key=lambda key: _loss(unseen[key], table.won))
+    temperature = _temperature(unseen[penalty], table.won)
+    head = replace(_fitted(table, fingerprint, penalty), temperature=temperature)
+    return head, assess((unseen[penalty] / temperature).sigmoid(), table.won, table.groups)
 
 
 def write_value(head: ValueHead, report: Report, folder: Path) -> Path:
@@ -124,10 +126,9 @@ def write_value(head: ValueHead, report: Report, folder: Path) -> Path:
     return path
 
 
-def _part(goal: str) -> int:
-    """Return which part a goal is in: 0 to fit (70 %), 1 to choose by, 2 to report on (15 % each)."""
-    draw = int.from_bytes(hashlib.sha256(f"value:{goal}".encode()).digest()[:8], "big") % 100
-    return 0 if draw < 70 else 1 if draw < 85 else 2
+def _fold(goal: str) -> int:
+    """Return which fold a goal is in; the same on every machine."""
+    return int.from_bytes(hashlib.sha256(f"value:{goal}".encode()).digest()[:8], "big") % FOLDS
 
 
 @dataclass(frozen=True)
@@ -167,18 +168,24 @@ def _loss(logits: Tensor, won: Tensor) -> float:
     return float(torch.nn.functional.binary_cross_entropy_with_logits(logits, won))
 
 
-def _calibrated(head: ValueHead, table: _Table) -> ValueHead:
-    """Return the head with the temperature, of a fine grid, under which its loss on ``table`` is least."""
-    logits = head.logits(table.inputs)
-    grid = torch.logspace(-1, 1, 81)
-    best = min(grid, key=lambda temperature: _loss(logits / temperature, table.won))
-    fields: Mapping[str, Any] = {**vars(head), "temperature": float(best)}
-    return ValueHead(**fields)
+def _crossed(table: _Table, folds: Tensor, fingerprint: str, penalty: float) -> Tensor:
+    """Return the log odds ``[n]`` that heads fitted on the other folds give."""
+    logits = torch.zeros(len(folds))
+    for fold in range(FOLDS):
+        inside = folds == fold
+        if inside.any():
+            rest = _Table(table.inputs[~inside], table.won[~inside], ())
+            logits[inside] = _fitted(rest, fingerprint, penalty).logits(table.inputs[inside])
+    return logits
 
 
-def assess(head: ValueHead, inputs: Tensor, won: Tensor, groups: Sequence[object] = ()) -> Report:
-    """Return how well ``head`` predicts ``won [n]`` from ``inputs [n, F]``; ``groups`` say whose they are."""
-    chances = head.logits(inputs).sigmoid()
+def _temperature(logits: Tensor, won: Tensor) -> float:
+    """Return the temperature, of a fine grid, under which the loss is least."""
+    return float(min(torch.logspace(-1, 1, 81), key=lambda t: _loss(logits / t, won)))
+
+
+def assess(chances: Tensor, won: Tensor, groups: Sequence[object] = ()) -> Report:
+    """Return how well ``chances [n]`` foretell ``won [n]``; ``groups`` say whose they are."""
     pairs, right = 0, 0.0
     places: dict[object, list[int]] = {}
     for place, group in enumerate(groups):
