@@ -32,7 +32,7 @@ LEAST_GOALS = 30
 """Goals below which folds say nothing."""
 BINS = 10
 FOLDS = 5
-PENALTIES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
+PENALTIES = (0.003, 0.01, 0.03, 0.1)
 """Strengths of regularisation to choose from."""
 _STEPS = 50
 
@@ -110,8 +110,9 @@ def fit_value(outcomes: Sequence[Outcome], fingerprint: str) -> tuple[ValueHead,
     if any(len(set(table.won[folds != fold].tolist())) < 2 for fold in range(FOLDS)):
         raise UsageError("a value head needs runs that succeeded and runs that failed, over more goals")
     unseen = {penalty: _crossed(table, folds, fingerprint, penalty) for penalty in PENALTIES}
-    penalty = min(unseen, key=lambda key: _loss(unseen[key], table.won))
-    temperature = _temperature(unseen[penalty], table.won)
+    best = {penalty: _temperature(logits, table.won) for penalty, logits in unseen.items()}
+    penalty = min(unseen, key=lambda key: _loss(unseen[key] / best[key], table.won))
+    temperature = best[penalty]
     head = replace(_fitted(table, fingerprint, penalty), temperature=temperature)
     return head, assess((unseen[penalty] / temperature).sigmoid(), table.won, table.groups)
 
