@@ -12,7 +12,7 @@ import json
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +67,7 @@ class Attempt:
     def row(self) -> dict[str, Any]:
         """Return what :func:`read_attempts` reads again."""
         return {
-            **asdict(self),
+            **vars(self),
             "ids": list(self.ids),
             "mask": "".join("01"[value] for value in self.mask),
             "logprobs": [round(value, 5) for value in self.logprobs],

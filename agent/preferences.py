@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -153,7 +153,7 @@ def _thumbs(events: Sequence[Event], tokenizer: ChatTokenizer) -> list[tuple[Rat
 
 def pair_row(pair: Pair) -> dict[str, Any]:
     """Return a pair as JSON."""
-    return asdict(pair)
+    return dict(vars(pair))
 
 
 def pair_of(row: dict[str, Any]) -> Pair:
