@@ -13,8 +13,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..llm.message import Brain
 from ..llm.training.checkpoint import file_sha256
@@ -34,6 +36,8 @@ LEAST_SAID = 8
 """Held-out ratings from which they have a say."""
 SAID_GOALS = 400
 """Goals at which tasks are compared where ratings decide."""
+DEALS = 2000
+"""Random deals of the permutation test."""
 LOWER = -0.03
 """What the interval of the tasks' difference may reach down to then."""
 ANSWER = 300
@@ -129,31 +133,40 @@ def play(
 
 @dataclass(frozen=True)
 class SaidResult:
-    """How held-out rated answers moved: good ones up and bad ones down are wins."""
+    """How held-out rated answers moved: every good one is compared with every bad one."""
 
     wins: int
+    """Pairs in which the good answer gained more than the bad one."""
     losses: int
     p: float
-    """Two-sided exact sign test."""
+    """Two-sided permutation test of this (Mann and Whitney's U): thumbs dealt out at random."""
 
 
 def moved(held: Sequence[Rated], change: Callable[[Sequence[Row]], Sequence[float]]) -> SaidResult:
     """Return how the answers moved; ``change`` gives rows' log-probability less that of the old model.
 
-    Each answer's change per token is compared with the middle between the good ones' mean and the bad
-    ones', for any training makes answers likelier or less likely as a whole.
+    Changes are taken per token and compared with each other, for any training makes answers likelier or
+    less likely as a whole.
     """
     from ..llm.training.logprobs import Row
 
     rows = [
         Row([*one.context, *one.ids], [*[False] * len(one.context), *map(bool, one.mask)]) for one in held
     ]
-    changes = [value / max(1, sum(one.mask)) for value, one in zip(change(rows), held, strict=True)]
-    up = [value for value, one in zip(changes, held, strict=True) if one.good]
-    down = [value for value, one in zip(changes, held, strict=True) if not one.good]
-    middle = (fmean(up) + fmean(down)) / 2 if up and down else 0.0
-    wins = sum(value > middle for value in up) + sum(value < middle for value in down)
-    return SaidResult(wins, len(held) - wins, gate.mcnemar(wins, len(held) - wins))
+    per_token = [value / max(1, sum(one.mask)) for value, one in zip(change(rows), held, strict=True)]
+    changes = np.array(per_token)
+    good = np.array([one.good for one in held])
+    signs = np.sign(changes[:, None] - changes[None, :])
+
+    def lead(thumbs: NDArray[np.bool_]) -> float:
+        return float(signs[thumbs][:, ~thumbs].sum())
+
+    rng = np.random.default_rng(0)
+    found = lead(good)
+    dealt = [abs(lead(rng.permutation(good))) for _ in range(DEALS)]
+    p = (1 + sum(value >= abs(found) for value in dealt)) / (1 + DEALS)
+    between = signs[good][:, ~good]
+    return SaidResult(int((between > 0).sum()), int((between < 0).sum()), p)
 
 
 def with_said(verdict: gate.Verdict, pairs: Sequence[gate.Pair], said: SaidResult) -> gate.Verdict:
@@ -167,7 +180,8 @@ def with_said(verdict: gate.Verdict, pairs: Sequence[gate.Pair], said: SaidResul
     fallen = gate.fallen_categories(pairs)
     low, _ = gate.interval([pair.candidate - pair.current for pair in pairs])
     if said.wins > said.losses and said.p < 0.05 and not fallen and low >= LOWER:
-        reason = f"{said.wins} of {said.wins + said.losses} held-out ratings moved its way, tasks no worse"
+        share = said.wins / (said.wins + said.losses)
+        reason = f"held-out ratings moved its way ({share:.0%} of pairs, p = {said.p:.2g}), tasks no worse"
         return replace(verdict, decision="promote", reason=reason)
     why = f"tasks may be worse ({low * 100:+.1f} points)" if low < LOWER else "held-out ratings did not move"
     return replace(verdict, reason=why, worse=fallen)

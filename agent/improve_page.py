@@ -229,7 +229,10 @@ def _data(work: Work) -> str:
         told.append(("exposure of each canary, bits", bits))
     if facts.get("said"):
         told.append(
-            ("held-out ratings moved its way", f"{facts['said']['wins']} : {facts['said']['losses']}")
+            (
+                "pairs of held-out ratings that moved its way",
+                f"{facts['said']['wins']} : {facts['said']['losses']}",
+            )
         )
     return f'<h2>What it learned from</h2><div class="card"><table>{_pairs(told)}</table></div>'
 

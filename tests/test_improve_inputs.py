@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -215,9 +216,11 @@ def test_pairs_part_at_the_first_token_that_differs() -> None:
 def test_held_out_ratings_have_a_say_only_where_tasks_are_no_worse() -> None:
     held = [Rated((1,), (2, 3), (True, True), number % 2 == 0) for number in range(20)]
     moved = gate_play.moved(held, lambda rows: [1.0 if n % 2 == 0 else -1.0 for n in range(len(rows))])
-    assert (moved.wins, moved.losses) == (20, 0) and moved.p < 0.001
+    assert (moved.wins, moved.losses) == (100, 0) and moved.p < 0.001
     still = gate_play.moved(held, lambda rows: [float(n % 4 < 2) for n in range(len(rows))])
     assert still.p > 0.05
+    one_way = gate_play.moved([replace(one, good=True) for one in held], lambda rows: [1.0] * len(rows))
+    assert (one_way.wins, one_way.losses, one_way.p) == (0, 0, 1.0)
     same = [gate.Pair(str(n), "all", 1.0, 1.0) for n in range(100)]
     verdict = gate.judge(same, 100, (1.0,))
     assert gate_play.with_said(verdict, same, moved).decision == "promote"
