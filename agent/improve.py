@@ -75,7 +75,7 @@ def unfinished(home: Path, current: str) -> Work | None:
     """Return the improvement to go on with; one of another model is closed, for its parent is not in use."""
     open_ones = [work for work in improvements(home) if not work.state.decision]
     for work in open_ones:
-        if work.state.parent != current and not promotion.promoted(home, work.state.id):
+        if current not in (work.state.parent, promotion.promoted(home, work.state.id)):
             work.state.decision, work.state.reason = "kept", "another model came into use meanwhile"
             work.reach("done")
     return next((work for work in reversed(open_ones) if not work.state.decision), None)

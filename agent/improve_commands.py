@@ -61,7 +61,12 @@ def once(settings: Settings, options: Options, goals: list[Goal], as_json: bool)
             file=sys.stderr,
         )
     with progress_line() as say:
-        improve(settings, options, goals=goals, say=say, on_round=lambda report: show(report, as_json))
+        reports = improve(
+            settings, options, goals=goals, say=say, on_round=lambda report: show(report, as_json)
+        )
+    named = load().model
+    if named and any(report.version not in ("", named) for report in reports):
+        print(f"note: a setting names the model {named}, which comes first", file=sys.stderr)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from autogpt.agent.attempts import read_attempts
 from autogpt.agent.improve import ImproveOptions
 from autogpt.agent.improve_state import improvements, read_lines
 from autogpt.agent.improvement import Improvement
-from autogpt.llm.registry import ModelRegistry, facts_of
+from autogpt.llm.registry import NANO, ModelRegistry, facts_of
 
 
 @pytest.fixture(autouse=True)
@@ -91,3 +92,32 @@ def test_a_stop_at_any_stage_keeps_the_old_model_and_goes_on(
     report = study(options=ImproveOptions(attempts=1, seed=5))  # other options: those it began with stand
     assert (report.id, report.decision, report.version) == (begun.state.id, "promoted", "nano@1")
     assert len(improvements(isolated)) == 1 and nano_in_use.current() == "nano@1"
+
+
+def test_a_kill_between_adding_and_using_goes_on_with_the_version_that_is_there(
+    nano_in_use: ModelRegistry, isolated: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(self: ModelRegistry, reference: str) -> str:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(ModelRegistry, "use", killed)
+        study()
+    assert nano_in_use.current() == "nano"
+    assert study().version == "nano@1" == nano_in_use.current()
+    assert [version.reference for version in nano_in_use.list()][-1] == "nano@1"  # added once
+
+
+def test_another_model_in_use_closes_what_was_under_way(
+    nano_in_use: ModelRegistry, isolated: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(School, "finetune", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        study()
+    folder = isolated / "mine"
+    shutil.copytree(NANO, folder)
+    nano_in_use.use(str(folder))
+    report = study()
+    begun = improvements(isolated)[0]
+    assert begun.state.decision == "kept" and "another model" in begun.state.reason
+    assert report.parent == str(folder) and report.version == "mine@1"
