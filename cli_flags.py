@@ -37,7 +37,7 @@ def model_flags(parser: argparse.ArgumentParser) -> None:
 def best_of_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--best-of", type=int, default=1, metavar="N",
-        help="write N candidates for each turn and take the best, by the value head or the surest (default: 1)",
+        help="write N candidates a turn and take the best, by the value head or the surest (default: 1)",
     )  # fmt: skip
 
 
