@@ -378,3 +378,26 @@ def test_a_training_that_is_refused_keeps_the_model(nano_in_use: ModelRegistry) 
     report = study(Refusing)
     assert (report.decision, nano_in_use.current()) == ("kept", "nano")
     assert "too long" in report.reason and study().version == "nano@1"
+
+
+def test_a_gain_on_own_goals_promotes_where_the_rest_is_no_worse() -> None:
+    own = [gate.Pair(f"o{n}", "own harbour", 0.0, 1.0) for n in range(8)]
+    same = [gate.Pair(f"s{n}", "tables", float(n % 2), float(n % 2)) for n in range(200)]
+    verdict = gate.judge([*own, *same], 400)
+    assert verdict.decision in ("keep", "more")  # eight goals do not move the whole
+    assert (
+        "8 won, 0 lost" in gate_play.own_gain([*own, *same]) and gate_play.own_gain([*own[:6], *same]) == ""
+    )
+    assert gate_play.no_worse(verdict, [*own, *same])
+    worse = [gate.Pair(f"w{n}", "words", 1.0, float(n > 15)) for n in range(40)]
+    assert not gate_play.no_worse(verdict, [*own, *same, *worse])
+    assert gate_play.own_gain(same) == ""
+
+
+def test_own_goals_are_played_first(isolated: Path) -> None:
+    from autogpt.agent.improve_goals import Drawn, gate_order
+
+    order = gate_order(Drawn(held_out=goals(5)), None, 3)
+    assert {goal.goal for goal in order[:5]} == set(words(5)) and len(order) == 1345
+    assert [g.id for g in order] == [g.id for g in gate_order(Drawn(held_out=goals(5)), None, 3)]
+    assert order[5:] != gate_order(Drawn(held_out=goals(5)), None, 4)[5:]
