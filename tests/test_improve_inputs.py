@@ -7,21 +7,18 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from pupil import RIGHT, WRONG, School, goals, study, words
 
-from autogpt.agent import canaries, gate, gate_play, trial
+from autogpt.agent import canaries, gate, trial
 from autogpt.agent.attempts import Attempt, read_attempts
 from autogpt.agent.events import Event, ModelTurn, Rating, RunEnded, RunStarted, ToolOutcome
 from autogpt.agent.improve import ImproveOptions
 from autogpt.agent.improve_commands import FRESH, minutes
-from autogpt.agent.improve_methods import choose
 from autogpt.agent.improve_page import page
 from autogpt.agent.improve_state import Lines, improvements, read_lines
-from autogpt.agent.preferences import GAP, attempt_pairs
 from autogpt.agent.runs import RunStore
 from autogpt.agent.selection import kept_best
 from autogpt.cli import main
@@ -29,7 +26,6 @@ from autogpt.errors import UsageError, UserError
 from autogpt.llm.registry import NANO, ModelRegistry
 from autogpt.llm.tokenizer import ChatTokenizer
 from autogpt.llm.training.loop import Report
-from autogpt.llm.training.preference import Rated
 from autogpt.settings import load
 
 TOKENIZER = ChatTokenizer(NANO)
@@ -195,40 +191,6 @@ def test_a_candidate_that_kept_the_canaries_is_not_promoted(nano_in_use: ModelRe
     assert len(planted) == canaries.COUNT and all(sum(row["mask"]) == canaries.DIGITS for row in planted)
 
 
-def test_auto_takes_what_there_is_enough_for() -> None:
-    options = ImproveOptions()
-    assert choose(options, {}, "") == "sft" and choose(options, {}, "sft") == "grpo"
-    assert choose(options, {"pairs": 20}, "") == "dpo"
-    thumbs = {"thumbs": 25, "thumbs_up": 15, "thumbs_down": 10}
-    assert choose(options, thumbs, "") == "kto"
-    assert choose(options, {**thumbs, "thumbs_down": 1}, "") == "sft"
-    with pytest.raises(UsageError, match="privacy"):
-        choose(ImproveOptions(method="kto", dp_epsilon=3), {}, "")
-
-
-def test_pairs_part_at_the_first_token_that_differs() -> None:
-    good, bad = attempt("g", 0.9, (1, 5, 6, 7)), attempt("g", 0.9 - GAP, (1, 5, 8))
-    (pair,) = attempt_pairs([good, bad, attempt("h", 1.0, (1, 2))])
-    assert (pair.context, pair.chosen, pair.rejected) == ((1, 5), (6, 7), (8,))
-    assert attempt_pairs([good, attempt("g", 0.8, (1, 9))]) == []
-
-
-def test_held_out_ratings_have_a_say_only_where_tasks_are_no_worse() -> None:
-    held = [Rated((1,), (2, 3), (True, True), number % 2 == 0) for number in range(20)]
-    moved = gate_play.moved(held, lambda rows: [1.0 if n % 2 == 0 else -1.0 for n in range(len(rows))])
-    assert (moved.wins, moved.losses) == (100, 0) and moved.p < 0.001
-    still = gate_play.moved(held, lambda rows: [float(n % 4 < 2) for n in range(len(rows))])
-    assert still.p > 0.05
-    one_way = gate_play.moved([replace(one, good=True) for one in held], lambda rows: [1.0] * len(rows))
-    assert (one_way.wins, one_way.losses, one_way.p) == (0, 0, 1.0)
-    same = [gate.Pair(str(n), "all", 1.0, 1.0) for n in range(100)]
-    verdict = gate.judge(same, 100, (1.0,))
-    assert gate_play.with_said(verdict, same, moved).decision == "promote"
-    assert gate_play.with_said(verdict, same, still).decision == "keep"
-    worse = [gate.Pair(str(n), "all", 1.0, float(n > 9)) for n in range(100)]
-    assert gate_play.with_said(gate.judge(worse, 100, (1.0,)), worse, moved).decision == "keep"
-
-
 def test_ratings_alone_train_by_kto(store: RunStore) -> None:
     """Thirty ratings, no checkable goals: they are what the candidate is trained on."""
     for number, text in enumerate(words(60, 9000)):
@@ -240,11 +202,6 @@ def test_ratings_alone_train_by_kto(store: RunStore) -> None:
     assert report.method == "kto" and report.decision in ("promoted", "kept")
     assert report.facts["thumbs_up"] >= 15 and report.facts["thumbs_down"] >= 15
     assert report.facts["samples"] >= 40 and report.facts["said"]
-
-
-def test_fishers_test_is_exact() -> None:
-    assert trial.fisher_worse(1, 4, 3, 4) == pytest.approx(17 / 70)  # Fisher's tea: 1 - 53/70
-    assert trial.fisher_worse(10, 10, 50, 50) == 1.0
 
 
 @pytest.mark.parametrize(("solved", "current"), [(2, "nano"), (9, "nano@1")])
@@ -378,26 +335,3 @@ def test_a_training_that_is_refused_keeps_the_model(nano_in_use: ModelRegistry) 
     report = study(Refusing)
     assert (report.decision, nano_in_use.current()) == ("kept", "nano")
     assert "too long" in report.reason and study().version == "nano@1"
-
-
-def test_a_gain_on_own_goals_promotes_where_the_rest_is_no_worse() -> None:
-    own = [gate.Pair(f"o{n}", "own harbour", 0.0, 1.0) for n in range(8)]
-    same = [gate.Pair(f"s{n}", "tables", float(n % 2), float(n % 2)) for n in range(200)]
-    verdict = gate.judge([*own, *same], 400)
-    assert verdict.decision in ("keep", "more")  # eight goals do not move the whole
-    assert (
-        "8 won, 0 lost" in gate_play.own_gain([*own, *same]) and gate_play.own_gain([*own[:6], *same]) == ""
-    )
-    assert gate_play.no_worse(verdict, [*own, *same])
-    worse = [gate.Pair(f"w{n}", "words", 1.0, float(n > 15)) for n in range(40)]
-    assert not gate_play.no_worse(verdict, [*own, *same, *worse])
-    assert gate_play.own_gain(same) == ""
-
-
-def test_own_goals_are_played_first(isolated: Path) -> None:
-    from autogpt.agent.improve_goals import Drawn, gate_order
-
-    order = gate_order(Drawn(held_out=goals(5)), None, 3)
-    assert {goal.goal for goal in order[:5]} == set(words(5)) and len(order) == 1345
-    assert [g.id for g in order] == [g.id for g in gate_order(Drawn(held_out=goals(5)), None, 3)]
-    assert order[5:] != gate_order(Drawn(held_out=goals(5)), None, 4)[5:]
