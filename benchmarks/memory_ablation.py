@@ -1,12 +1,13 @@
 """What memory is worth: the memory suite with and without it, and other suites with a full memory beside.
 
-    python benchmarks/memory_ablation.py [--model small | --model reader] [--part suite free] [--limit N]
+    python benchmarks/memory_ablation.py [--model small | reader] [--part suite free shown] [--limit N]
 
 Four figures. Success on ``suites/memory.jsonl`` with memory and without; success on goals that need none,
 without memory and with one that holds forty unrelated things; and the time per goal of those, with over
 without (recorded work: model, tools and memory; in turns, so that a busy machine slows both). ``reader``
 is a scripted model that uses what it is shown and nothing else: it measures the memory, where the model
-of the day is too weak to show it.
+of the day is too weak to show it. ``shown`` needs no model: how often goals that need no memory would be
+shown one of the forty, by suite.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from makers import memory as maker
 from autogpt.agent.evaluate import Evaluation, evaluate
 from autogpt.agent.goal import Goal, load_goals
 from autogpt.agent.memories import SuiteMemories
+from autogpt.agent.remembering import BUDGET, KINDS
 from autogpt.agent.result import RunResult
 from autogpt.agent.setup import open_brain, open_registry, tool_names, with_model
 from autogpt.llm.message import Brain, Prompt, ToolCall
@@ -149,10 +151,23 @@ def measure(model: str, limit: int | None, parts: Sequence[str]) -> dict[str, An
             found[name] = {
                 key: report[key] for key in ("n", "passed", "pass_rate", "wilson95", "by_category")
             }
+    if "shown" in parts:
+        found["shown of forty unrelated"] = {name: shown(goals_of(name)) for name in FREE}
     if "free" in parts and model != "reader":
         free = [goal for name in FREE for goal in goals_of(name)]
         found |= beside(free, lambda goals, memories: run("free", goals, memories).rows)
     return found
+
+
+def shown(goals: Sequence[Goal]) -> dict[str, float]:
+    """Return how many of the goals would be shown an entry of a memory that has nothing for them."""
+    memories = SuiteMemories(unrelated())
+    memory = memories.of(goals[0])
+    assert memory is not None
+    found = [memory.memory.recall(goal.goal, memory.namespaces, BUDGET, KINDS).hits for goal in goals]
+    memories.close(goals[0])
+    count = len(goals)
+    return {"goals": count, "share": sum(map(bool, found)) / count, "lines": sum(map(len, found)) / count}
 
 
 def beside(
@@ -184,7 +199,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="small", help="as for autogpt eval, or reader (default: small)")
-    parser.add_argument("--part", nargs="+", choices=("suite", "free"), default=["suite", "free"])
+    parser.add_argument("--part", nargs="+", choices=("suite", "free", "shown"), default=["suite", "free"])
     parser.add_argument("--limit", type=int, help="goals of each suite")
     parser.add_argument("--json", metavar="FILE", help="write the figures here")
     args = parser.parse_args()
