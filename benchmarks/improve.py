@@ -29,6 +29,7 @@ from makers.public import table_file
 
 from autogpt.agent.goal import Goal
 from autogpt.agent.improve import ImproveOptions, ImproveReport, improve
+from autogpt.agent.improve_goals import shipped_gate
 from autogpt.llm.registry import ModelRegistry
 from autogpt.settings import Settings, bound_spinning, load
 
@@ -54,6 +55,7 @@ def rounds(
     goals: Sequence[Goal],
     options: ImproveOptions,
     on_round: Callable[[ImproveReport], None],
+    gate_goals: Sequence[Goal] | None = None,
 ) -> None:
     """Improve as often as ``options`` say, going on where an earlier call was killed."""
     done = settings.home / "rounds.jsonl"
@@ -69,7 +71,8 @@ def rounds(
 
     left = options.rounds - len(ended)
     if left > 0:
-        improve(settings, options.model_copy(update={"rounds": left}), goals=goals, say=say, on_round=note)
+        options = options.model_copy(update={"rounds": left})
+        improve(settings, options, goals=goals, gate_goals=gate_goals, say=say, on_round=note)
 
 
 def say(text: str, share: float | None, detail: str) -> None:
@@ -140,14 +143,15 @@ def replay(args: argparse.Namespace, settings: Settings, data: Path) -> list[Rec
 
 
 def domain(args: argparse.Namespace, settings: Settings, data: Path) -> list[Record]:
-    """40 goals over two unfamiliar tools; judged on 100 others."""
+    """40 goals over two unfamiliar tools, measured on 100 others; the gate plays others and ordinary ones."""
     own = home(args.out / f"domain-{args.seed}", settings)
     harbour.install(own.home / "plugin")
     train, held_out = harbour.goals(40, args.seed), harbour.goals(100, 1000 + args.seed)
     first = _first(own)
     before = played(own, first, held_out)
     options = options_of(args, rounds=args.rounds or 1, attempts=max(args.attempts, 8))
-    rounds(own, train, options, lambda report: None)
+    judging = [*harbour.goals(100, 2000 + args.seed), *shipped_gate()[:100]]
+    rounds(own, train, options, lambda report: None, judging)
     current = ModelRegistry(own.home).current()
     return [show(f"harbour, {first} against {current}", before, played(own, current, held_out))]
 
