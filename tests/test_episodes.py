@@ -277,8 +277,8 @@ def test_dates_that_do_not_exist_are_left_out(monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_file_is_made_again_alike(tmp_path: Path, chat_folder: Path) -> None:
     heard: list[int] = []
-    report = make(tmp_path / "one", chat_folder, seed=1, scale=0.002, progress=heard.append)
-    make(tmp_path / "two", chat_folder, seed=1, scale=0.002)
+    report = make(tmp_path / "one", chat_folder, seed=1, scale=0.004, progress=heard.append)
+    make(tmp_path / "two", chat_folder, seed=1, scale=0.004)
     kept = 0
     for name in ("train.jsonl.zst", "valid.jsonl.zst"):
         raw = (tmp_path / "one" / name).read_bytes()

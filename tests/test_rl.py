@@ -134,7 +134,7 @@ def test_divergence_is_priced_from_the_current_model_on(
     moved = {}
     for kl in (0.0, 30.0):
         engine = Engine(tiny_score, tiny_adapter)
-        settings = make(str(kl), steps=3, kl=kl, learning_rate=5e-3)
+        settings = make(str(kl), steps=8, kl=kl, learning_rate=5e-3)
         report = train_grpo(settings, ["a", "b"], engine.roll, engine.publish, progress=lambda _: None)
         moved[kl] = sum(
             abs(
