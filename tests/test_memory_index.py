@@ -28,7 +28,7 @@ from autogpt.memory.store import MemoryStore
 from autogpt.settings import load
 
 DIMENSION = 24
-PROJECT = "/work/project"
+PROJECT = "/home/ada/project"
 BOTH = (GLOBAL, PROJECT)
 
 

@@ -154,7 +154,7 @@ def test_langchain_sees_memory_as_a_vector_store(tmp_path: Path) -> None:
     from autogpt.memory.langchain_store import MemoryVectorStore
 
     store, embedder = MemoryStore(tmp_path), Words("words", 512)
-    memory = MemoryVectorStore(store, embedder, open_index(store, embedder), namespace="/work/project")
+    memory = MemoryVectorStore(store, embedder, open_index(store, embedder), namespace="/home/ada/project")
     ids = memory.add_texts(["amber boat", "beige chair"], [{"source": "/a.md"}, {}])
     assert memory.add_texts(["amber boat"]) == ids[:1], "what is there is not written twice"
     assert memory.add_texts([]) == []
@@ -168,7 +168,7 @@ def test_langchain_sees_memory_as_a_vector_store(tmp_path: Path) -> None:
     assert found.metadata["namespace"] == GLOBAL and score == pytest.approx(1.0, abs=1e-5)
     assert {d.metadata["namespace"] for d in memory.similarity_search("coral door", k=9)} == {
         GLOBAL,
-        "/work/project",
+        "/home/ada/project",
     }
     assert [d.page_content for d in memory.similarity_search("amber", k=3, kind="fact")] == ["coral door"]
     retriever = memory.as_retriever(search_kwargs={"k": 1})
