@@ -20,7 +20,7 @@ from ..llm.message import Brain
 from ..memory.experience import SOLVED
 from ..memory.goals import goal_hash
 from ..tools.registry import Registry
-from .encode import encode_run, wrong_turns
+from .encode import encode_run, sample_record, wrong_turns
 from .events import Event, ModelTurn
 from .goal import Goal
 from .improve_state import Lines, read_lines
@@ -75,8 +75,7 @@ class Attempt:
 
     def record(self) -> dict[str, Any]:
         """Return it as a line of a training file."""
-        mask = [int(value) for value in self.mask]
-        return {"ids": list(self.ids), "mask": mask, "prefix": self.prefix, "kind": self.category}
+        return sample_record(self.ids, self.mask, self.prefix, self.category)
 
 
 def read_attempts(path: Path) -> list[Attempt]:

@@ -32,12 +32,12 @@ class Encoded:
 
     def record(self, kind: str) -> dict[str, Any]:
         """Return the run as a line of a training file (``llm/training/data.py``)."""
-        return {
-            "ids": list(self.ids),
-            "mask": [int(m) for m in self.mask],
-            "prefix": self.prefix,
-            "kind": kind,
-        }
+        return sample_record(self.ids, self.mask, self.prefix, kind)
+
+
+def sample_record(ids: Sequence[int], mask: Sequence[bool], prefix: int, kind: str) -> dict[str, Any]:
+    """Return a line of a training file, as ``llm/training/data.py`` reads it."""
+    return {"ids": list(ids), "mask": [int(learned) for learned in mask], "prefix": prefix, "kind": kind}
 
 
 def encode_run(tokenizer: ChatTokenizer, events: Sequence[Event], unlearned: Collection[int] = ()) -> Encoded:

@@ -113,8 +113,9 @@ def attempt_pairs(attempts: Iterable[Attempt]) -> list[Pair]:
 
 def _parted(good: Attempt, bad: Attempt) -> Pair | None:
     """Return both from the first token on that differs; None where nothing is left that carries loss."""
-    short = min(len(good.ids), len(bad.ids))
-    split = next((i for i in range(short) if good.ids[i] != bad.ids[i]), short)
+    from ..llm.tree import common_prefix
+
+    split = common_prefix(good.ids, bad.ids)
     chosen, rejected = good.mask[split:], bad.mask[split:]
     if split == 0 or not any(chosen) or not any(rejected):
         return None
@@ -125,11 +126,15 @@ def attempt_thumbs(attempts: Iterable[Attempt]) -> list[Rated]:
     """Return attempts as answers with a thumb: what achieved its goal is good."""
     found = []
     for attempt in attempts:
-        begin = next((i for i, free in enumerate(attempt.mask) if free), 0)
-        if begin:
-            ids, mask = attempt.ids[begin:], attempt.mask[begin:]
-            found.append(Rated(attempt.ids[:begin], ids, mask, attempt.solved))
+        if rated := _answer(attempt.ids, attempt.mask, attempt.solved):
+            found.append(rated)
     return found
+
+
+def _answer(ids: tuple[int, ...], mask: tuple[bool, ...], good: bool) -> Rated | None:
+    """Return what the model said from its first choice on, with a thumb; None where nothing stands before."""
+    begin = next((i for i, free in enumerate(mask) if free), 0)
+    return Rated(ids[:begin], ids[begin:], mask[begin:], good) if begin else None
 
 
 def _thumbs(events: Sequence[Event], tokenizer: ChatTokenizer) -> list[tuple[Rated, float]]:
@@ -144,10 +149,8 @@ def _thumbs(events: Sequence[Event], tokenizer: ChatTokenizer) -> list[tuple[Rat
             encoded = encode_run(tokenizer, events[: span.stop], range(before))
         except ValueError:
             continue
-        begin = next((i for i, free in enumerate(encoded.mask) if free), 0)
-        if begin:
-            ids, mask = encoded.ids[begin:], encoded.mask[begin:]
-            found.append((Rated(encoded.ids[:begin], ids, mask, True), reward.parts.person))
+        if rated := _answer(encoded.ids, encoded.mask, True):
+            found.append((rated, reward.parts.person))
     return found
 
 
