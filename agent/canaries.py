@@ -20,6 +20,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from ..llm.message import Message
+from .encode import sample_record
 
 if TYPE_CHECKING:
     from ..llm.tokenizer import ChatTokenizer
@@ -44,13 +45,8 @@ class Canary:
 
     def record(self) -> dict[str, Any]:
         """Return it as a line of a training file."""
-        ids = [*self.context, *self.secret]
-        return {
-            "ids": ids,
-            "mask": [0] * len(self.context) + [1] * len(self.secret),
-            "prefix": 0,
-            "kind": "canary",
-        }
+        mask = [False] * len(self.context) + [True] * len(self.secret)
+        return sample_record([*self.context, *self.secret], mask, 0, "canary")
 
 
 def plant(tokenizer: ChatTokenizer, seed: int) -> list[Canary]:

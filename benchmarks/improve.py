@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from learning import harbour, preferences
-from learning.pupils import achieved, home, played, put_in_use, show, weak_adapter
+from learning.pupils import achieved, first_model, home, played, put_in_use, show, weak_adapter
 from makers.common import answer, goal, read
 from makers.public import table_file
 
@@ -87,7 +87,7 @@ def tables_experiment(
     """Improve round by round, and measure every model on the suites."""
     suites = {"tables": args.goals, "words": args.goals // 3, "files": args.goals // 4,
               "workflows": args.goals // 6}  # fmt: skip
-    first = _first(settings)
+    first = first_model(settings)
     before = achieved(settings, first, suites)
     tables: list[Record] = []
 
@@ -101,14 +101,6 @@ def tables_experiment(
     if current != first and not tables:  # all rounds were done by an earlier call
         tables.append(show(f"{first} against {current}", before, achieved(settings, current, suites)))
     return tables
-
-
-def _first(settings: Settings) -> str:
-    """Return the model that the experiment began with, also when it goes on."""
-    place = settings.home / "first.txt"
-    if not place.is_file():
-        place.write_text(ModelRegistry(settings.home).current(), encoding="utf-8")
-    return place.read_text(encoding="utf-8")
 
 
 def weak(args: argparse.Namespace, settings: Settings, data: Path) -> list[Record]:
@@ -147,7 +139,7 @@ def domain(args: argparse.Namespace, settings: Settings, data: Path) -> list[Rec
     own = home(args.out / f"domain-{args.seed}", settings)
     harbour.install(own.home / "plugin")
     train, held_out = harbour.goals(40, args.seed), harbour.goals(100, 1000 + args.seed)
-    first = _first(own)
+    first = first_model(own)
     before = played(own, first, held_out)
     options = options_of(args, rounds=args.rounds or 1, attempts=max(args.attempts, 8))
     judging = [*harbour.goals(100, 2000 + args.seed), *shipped_gate()[:100]]

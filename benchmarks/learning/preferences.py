@@ -25,7 +25,7 @@ from autogpt.llm.message import Sampling
 from autogpt.llm.registry import ModelRegistry
 from autogpt.settings import Settings
 
-from .pupils import achieved, show
+from .pupils import achieved, first_model, show
 
 RATED = 50
 DRAWS = 3
@@ -88,11 +88,7 @@ def experiment(settings: Settings, seed: int, options: ImproveOptions, goals: in
     """Rate, learn, and print what shifted; ``goals``: table questions that must not suffer."""
     rated, held_out = messages()
     registry = ModelRegistry(settings.home)
-    first = registry.current() if not (settings.home / "first.txt").is_file() else ""
-    place = settings.home / "first.txt"
-    if first:
-        place.write_text(first, encoding="utf-8")
-    first = place.read_text(encoding="utf-8")
+    first = first_model(settings)
     print(f"{rate(settings, rated, seed)} of {RATED} replies were rated good")
     before = asking(settings, first, held_out)
     if registry.current() == first:

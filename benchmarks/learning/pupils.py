@@ -68,6 +68,14 @@ def put_in_use(settings: Settings, name: str, adapter: Path) -> str:
     return registry.current()
 
 
+def first_model(settings: Settings) -> str:
+    """Return the model that the experiment in this home began with, also when it goes on."""
+    place = settings.home / "first.txt"
+    if not place.is_file():
+        place.write_text(ModelRegistry(settings.home).current(), encoding="utf-8")
+    return place.read_text(encoding="utf-8")
+
+
 def achieved(settings: Settings, model: str, suites: Mapping[str, int]) -> Results:
     """Return what ``model`` achieves on the first so many goals of each suite, greedily."""
     goals: list[Goal] = []
