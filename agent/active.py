@@ -18,7 +18,7 @@ from .deliver import deliver
 from .events import CheckResult, Event, RunEnded, RunInterrupted, RunStarted, ToolIntent
 from .goal import Goal
 from .journal import DatabaseJournal
-from .loop import Act, Stop
+from .loop import Act, Stop, Think
 from .remembering import RunMemory
 from .result import resolved_answer, stub_calls
 from .steps import Workbench
@@ -39,6 +39,8 @@ class ActiveRun:
     on_event: Callable[[str, Event], None] | None = None
     stopped: Stop | None = None
     """Why there is nothing to do now: it ended, or waits for a person or a message."""
+    asked: Think | None = None
+    """What the model is answering, where several runs go side by side."""
 
     @property
     def id(self) -> str:

@@ -1,7 +1,7 @@
 """The in-memory driver: many goals at once, their model calls batched; for evaluation and RL.
 
-Each goal gets a scratch workspace; journals are lists. Every round asks the model once for all goals
-that wait for it. Nobody is there to ask: a call that is not granted is refused, and a question ends a
+Each goal gets a scratch workspace; journals are lists. A goal's next model call joins the batch of
+those under way (:mod:`autogpt.llm.flow`). Nobody is there to ask: a call that is not granted is refused, and a question ends a
 goal (in a conversation it waits for the next message). Nothing survives the process, nothing is
 delivered: use ``runner`` for real work.
 """
@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from ..errors import ToolError
 from ..llm.brain import ContextOverflow
+from ..llm.flow import Flow, flow_of
 from ..llm.message import Brain, Sampling, Turn
 from ..llm.schema import GrammarError
 from ..tools.policy import decide_call
@@ -32,6 +33,9 @@ from .state import State
 from .steps import Workbench, model_turn, opening
 from .toolset import goal_tools
 
+UNFIT = (ContextOverflow, GrammarError)
+"""What a model that cannot take a prompt raises."""
+
 
 @dataclass
 class Episode:
@@ -44,6 +48,8 @@ class Episode:
     memory: RunMemory | None = None
     result: RunResult | None = None
     sampling: Sampling = field(default_factory=Sampling)
+    asked: Think | None = None
+    """What the model is answering."""
 
     @property
     def started(self) -> RunStarted:
@@ -97,21 +103,29 @@ class Rollout:
 
     def stream(self, goals: Iterable[Goal]) -> Iterator[tuple[int, Episode]]:
         """Yield (index of the goal, episode) as goals end."""
-        waiting = iter(enumerate(goals))
+        waiting = enumerate(goals)
         active: dict[int, Episode] = {}
+        flow = flow_of(self.brain)
+        due: list[int] = []
         try:
             while True:
-                while len(active) < self.parallel:
-                    item = next(waiting, None)
-                    if item is None:
-                        break
+                while len(active) < self.parallel and (item := next(waiting, None)) is not None:
                     active[item[0]] = self.open(item[1])
+                    due.append(item[0])
                 if not active:
                     return
-                for number in self._round(active):
+                # a free place is filled before the model goes on
+                number = due.pop(0) if due else None
+                if number is None:
+                    due = self._ready(flow, active)
+                    continue
+                think = self.advance(active[number])
+                if think is None:
                     episode = active.pop(number)
                     self.close(episode)
                     yield number, episode
+                elif not self._put(flow, active[number], number, think):
+                    due.append(number)
         finally:
             for episode in active.values():
                 self.close(episode)
@@ -151,19 +165,29 @@ class Rollout:
         sampling = Sampling(temperature=self.temperature, seed=self.seed, best_of=self.best_of)
         return Episode(goal, [started], bench, workspace, memory, sampling=sampling)
 
-    def _round(self, active: Mapping[int, Episode]) -> list[int]:
-        """Advance every episode to its next model call, then ask the model for all; return the ended."""
-        thinks: list[tuple[Episode, Think]] = []
-        ended: list[int] = []
-        for number, episode in active.items():
-            think = self.advance(episode)
-            if think is None:
-                ended.append(number)
-            else:
-                thinks.append((episode, think))
-        if thinks:
-            self.think(thinks)
-        return ended
+    def _put(self, flow: Flow, episode: Episode, number: int, think: Think) -> bool:
+        """Have the model answer; False if it cannot take the prompt, which costs the goal, not the suite."""
+        try:
+            flow.put(number, think.prompt(episode.name, episode.sampling))
+        except UNFIT as error:
+            episode.events.append(model_turn(think, Turn(None, "", invalid=str(error))))
+            return False
+        episode.asked = think
+        return True
+
+    def _ready(self, flow: Flow, active: Mapping[int, Episode]) -> list[int]:
+        """Wait for turns of the model and append them; return whose they are."""
+        try:
+            turns = flow.ready()
+        except UNFIT as error:
+            if len(active) > 1:
+                raise
+            turns = [(number, Turn(None, "", invalid=str(error))) for number in active]
+        for number, turn in turns:
+            episode = active[number]
+            assert episode.asked is not None
+            episode.events.append(model_turn(episode.asked, turn))
+        return [number for number, _ in turns]
 
     def think(self, thinks: Sequence[tuple[Episode, Think]]) -> None:
         """Ask the model for all of ``thinks`` in one batch and append its turns.
@@ -173,7 +197,7 @@ class Rollout:
         prompts = [think.prompt(episode.name, episode.sampling) for episode, think in thinks]
         try:
             turns = self.brain.respond(prompts)
-        except (ContextOverflow, GrammarError) as error:
+        except UNFIT as error:
             if len(prompts) > 1:
                 raise
             turns = [Turn(None, "", invalid=str(error))]

@@ -4,22 +4,23 @@ For a call: commit the intent, run it in process, commit the outcome. After a cr
 the events and decides again; a call whose outcome was lost is run again when it is pure, verified
 first when it is idempotent, and reported as uncertain, never repeated, when it is neither. A model
 turn that was not committed is simply asked for again. Several goals go side by side in one thread:
-their model calls are one batch, their tools run in turn.
+a goal's model call joins the batch of those under way (:mod:`autogpt.llm.flow`).
 
-Limit: a call that runs in process is only as interruptible as its body; Ctrl-C during it is a lost
-outcome like any other.
+Limits: a call that runs in process is only as interruptible as its body; Ctrl-C during it is a lost
+outcome like any other. While a goal's tool works, the goals beside it wait.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from ..errors import ToolError, UsageError, UserError
-from ..llm.message import Brain, Sampling
+from ..llm.flow import Flow, flow_of
+from ..llm.message import Brain, Sampling, Turn
 from ..tools.policy import Verdict, decide_call
 from ..tools.registry import Registry
 from .active import ActiveRun, may_write
@@ -239,31 +240,40 @@ class Runner:
             log.warning("run %s began with other weights of %s", started.run, started.model)
 
     def _drive_all(self, openers: Sequence[Callable[[], ActiveRun]], parallel: int) -> list[RunResult]:
+        """Carry all runs to their ends; a run's next model call joins the batch of those under way."""
         waiting = deque(enumerate(openers))
         active: dict[int, ActiveRun] = {}
         results: dict[int, RunResult] = {}
+        on_text = self.on_text
+        heard = (lambda number, piece: on_text(active[number].id, piece)) if on_text else None
+        flow = flow_of(self.brain, heard)
+        due: list[int] = []
         try:
-            while waiting or active:
+            while True:
                 while waiting and len(active) < max(1, parallel):
                     number, opener = waiting.popleft()
                     try:
                         active[number] = opener()
+                        due.append(number)
                     except Paused:
                         raise
                     except UserError as error:
                         if len(openers) == 1:
                             raise
                         results[number] = _not_opened(number, error)
-                thinks = []
-                for number, run in list(active.items()):
-                    think = self.advance(run)
-                    if think is not None:
-                        thinks.append((run, think))
-                        continue
-                    results[number] = self.result(run)
+                if not active:
+                    break
+                # a free place is filled before the model goes on
+                if not due:
+                    due = self._ready(flow, active)
+                    continue
+                number = due.pop(0)
+                think = self.advance(active[number])
+                if think is None:
+                    results[number] = self.result(active[number])
                     self.close(active.pop(number))
-                if thinks:
-                    self.think(thinks)
+                elif not self._put(flow, active[number], number, think, len(openers) == 1):
+                    due.append(number)
         except KeyboardInterrupt:
             for run in active.values():
                 run.interrupt("stopped by the user")
@@ -276,6 +286,27 @@ class Runner:
             for run in active.values():
                 self.close(run)
         return [results[number] for number in sorted(results)]
+
+    def _put(self, flow: Flow, run: ActiveRun, number: int, think: Think, alone: bool) -> bool:
+        """Have the model answer; False if it cannot take the prompt, which among several costs the goal."""
+        try:
+            flow.put(number, think.prompt(run.id, self.sampling))
+        except UserError as error:
+            if alone:
+                raise
+            run.append(model_turn(think, Turn(None, "", invalid=str(error))))
+            return False
+        run.asked = think
+        return True
+
+    def _ready(self, flow: Flow, active: Mapping[int, ActiveRun]) -> list[int]:
+        """Wait for turns of the model and commit them; return whose they are."""
+        turns = flow.ready()
+        for number, turn in turns:
+            run = active[number]
+            assert run.asked is not None
+            run.append(model_turn(run.asked, turn))
+        return [number for number, _ in turns]
 
     def _act(self, run: ActiveRun, act: Act) -> None:
         """Carry out one call: permission, intent, effect, outcome; each committed before the next."""

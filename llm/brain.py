@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from ..errors import ModelUnavailable, UserError
 from .best import Scorer, best, candidates
+from .flow import OnText
 from .grammar import GrammarCompiler, parse_call
 from .ledger import ContextOverflow, ledger, overflow
 from .message import Message, Prompt, Sampling, Turn
@@ -35,9 +36,6 @@ if TYPE_CHECKING:
 __all__ = ["ContextOverflow", "LocalModel", "OnText"]
 
 log = logging.getLogger(__name__)
-OnText = Callable[[int, str], None]
-_UNHEARD = -1
-"""Place of one candidate among several: its text is passed on when it has been chosen."""
 
 
 class LocalModel:
@@ -114,22 +112,22 @@ class LocalModel:
         the others are answered.
         """
         turns: list[Turn | None] = [None] * len(prompts)
-        groups: dict[int, list[Request]] = {}
+        flow = self.flow(on_text)
         for i, prompt in enumerate(prompts):
             try:
-                groups[i] = candidates(self._request(prompt))
+                flow.put(i, prompt)
             except UserError as error:
                 if len(prompts) == 1:
                     raise
                 turns[i] = Turn(None, "", invalid=str(error))
-        places = [i if len(group) == 1 else _UNHEARD for i, group in groups.items() for _ in group]
-        stream = None if on_text is None else _Stream(self.tokenizer, places, on_text)
-        answers = iter(self.engine.generate([r for group in groups.values() for r in group], stream))
-        for i, group in groups.items():
-            turn = turns[i] = self._pick(prompts[i], group, [self._turn(next(answers)) for _ in group])
-            if on_text is not None and len(group) > 1:
-                on_text(i, turn.text)
+        while ready := flow.ready():
+            for i, turn in ready:
+                turns[i] = turn
         return [turn for turn in turns if turn is not None]
+
+    def flow(self, on_text: OnText | None = None) -> LocalFlow:
+        """Open a flow: prompts that join the batch under way (:mod:`.flow`)."""
+        return LocalFlow(self, on_text)
 
     def states(self, prompts: Sequence[Prompt], turns: Sequence[Turn]) -> Tensor:
         """Return the last hidden state after each turn, ``[n, width]``: what a value head reads.
@@ -151,8 +149,9 @@ class LocalModel:
             if 0 < len(ids) < self.context:
                 self.engine.prefill(prompt.session, ids)
 
-    def _pick(self, prompt: Prompt, group: Sequence[Request], turns: Sequence[Turn]) -> Turn:
+    def pick(self, prompt: Prompt, group: Sequence[Request], answers: Sequence[Generated]) -> Turn:
         """Keep the best of a prompt's candidates, in the prompt's own session."""
+        turns = [self._turn(answer) for answer in answers]
         chances = self._chances(prompt, group, turns)
         place = best(prompt, turns, self.scorer, chances)
         if place:
@@ -200,7 +199,9 @@ class LocalModel:
         session = f"generate-{uuid4().hex}"
         chosen = sampling or Sampling(max_tokens=max_tokens)
         request = Request(session, ids, None, chosen, frozenset(self.tokenizer.stop_ids))
-        stream = None if on_text is None else _Stream(self.tokenizer, [0], lambda _, piece: on_text(piece))
+        stream = None if on_text is None else _Stream(self.tokenizer, lambda _, piece: on_text(piece))
+        if stream is not None:
+            stream.places[0] = 0
         try:
             answer = self.engine.generate([request], stream)[0]
         finally:
@@ -213,7 +214,8 @@ class LocalModel:
         """Forget the keys and values kept for ``session``."""
         self.engine.close(session)
 
-    def _request(self, prompt: Prompt) -> Request:
+    def request(self, prompt: Prompt) -> Request:
+        """Return what the engine is asked; UserError for a prompt too long or calls without a grammar."""
         from .engine import Request
 
         grammar = self.compiler.compile(prompt.calls, self.thought_chars)
@@ -262,18 +264,67 @@ def value_in(folder: Path, loaded: LoadedModel) -> ValueHead | None:
         return None
 
 
+class LocalFlow:
+    """A flow on a local model's engine, with all candidates of a prompt (``Sampling.best_of``) beside each other."""
+
+    def __init__(self, model: LocalModel, on_text: OnText | None = None) -> None:
+        self._model, self._on_text = model, on_text
+        self._stream = None if on_text is None else _Stream(model.tokenizer, on_text)
+        self._batch = model.engine.batch(self._stream)
+        self._asked: dict[int, _Asked] = {}
+        """By the engine's number of each candidate."""
+
+    def put(self, number: int, prompt: Prompt) -> None:
+        """Let ``prompt`` join; raises what :meth:`LocalModel.respond` does for a single one."""
+        asked = _Asked(number, prompt, candidates(self._model.request(prompt)))
+        for request in asked.group:
+            place = self._batch.add(request)
+            self._asked[place] = asked
+            asked.places.append(place)
+        if self._stream is not None and len(asked.group) == 1:
+            self._stream.places[asked.places[0]] = number
+
+    def ready(self) -> list[tuple[int, Turn]]:
+        """Decode until at least one prompt is answered; return the answered."""
+        ready: list[tuple[int, Turn]] = []
+        while not ready and self._batch:
+            for place, answer in self._batch.finished():
+                asked = self._asked.pop(place)
+                asked.answers[place] = answer
+                if len(asked.answers) < len(asked.group):
+                    continue
+                answers = [asked.answers[place] for place in asked.places]
+                turn = self._model.pick(asked.prompt, asked.group, answers)
+                if self._on_text is not None and len(asked.group) > 1:
+                    self._on_text(asked.number, turn.text)
+                ready.append((asked.number, turn))
+        return ready
+
+
+@dataclass(eq=False)
+class _Asked:
+    """A prompt under way and the candidates of its turn."""
+
+    number: int
+    prompt: Prompt
+    group: list[Request]
+    places: list[int] = field(default_factory=list)
+    answers: dict[int, Generated] = field(default_factory=dict)
+
+
 class _Stream:
     """Turns new ids into new text; a character spread over tokens waits until it is whole."""
 
-    def __init__(self, tokenizer: ChatTokenizer, places: Sequence[int], on_text: OnText) -> None:
+    def __init__(self, tokenizer: ChatTokenizer, on_text: OnText) -> None:
         self._tokenizer = tokenizer
-        self._places = places
+        self.places: dict[int, int] = {}
+        """From the engine's number to the caller's; what is not here is not heard."""
         self._on_text = on_text
         self._ids: dict[int, list[int]] = {}
         self._said: dict[int, int] = {}
 
     def __call__(self, index: int, ids: list[int]) -> None:
-        if self._places[index] == _UNHEARD:
+        if index not in self.places:
             return
         so_far = self._ids.setdefault(index, [])
         so_far.extend(ids)
@@ -281,4 +332,4 @@ class _Stream:
         said = self._said.get(index, 0)
         if len(text) > said and not text.endswith("\ufffd"):
             self._said[index] = len(text)
-            self._on_text(self._places[index], text[said:])
+            self._on_text(self.places[index], text[said:])

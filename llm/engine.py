@@ -22,11 +22,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
 
-from ..errors import DefectError
+from .batch import Batch
 from .cache import WORTH_COPYING, Sessions, common_prefix, default_budget
 from .choosing import Chooser, Work
 from .drafts import Acceptance, Drafter, Said
@@ -100,6 +101,7 @@ class Engine:
         self._grown = False
         """Memory was taken since the budget was last looked at."""
         self._lock = threading.RLock()
+        self._batches: WeakSet[Batch] = WeakSet()
         self._context = int(getattr(loaded.config, "max_position_embeddings", 0)) or 1 << 30
         self._drafts = drafts == "ngram"
         self._forced = forced
@@ -116,28 +118,37 @@ class Engine:
         are a caller's bug (:class:`~autogpt.errors.DefectError`). An interruption leaves every
         session usable.
         """
-        names = {request.session for request in requests}
-        if len(names) != len(requests):
-            raise DefectError("two requests of one batch name the same session")
-        started = time.perf_counter()
-        results: list[Generated] = [Generated() for _ in requests]
-        waiting = list(enumerate(requests))
-        active: list[Active] = []
+        batch = self.batch(on_token)
+        results: dict[int, Generated] = {}
+        with self._lock:
+            for request in requests:
+                batch.add(request)
+            while batch:
+                results.update(batch.finished())
+        return [results[number] for number in range(len(requests))]
+
+    def batch(self, on_token: OnToken | None = None) -> Batch:
+        """Open a batch that requests can join while others of it are being answered."""
+        self._batches.add(batch := Batch(self, on_token))
+        return batch
+
+    def advance(self, batch: Batch) -> None:
+        """Admit what ``batch`` has a place for, then do one forward; what is complete goes to its ended."""
         with self._lock, torch.inference_mode():
-            while waiting or active:
-                while waiting and len(active) < MAX_ACTIVE:
-                    index, request = waiting.pop(0)
-                    self._admit(index, request, results[index], active, on_token)
-                if self._grown:
-                    self._sessions.shrink({s.request.session for s in active})
-                    self._grown = False
-                if active:
-                    self._step(active, on_token)
-                for sequence in [s for s in active if s.finished]:
-                    sequence.out.seconds = time.perf_counter() - started
-                    self._end(sequence)
-                    active.remove(sequence)
-        return results
+            while batch.waiting and len(batch.active) < MAX_ACTIVE:
+                index, request = batch.waiting.popleft()
+                refused = self._admit(index, request, batch.active, batch.on_token)
+                if refused is not None:
+                    batch.end(index, refused)
+            if self._grown:
+                self._sessions.shrink(self._decoding())
+                self._grown = False
+            if batch.active:
+                self._step(batch.active, batch.on_token)
+            for sequence in [s for s in batch.active if s.finished]:
+                batch.active.remove(sequence)
+                self._end(sequence)
+                batch.end(sequence.index, sequence.out)
 
     def prefill(self, session: str, ids: Sequence[int]) -> Generated:
         """Compute ``ids``, the beginning of the session's next prompt, without sampling.
@@ -190,6 +201,10 @@ class Engine:
 
     # -- what follows runs under the lock --
 
+    def _decoding(self) -> set[str]:
+        """Return the sessions that open batches decode: they must not be evicted."""
+        return {sequence.request.session for batch in self._batches for sequence in batch.active}
+
     def _drafter(self) -> Drafter | None:
         return Drafter(self._said, self._experience) if self._drafts else None
 
@@ -209,16 +224,11 @@ class Engine:
         return log, drafter
 
     def _admit(
-        self,
-        index: int,
-        request: Request,
-        out: Generated,
-        active: list[Active],
-        on_token: OnToken | None,
-    ) -> None:
-        """Open the request's session and put it among the active, unless it cannot be served."""
+        self, index: int, request: Request, active: list[Active], on_token: OnToken | None
+    ) -> Generated | None:
+        """Open the request's session and put it among the active; its failure if it cannot be served."""
         ids = list(request.ids)
-        out.prompt_tokens = len(ids)
+        out = Generated(prompt_tokens=len(ids))
         room = self._context - len(ids)
         if not ids or room < 1:
             out.error = (
@@ -227,7 +237,7 @@ class Engine:
                 if ids
                 else "the prompt is empty"
             )
-            return
+            return out
         limit = min(request.sampling.max_tokens, room)
         session = self._sessions.open(request.session)
         # a last row is computed again where a token is to be chosen from it
@@ -248,6 +258,7 @@ class Engine:
         except Stuck as error:
             self._fail(sequence, str(error))
         self._stream(sequence, on_token)
+        return None
 
     def _ready(self, sequence: Active) -> bool:
         """Find the sequence a prefix to start from; False while a neighbour is still computing it."""
@@ -268,7 +279,7 @@ class Engine:
         """One forward over what the active sequences need, then a choice for each that is due."""
 
         def free() -> None:
-            self._sessions.shrink({sequence.request.session for sequence in active}, 0)
+            self._sessions.shrink(self._decoding(), 0)
 
         batch = self._gather(active, free)
         self._draft(batch)

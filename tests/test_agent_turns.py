@@ -70,14 +70,14 @@ def test_the_gate_lets_small_errors_pass_and_no_others() -> None:
 
 def test_prompt_tokens_are_counted_against_those_that_there_were() -> None:
     ratio = part("report").run_ratio
-    said = {"ids": [1, 2, 3], "goal": 0}
+    said = {"ids": [1, 2, 3], "goal": 0, "unfed": 1}  # the last of three ids is computed with the next prompt
     once = [
         {**said, "turn": 0, "prompt": 100, "computed": 100},
-        {**said, "turn": 1, "prompt": 123, "computed": 20},
-        {**said, "turn": 2, "prompt": 146, "computed": 20},
+        {**said, "turn": 1, "prompt": 123, "computed": 21},
+        {**said, "turn": 2, "prompt": 146, "computed": 21},
     ]
     assert ratio(once) == pytest.approx(1.0)
-    assert ratio([*once[:2], {**once[2], "computed": 146}]) == pytest.approx(1.9)
+    assert ratio([*once[:2], {**once[2], "computed": 146}]) == pytest.approx(267 / 142)
 
 
 def test_calls_become_grammars_of_llama_cpp() -> None:

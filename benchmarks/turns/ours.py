@@ -8,7 +8,9 @@ turn), ``shared`` (goals share the computed system prompt).
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,10 +18,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from autogpt.llm.tokenlog import SAMPLED
+
 from .recording import GoalRecord, TurnRecord
 from .subject import LIMIT, Place, Played
 
 if TYPE_CHECKING:
+    from autogpt.llm.batch import Batch
     from autogpt.llm.engine import Engine
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
@@ -61,41 +66,44 @@ class Ours:
         self._engine: Engine = self._new_engine()
 
     def play(self, goals: Sequence[tuple[int, GoalRecord]], turns: int, together: int) -> list[Played]:
-        """Play goals in groups; within a group every goal's turn n is in one batch."""
-        played: list[Played] = []
-        for start in range(0, len(goals), together):
-            group = goals[start : start + together]
-            if not self._shared:
-                self._engine.clear()
-            longest = min(turns, max(len(goal.turns) for _, goal in group))
-            for number in range(longest):
-                due = [(index, goal.turns[number]) for index, goal in group if number < len(goal.turns)]
-                played += self._round(number, due)
-            for index, _ in group:
-                self._engine.close(f"goal-{index}")
-        return played
+        """Play goals, ``together`` at once: each goes on when its answer is there, and the next takes its place."""
+        ready, played = deque(goals), list[Played]()
+        at: dict[int, tuple[int, GoalRecord, int]] = {}
+        begun = self._engine.stats.forwards
+        batch = self._engine.batch()
+        while ready or batch:
+            while ready and len(at) < together:
+                if not (self._shared or at):
+                    self._engine.clear()
+                index, goal = ready.popleft()
+                self._ask(batch, at, index, goal, 0)
+            for place, answer in batch.finished():
+                index, goal, number = at.pop(place)
+                played.append(
+                    Played(index, number, answer.seconds, tuple(answer.ids), answer.prompt_tokens,
+                           answer.prompt_tokens - answer.cached_tokens, answer.forwards, answer.complete,
+                           len(answer.origins) - max(0, answer.origins.rfind(SAMPLED)))
+                )  # fmt: skip
+                if number + 1 < min(turns, len(goal.turns)):
+                    self._ask(batch, at, index, goal, number + 1)
+                else:
+                    self._engine.close(f"goal-{index}")
+        # in a batch nobody's share of a forward can be told
+        shared = (self._engine.stats.forwards - begun) / max(1, len(played))
+        return [replace(turn, forwards=shared) for turn in played] if together > 1 else played
 
-    def _round(self, number: int, due: Sequence[tuple[int, TurnRecord]]) -> list[Played]:
+    def _ask(self, batch: Batch, at: dict[int, tuple[int, GoalRecord, int]], index: int, goal: GoalRecord, number: int) -> None:
+        """Let a goal's turn join the batch; compiling its grammar counts in the turn's time."""
         from autogpt.llm.engine import Request
         from autogpt.llm.message import Sampling
 
         if not self._kept:
             self._engine.clear()
-        forwards = self._engine.stats.forwards
+        turn = goal.turns[number]
         begun = time.perf_counter()
-        sampling = Sampling(max_tokens=LIMIT)
-        requests = [
-            Request(f"goal-{index}", turn.prompt, self._compiler.compile(turn.calls), sampling)
-            for index, turn in due
-        ]
-        compiled = time.perf_counter() - begun
-        answers = self._engine.generate(requests)
-        done = self._engine.stats.forwards - forwards
-        return [
-            Played(index, number, compiled + answer.seconds, tuple(answer.ids), answer.prompt_tokens,
-                   answer.prompt_tokens - answer.cached_tokens, done / len(due), answer.complete)
-            for (index, _), answer in zip(due, answers, strict=True)
-        ]  # fmt: skip
+        grammar = self._compiler.compile(turn.calls)
+        place = batch.add(Request(f"goal-{index}", turn.prompt, grammar, Sampling(max_tokens=LIMIT)), begun)
+        at[place] = index, goal, number
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[float, float]:
         """Compute prompts and sample nothing; return seconds and multiplications with decoder weights."""

@@ -89,15 +89,9 @@ def roofline(
 
 
 def throughput(kept: Mapping[str, Any], label: str, together: int) -> float | None:
-    """Return turns a second with ``together`` goals at once (of a batch the slowest counts)."""
-    turns = collect(kept, f"together {together} {label}")
-    if not turns:
-        return None
-    rounds: dict[tuple[int, int], float] = {}
-    for turn in turns:
-        place = (turn["goal"] // together, turn["turn"])
-        rounds[place] = max(rounds.get(place, 0.0), turn["seconds"])
-    return len(turns) / sum(rounds.values())
+    """Return turns a second with ``together`` goals at once, from the first prompt to the last answer."""
+    found = kept.get(f"together {together} {label}", {})
+    return len(found["played"]) / float(found["wall"]) if "played" in found else None
 
 
 def prefill_share(kept: Mapping[str, Any], place: Place) -> float | None:
@@ -124,7 +118,8 @@ def as_recorded(turns: Sequence[dict[str, Any]], records: Transcripts) -> list[d
 def run_ratio(turns: Sequence[Mapping[str, Any]]) -> float | None:
     """Return prompt tokens computed / prompt tokens there were, over the goals of twelve turns.
 
-    What the model said itself is in the cache already and is no prompt token.
+    What the model said itself is in the cache already and is no prompt token, but for what it said last: a
+    token that ends an answer, and those that the grammar forces after it, were never put into a forward.
     """
     goals: dict[int, list[Mapping[str, Any]]] = {}
     for turn in turns:
@@ -132,7 +127,7 @@ def run_ratio(turns: Sequence[Mapping[str, Any]]) -> float | None:
     ratios = []
     for steps in goals.values():
         steps.sort(key=lambda turn: turn["turn"])
-        own = sum(len(turn["ids"]) for turn in steps[:-1])
+        own = sum(len(turn["ids"]) - turn["unfed"] for turn in steps[:-1])
         there = steps[-1]["prompt"] - own - (steps[0]["prompt"] - steps[0]["computed"])
         ratios.append(sum(turn["computed"] for turn in steps) / there)
     return statistics.median(ratios) if ratios else None

@@ -58,6 +58,8 @@ class Played:
     """Prompt tokens that went through the model in this turn."""
     forwards: float
     complete: bool
+    unfed: int = 1
+    """Tokens at the answer's end that no forward has taken yet: the next turn computes them first."""
 
 
 class Subject(Protocol):

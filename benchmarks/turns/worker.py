@@ -84,10 +84,10 @@ class Worker:
         """Play recorded goals from a cold cache, with other options if they are given."""
         self.subject.configure(self._place.options if options is None else options)
         chosen = [(index, self._transcripts.goals[index]) for index in goals]
-        begun = time.process_time()
+        begun, processed = time.perf_counter(), time.process_time()
         played = self.subject.play(chosen, turns, together)
-        cpu = time.process_time() - begun
-        return {"played": [asdict(turn) for turn in played], "cpu": cpu, "peak": peak()}
+        cpu, wall = time.process_time() - processed, time.perf_counter() - begun
+        return {"played": [asdict(turn) for turn in played], "cpu": cpu, "wall": wall, "peak": peak()}
 
     def do_prefill(self, goals: list[int]) -> dict[str, Any]:
         """Compute the first prompts of goals at once from a cold cache, the best of three; ours only."""
