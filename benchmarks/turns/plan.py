@@ -130,8 +130,9 @@ def judge(run: Run, engines: Sequence[str], goals: int, trial: dict[str, Any]) -
                 return gate(np.load(reference, mmap_mode="r"), np.load(path), may).as_json()
 
             def timed(place: Place, way: dict[str, Any], children: Children = children) -> dict[str, Any]:
-                found = children.of(place).ask("play", **trial, options=way)["played"]
-                return {"seconds": sum(turn["seconds"] for turn in found)}
+                child = children.of(place)
+                child.ask("load")  # else what is done once in a process counts against the first way
+                return {"seconds": min(child.ask("play", **trial, options=way)["wall"] for _ in range(2))}
 
             place = run.place(engine, width)
             found = run.step(f"gate {engine} {width}", partial(verdict, place))
