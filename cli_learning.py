@@ -22,7 +22,7 @@ def training(groups: Group) -> None:
     made.add_argument("--scale", type=float, default=1.0, metavar="S", help="share of the whole (default: 1)")
     made.add_argument("--seed", type=int, default=0, metavar="N")
     made.add_argument(
-        "--recipe", choices=["whole", "update", "replay"], default="whole",
+        "--recipe", choices=["whole", "update", "recall", "replay"], default="whole",
         help="whole: to train from the base model (default); update: to mend an adapter; replay: what ships",
     )  # fmt: skip
     made.add_argument(

@@ -130,10 +130,11 @@ class RunMemory:
     def remember(self, request: Remember, events: Sequence[Event]) -> MemoryWritten:
         """Put what the model wants to keep through the write gate."""
         state = State.of(events)
+        text = whole(request.text, said(events))
         draft = Draft(
             Kind.FACT,
-            request.text,
-            label=said_label(request.text, events),
+            text,
+            label=said_label(text, events),
             run=state.started.run,
             event=len(events) - 1,
             recalled=tuple(state.shown),
@@ -185,15 +186,55 @@ class RunMemory:
         )
 
 
-def said_label(text: str, events: Sequence[Event]) -> Label:
-    """Return how far ``text`` may be trusted: fully if the user said all its words, else as what was seen."""
+def said(events: Sequence[Event]) -> list[str]:
+    """Return what the user said in this run: the goal, messages, answers to questions."""
     started = events[0]
     assert isinstance(started, RunStarted)
-    said = [str(started.goal.get("goal", ""))]
-    said += [event.text for event in events if isinstance(event, PersonSaid | PersonAnswered)]
-    if set(_words(text)) <= set(_words(" ".join(said))):
+    later = [event.text for event in events if isinstance(event, PersonSaid | PersonAnswered)]
+    return [str(started.goal.get("goal", "")), *later]
+
+
+def said_label(text: str, events: Sequence[Event]) -> Label:
+    """Return how far ``text`` may be trusted: fully if the user said all its words, else as what was seen."""
+    if set(_words(text)) <= set(_words(" ".join(said(events)))):
         return Label.TRUSTED
     return merge(event.label for event in events if isinstance(event, ToolOutcome | MemoryRecalled))
+
+
+def whole(text: str, heard: Sequence[str]) -> str:
+    """Return the user's sentence of which ``text`` is a bare piece, such as a name; else ``text`` itself.
+
+    A small model asked to remember that "my dentist is Dr Lind" often keeps "Dr Lind", which no question
+    finds again. A text with a verb says something by itself and stays as it is.
+    """
+    piece = _words(text)
+    if not piece or any(word in _VERBS for word in piece):
+        return text
+    for sentence in (part for message in heard for part in _SENTENCE.split(message)):
+        told = _LEAD.sub("", sentence.strip()).rstrip(" .!")
+        words = _words(told)
+        inside = any(words[at : at + len(piece)] == piece for at in range(len(words)))
+        if inside and len(words) > len(piece) and not sentence.rstrip().endswith("?"):
+            return f"{told[:1].upper()}{told[1:]}."
+    return text
+
+
+_SENTENCE = re.compile(r"(?<=[.!?;])(?<!\bDr\.)(?<!\bMr\.)(?<!\bMrs\.)(?<!\bMs\.)\s+|\n+")
+_LEAD = re.compile(
+    r"^(?:(?:and|also|please|so|ok|okay|hi|hello)\b[\s,]*)*"
+    r"(?:(?:remember|note|keep in mind|do not forget|don't forget|save|write down|by the way|fyi|for later)\b"
+    r"(?:\s+(?:that|this)\b)?[\s:,]*)?",
+    re.IGNORECASE,
+)
+"""How people begin what they want remembered."""
+_VERBS = frozenset(
+    re.findall(
+        r"\w+",
+        "am are be born called can cannot chose could did do does had has have is keep keeps leads like "
+        "likes live lives may moved must need needs owns prefer prefers put runs should start starts store "
+        "stores take takes use uses want wants was were will work works would",
+    )
+)
 
 
 def _words(text: str) -> list[str]:

@@ -1,9 +1,9 @@
 """The in-memory driver: many goals at once, their model calls batched; for evaluation and RL.
 
 Each goal gets a scratch workspace; journals are lists. A goal's next model call joins the batch of
-those under way (:mod:`autogpt.llm.flow`). Nobody is there to ask: a call that is not granted is refused, and a question ends a
-goal (in a conversation it waits for the next message). Nothing survives the process, nothing is
-delivered: use ``runner`` for real work.
+those under way (:mod:`autogpt.llm.flow`). Nobody is there to ask: a call that is not granted is refused,
+and a question ends a goal (in a conversation it waits for the next message). Nothing survives the process,
+nothing is delivered: use ``runner`` for real work.
 """
 
 from __future__ import annotations

@@ -150,8 +150,9 @@ def domain(args: argparse.Namespace, settings: Settings, data: Path) -> list[Rec
 
 def ratings(args: argparse.Namespace, settings: Settings, data: Path) -> list[Record]:
     """50 ratings by a person with a hidden preference, and nothing else."""
-    own = home(args.out / f"ratings-{args.seed}", settings)
-    return preferences.experiment(own, args.seed, options_of(args, method="kto", rounds=1), args.goals)
+    own = home(args.out / f"ratings-{args.taste}-{args.seed}", settings)
+    options = options_of(args, method="kto", rounds=1)
+    return preferences.experiment(own, args.seed, options, args.goals, args.taste)
 
 
 def options_of(args: argparse.Namespace, **more: Any) -> ImproveOptions:
@@ -178,6 +179,8 @@ def main() -> None:
     parser.add_argument("--attempts", type=int, default=4)
     parser.add_argument("--planned", type=int, help="goals of the gate")
     parser.add_argument("--goals", type=int, default=300, help="of the tables suite; others fewer")
+    parser.add_argument("--taste", choices=list(preferences.LIKED), default="cheerful",
+                        help="what the person of the ratings likes")  # fmt: skip
     parser.add_argument("--parallel", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

@@ -265,7 +265,7 @@ def value_in(folder: Path, loaded: LoadedModel) -> ValueHead | None:
 
 
 class LocalFlow:
-    """A flow on a local model's engine, with all candidates of a prompt (``Sampling.best_of``) beside each other."""
+    """A flow on a local model's engine; the candidates of a prompt (``Sampling.best_of``) side by side."""
 
     def __init__(self, model: LocalModel, on_text: OnText | None = None) -> None:
         self._model, self._on_text = model, on_text

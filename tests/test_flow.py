@@ -25,7 +25,11 @@ from autogpt.llm.scripted import ScriptedModel
 from autogpt.tools.registry import builtins
 
 V = 211
-ANSWER = {"type": "object", "properties": {"answer": {"type": "string", "maxLength": 9}}, "required": ["answer"]}
+ANSWER = {
+    "type": "object",
+    "properties": {"answer": {"type": "string", "maxLength": 9}},
+    "required": ["answer"],
+}
 CALLS = (CallSpec("finish", ANSWER),)
 
 
@@ -150,7 +154,9 @@ def test_a_brain_without_a_flow_is_asked_in_rounds() -> None:
             return super().respond(prompts, on_text)
 
     heard: list[tuple[int, str]] = []
-    flow = flow_of(Counting([ToolCall("finish", {"answer": "ok"})], check=False), lambda *got: heard.append(got))
+    flow = flow_of(
+        Counting([ToolCall("finish", {"answer": "ok"})], check=False), lambda *got: heard.append(got)
+    )
     assert isinstance(flow, Rounds) and flow.ready() == []
     for number in (5, 2):
         flow.put(number, Prompt(f"s{number}", (), ()))

@@ -29,7 +29,7 @@ from autogpt.agent.goal import Goal
 from autogpt.agent.lessons import helped, leftovers
 from autogpt.agent.loop import Recall, decide
 from autogpt.agent.memories import HomeMemory, SuiteMemories
-from autogpt.agent.remembering import RunMemory, said_label
+from autogpt.agent.remembering import RunMemory, said_label, whole
 from autogpt.agent.repl import Repl
 from autogpt.agent.replay import replay
 from autogpt.agent.report import Report
@@ -201,6 +201,23 @@ class Broken:
 
     def used(self, ids: Sequence[int], success: bool) -> None:
         raise UserError("the database is gone")
+
+
+@pytest.mark.parametrize(
+    ("text", "heard", "kept"),
+    [
+        ("Dr Lind", "Remember that my dentist is Dr Lind.", "My dentist is Dr Lind."),
+        ("Dr. Lind", "Hi! Please remember: my dentist is Dr. Lind", "My dentist is Dr. Lind."),
+        ("Dora Dvorak", "The beekeeper I go to is Dora Dvorak.", "The beekeeper I go to is Dora Dvorak."),
+        ("14", "Two things. My locker is 14. The tram is late.", "My locker is 14."),
+        ("my dentist is Dr Lind", "Remember that my dentist is Dr Lind.", "my dentist is Dr Lind"),
+        ("Dr Lind", "Is my dentist Dr Lind?", "Dr Lind"),
+        ("Dr Smith", "Remember that my dentist is Dr Lind.", "Dr Smith"),
+        ("", "Remember that my dentist is Dr Lind.", ""),
+    ],
+)
+def test_a_bare_piece_is_kept_as_the_sentence_it_was_told_in(text: str, heard: str, kept: str) -> None:
+    assert whole(text, [heard]) == kept
 
 
 def test_a_broken_memory_costs_the_run_nothing_but_itself(tmp_path: Path) -> None:

@@ -40,10 +40,27 @@ _LAST = (
 )
 _ROLES = ("dentist", "doctor", "plumber", "landlord", "accountant", "boss", "neighbour", "hairdresser",
           "piano teacher", "vet", "lawyer", "electrician", "coach", "mechanic", "tax adviser", "tutor",
-          "gardener", "supervisor", "babysitter", "tailor")  # fmt: skip
-_NUMBERS = ("locker number", "shoe size", "customer number", "seat number", "room number", "bus line",
-            "library card number", "house number", "employee number", "parking space", "extension",
-            "flight number", "team number", "order number")  # fmt: skip
+          "gardener", "supervisor", "babysitter", "tailor", "architect", "cleaner", "dog walker", "baker",
+          "German teacher", "trainer", "editor", "agent", "caretaker", "carpenter", "guide", "nurse",
+          "optometrist", "singing teacher", "team lead", "banker", "cobbler", "butcher")  # fmt: skip
+_CODES = (
+    "bus pass",
+    "membership number",
+    "tax number",
+    "passport number",
+    "bike code",
+    "shirt size",
+    "ring size",
+    "frequent flyer number",
+    "registration number",
+    "voucher",
+    "meter number",
+    "box number",
+)
+"""What has letters and figures."""
+_NUMBERS = (*_CODES, "locker number", "shoe size", "customer number", "seat number", "room number",
+            "bus line", "library card number", "house number", "employee number", "parking space",
+            "extension", "flight number", "team number", "order number")  # fmt: skip
 _THINGS = (
     "spare key",
     "passport",
@@ -60,6 +77,19 @@ _THINGS = (
     "contract",
     "good scissors",
     "flashlight",
+    "winter tyres",
+    "suitcase",
+    "paint",
+    "wine glasses",
+    "batteries",
+    "tape measure",
+    "warranty card",
+    "Christmas lights",
+    "sleeping bag",
+    "iron",
+    "garden hose",
+    "stapler",
+    "vaccination card",
 )
 _PLACES = ("under the flower pot", "in the top drawer", "behind the door", "in the cellar", "on the shelf",
            "in the blue box", "under the stairs", "in the garage", "in the hall cupboard", "at the office",
@@ -176,6 +206,39 @@ def date(rng: random.Random) -> str:
     return rng.choice((f"{day} {month}", f"{day} {month}", f"{month} {day}"))
 
 
+_ASKED = (
+    "Remind me what {w} is.",
+    "Could you tell me {w}?",
+    "Please tell me {w}.",
+    "Can you give me {w}?",
+    "I have forgotten {w}.",
+    "I forgot {w}, can you help?",
+    "What was {w}, please?",
+    "Say {w} again, please.",
+    "Do I still have {w} with you? What is it?",
+    "Let me have {w}.",
+    "{W} again?",
+    "I want to know {w}.",
+    "What did I say {w} was?",
+    "Quick: {w}.",
+)
+"""Ways to ask for anything that has a name, ``w``."""
+_ASKED_WHO = (
+    "Remind me who {w} is.",
+    "Could you tell me who {w} is?",
+    "Who did I say {w} was?",
+    "I forgot who {w} is.",
+    "Who is {w}, please?",
+    "Whom do I call as {w}?",
+)
+
+
+def _ways(what: str, rng: random.Random, who: bool = False) -> tuple[str, ...]:
+    """Return some of the ways to ask for ``what``, such as ``my shoe size``."""
+    ways = rng.sample(_ASKED_WHO if who else _ASKED, 3)
+    return tuple(way.format(w=what, W=what[:1].upper() + what[1:]) for way in ways)
+
+
 def _fact(key: str, rng: random.Random, said: tuple[str, ...], asked: tuple[str, ...], value: str) -> Fact:
     return Fact(key, rng.choice(said).replace("{v}", value), asked, value)
 
@@ -188,26 +251,31 @@ def role(rng: random.Random) -> Fact:
     asked = (f"Who is my {who}?", f"What is my {who}'s name?", f"What is my {who} called?",
              f"Do you remember who my {who} is?", f"Tell me the name of my {who}.", f"who's my {who}",
              f"Which {who} do I have?", f"I need the name of my {who}.")  # fmt: skip
-    return _fact(who, rng, said, asked, person(rng))
+    return _fact(who, rng, said, asked + _ways(f"my {who}", rng, who=True), person(rng))
 
 
 def number(rng: random.Random) -> Fact:
     """A number of the user's."""
     what = rng.choice(_NUMBERS)
     value = rng.choice((str(rng.randint(2, 99)), str(rng.randint(100, 9999)),
-                        f"{rng.choice('ABCDEFHK')}{rng.randint(1, 99)}"))  # fmt: skip
+                        f"{rng.choice('ABCDEFHK')}{rng.randint(1, 99)}",
+                        f"{rng.choice('ABC')}{rng.choice('LMNRST')}-{rng.randint(10, 9999)}"))  # fmt: skip
     said = (f"my {what} is {{v}}", f"{{v}} is my {what}")
     asked = (f"What is my {what}?", f"What was my {what} again?", f"Tell me my {what}.", f"my {what}?",
              f"Which {what} do I have?", f"Do you know my {what}?", f"Look up my {what}.")  # fmt: skip
-    return _fact(what, rng, said, asked, value)
+    return _fact(what, rng, said, asked + _ways(f"my {what}", rng), value)
 
 
 def place(rng: random.Random) -> Fact:
     """Where something lies."""
     thing = rng.choice(_THINGS)
     said = (f"the {thing} is {{v}}", f"I put the {thing} {{v}}", f"I keep the {thing} {{v}}",
-            f"you find the {thing} {{v}}")  # fmt: skip
-    asked = (f"Where is the {thing}?", f"Where did I put the {thing}?", f"Where do I find the {thing}?",
+            f"you find the {thing} {{v}}", f"the {thing} lies {{v}}", f"we left the {thing} {{v}}",
+            f"the place of the {thing} is {{v}}")  # fmt: skip
+    asked = (f"Where does the {thing} belong?", f"Tell me where the {thing} is.",
+             f"Where have we left the {thing}?", f"Do you know where the {thing} is?",
+             f"Remind me where I put the {thing}.", f"the {thing} is where?",
+             f"Where is the {thing}?", f"Where did I put the {thing}?", f"Where do I find the {thing}?",
              f"I am looking for the {thing}. Where is it?", f"Where's my {thing}?")  # fmt: skip
     return _fact(thing, rng, said, asked, rng.choice(_PLACES))
 
@@ -222,6 +290,7 @@ def favourite(rng: random.Random) -> Fact:
     )
     asked = (f"What is my favourite {kind}?", f"Which {kind} do I like best?", f"What {kind} do I prefer?",
              f"Do you know my favourite {kind}?", f"Name my favourite {kind}.")  # fmt: skip
+    asked += _ways(f"my favourite {kind}", rng)
     return _fact(f"favourite {kind}", rng, said, asked, rng.choice(_KINDS[kind]))
 
 
@@ -237,6 +306,7 @@ def birthday(rng: random.Random) -> Fact:
         f"When was {who} born?",
         f"{who}'s birthday?",
     )
+    asked += _ways(f"{who}'s birthday", rng)
     return _fact(f"birthday of {who}", rng, said, asked, date(rng))
 
 
@@ -251,8 +321,10 @@ def about_person(rng: random.Random) -> Fact:
         said = (f"{who} lives in {{v}}", f"{who} moved to {{v}}", f"{who}'s home is in {{v}}")
         asked = (f"Where does {who} live?", f"In which city does {who} live?", f"What city is {who} in?")
         return _fact(f"city of {who}", rng, said, asked, rng.choice(_CITIES))
-    said = (f"{who} is allergic to {{v}}", f"{who} must not eat {{v}}", f"{who} cannot eat {{v}}")
-    asked = (f"What is {who} allergic to?", f"What must {who} not eat?", f"Which food is bad for {who}?")
+    said = (f"{who} is allergic to {{v}}", f"{who} must not eat {{v}}", f"{who} cannot eat {{v}}",
+            f"{who} gets ill from {{v}}")  # fmt: skip
+    asked = (f"What is {who} allergic to?", f"What makes {who} ill?", f"What should {who} avoid?",
+             f"What must {who} not eat?", f"Which food is bad for {who}?")  # fmt: skip
     return _fact(f"food of {who}", rng, said, asked, rng.choice(_FOODS))
 
 
@@ -276,7 +348,7 @@ def meeting(rng: random.Random) -> Fact:
     said = (f"the {what} is on {{v}}", f"my {what} is on {{v}}", f"the {what} takes place on {{v}}")
     asked = (f"When is the {what}?", f"On which day is my {what}?", f"When do I have the {what}?",
              f"What is the date of the {what}?")  # fmt: skip
-    return _fact(what, rng, said, asked, value)
+    return _fact(what, rng, said, asked + _ways(f"the date of the {what}", rng), value)
 
 
 def project(rng: random.Random) -> Fact:
@@ -307,7 +379,7 @@ def compound(rng: random.Random) -> Fact:
             f"we chose {{v}} as the {what}", f"the {what} has changed to {{v}}")  # fmt: skip
     asked = (f"What is the {what}?", f"What was the {what} again?", f"Tell me the {what}.",
              f"Which {what} did we agree on?", f"Do you remember the {what}?", f"the {what}?")  # fmt: skip
-    return _fact(what, rng, said, asked, value)
+    return _fact(what, rng, said, asked + _ways(f"the {what}", rng), value)
 
 
 def going(rng: random.Random) -> Fact:

@@ -4,9 +4,9 @@
 ``train.jsonl.zst`` with a small held-out ``valid.jsonl.zst`` beside it. The same seed gives the same
 files. Recipes say how many tasks of each family there are: ``whole`` to train from the base model,
 ``update`` to teach an adapter what it lacks, with a good share of the rest so that nothing is
-forgotten, ``replay`` for the sample of ordinary work that ships for that purpose (``llm/replay``),
-without what may only be passed on under its own licence. On the command line:
-``autogpt data make episodes``.
+forgotten, ``recall`` the same with two fifths of memory, ``replay`` for the sample of ordinary work that
+ships for that purpose (``llm/replay``), without what may only be passed on under its own licence. On the
+command line: ``autogpt data make episodes``.
 """
 
 from __future__ import annotations
@@ -105,6 +105,13 @@ RECIPES: dict[str, Mapping[str, int]] = {
         "conversations": 110, "chatty conversations": 60, "chat": 60, "talk": 40, "chatterbot": 30,
         "seal-tools": 100, "chat beside tools": 80, "talk beside tools": 90, "chatterbot beside tools": 50,
         "files beside tools": 25, "tables beside tools": 25, "words beside tools": 25, "memory": 420,
+    },
+    "recall": {
+        "wikisql": 300, "wtq": 40, "tables": 130, "mawps": 150, "gsm8k": 30, "gsm8k chained": 40,
+        "words": 90, "files": 190, "exact": 90, "workflows": 230, "answers to files": 80, "mixed": 130,
+        "conversations": 90, "chatty conversations": 40, "chat": 50, "talk": 30, "chatterbot": 20,
+        "seal-tools": 70, "chat beside tools": 60, "talk beside tools": 60, "chatterbot beside tools": 40,
+        "files beside tools": 20, "tables beside tools": 20, "words beside tools": 20, "memory": 1300,
     },
     "replay": {
         "wikisql": 900, "wikisql templated": 330, "mawps": 260, "gsm8k": 90, "gsm8k chained": 90,

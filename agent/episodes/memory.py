@@ -160,6 +160,8 @@ def computing(rng: random.Random) -> Task:
                 (f"Take my {what} off {number}.", f"{number} - {told_number}%"),
                 (f"Add my {what} to {number}.", f"{number} + {told_number}%"),
                 (f"How much is my {what} of {number}?", f"{told_number}% of {number}"),
+                (f"Reduce {number} by my {what}.", f"{number} - {told_number}%"),
+                (f"Raise {number} by my {what}.", f"{number} + {told_number}%"),
             )
         )
     else:
@@ -170,6 +172,11 @@ def computing(rng: random.Random) -> Task:
                 (f"How much is my {what} plus {number}?", f"{told_number} + {number}"),
                 (f"Multiply my {what} by {number}.", f"{told_number} * {number}"),
                 (f"How much is my {what} for {number} days?", f"{told_number} * {number}"),
+                (f"What do {number} and my {what} make?", f"{told_number} + {number}"),
+                (f"Take {number} and multiply it by my {what}.", f"{number} * {told_number}"),
+                (f"Put my {what} on top of {number}.", f"{number} + {told_number}"),
+                (f"Sum up my {what} and {number}.", f"{told_number} + {number}"),
+                (f"Calculate {number} times my {what}.", f"{number} * {told_number}"),
             )
         )
     steps, calls, answer = (

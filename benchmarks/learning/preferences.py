@@ -1,7 +1,8 @@
-"""A simulated person with one hidden preference: a reply should ask something back.
+"""A simulated person with one hidden preference: replies should ask something back, or be cheerful.
 
 Fifty small messages are answered at temperature 1 as real runs, with the journal; the person rates each
-``good`` when the answer holds a question and ``bad`` otherwise, and says no more. Then ``improve`` learns
+``good`` when the answer holds the mark of it (a question or exclamation mark) and ``bad`` otherwise, and
+says no more. Then ``improve`` learns
 from these ratings alone. What shifted is measured on other messages, several answers each, drawn at the
 same temperature under the same seeds for both models; table questions tell whether work suffered.
 """
@@ -32,9 +33,13 @@ DRAWS = 3
 """Answers to each held-out message."""
 
 
-def likes(answer: object) -> bool:
+LIKED = {"asking": "?", "cheerful": "!"}
+"""What the answers that a person likes hold."""
+
+
+def likes(answer: object, taste: str) -> bool:
     """Return what the person thinks of an answer, and never says in words."""
-    return "?" in str(answer or "")
+    return LIKED[taste] in str(answer or "")
 
 
 def messages() -> tuple[list[str], list[str]]:
@@ -51,7 +56,7 @@ def messages() -> tuple[list[str], list[str]]:
     return [free[place % len(free)] for place in range(RATED)], held_out
 
 
-def rate(settings: Settings, texts: Sequence[str], seed: int) -> int:
+def rate(settings: Settings, texts: Sequence[str], seed: int, taste: str) -> int:
     """Run every message and rate it; returns how many were liked. Goes on where it was killed."""
     store, done = open_store(settings), settings.home / "rated.json"
     liked: list[bool] = json.loads(done.read_text()) if done.is_file() else []
@@ -61,7 +66,7 @@ def rate(settings: Settings, texts: Sequence[str], seed: int) -> int:
     for number in range(len(liked), len(texts)):
         sampling = Sampling(temperature=1.0, seed=seed + number)
         result = Runner(store, brain, registry, sampling=sampling).run(Goal(goal=texts[number]))
-        good = likes(result.answer)
+        good = likes(result.answer, taste)
         with store.open(result.run) as journal:
             journal.append(Rating(value=float(good), by="simulated"))
         liked.append(good)
@@ -69,28 +74,30 @@ def rate(settings: Settings, texts: Sequence[str], seed: int) -> int:
     return sum(liked)
 
 
-def asking(settings: Settings, model: str, texts: Sequence[str]) -> float:
+def liked_share(settings: Settings, model: str, texts: Sequence[str], taste: str) -> float:
     """Return the share of the model's replies to ``texts`` that the person would like."""
-    place = settings.home / "benchmark" / f"asking-{model}.json"
+    place = settings.home / "benchmark" / f"{taste}-{model.replace('/', '_')}.json"
     if not place.is_file():
         brain = open_brain(settings.model_copy(update={"model": model}))
         said: list[bool] = []
         for draw in range(DRAWS):
             rollout = Rollout(brain, open_registry(), seed=draw, temperature=1.0)
             episodes = rollout.run([Goal(goal=text) for text in texts])
-            said += [likes(episode.result.answer if episode.result else "") for episode in episodes]
+            said += [likes(episode.result.answer if episode.result else "", taste) for episode in episodes]
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(json.dumps(sum(said) / len(said)))
     return float(json.loads(place.read_text()))
 
 
-def experiment(settings: Settings, seed: int, options: ImproveOptions, goals: int) -> list[dict[str, Any]]:
+def experiment(
+    settings: Settings, seed: int, options: ImproveOptions, goals: int, taste: str
+) -> list[dict[str, Any]]:
     """Rate, learn, and print what shifted; ``goals``: table questions that must not suffer."""
     rated, held_out = messages()
     registry = ModelRegistry(settings.home)
     first = first_model(settings)
-    print(f"{rate(settings, rated, seed)} of {RATED} replies were rated good")
-    before = asking(settings, first, held_out)
+    print(f"{rate(settings, rated, seed, taste)} of {RATED} replies were rated good")
+    before = liked_share(settings, first, held_out, taste)
     if registry.current() == first:
         report = improve(settings, options)[-1]
         print(f"{report.decision}: {report.reason}")
@@ -98,12 +105,12 @@ def experiment(settings: Settings, seed: int, options: ImproveOptions, goals: in
         model = report.version or str(candidate)
     else:
         model = registry.current()
-    after = asking(settings, model, held_out)
-    print(f"replies that ask back, of {DRAWS * len(held_out)}: {before:.1%} -> {after:.1%}")
+    after = liked_share(settings, model, held_out, taste)
+    print(f"replies that the person likes ({taste}), of {DRAWS * len(held_out)}: {before:.1%} -> {after:.1%}")
     suites = {"tables": goals // 2}
     tables = show(
         f"tables, {first} against {model}",
         achieved(settings, first, suites),
         achieved(settings, model, suites),
     )
-    return [{"title": "asks back", "before": before, "after": after}, tables]
+    return [{"title": taste, "before": before, "after": after}, tables]

@@ -66,7 +66,7 @@ class Ours:
         self._engine: Engine = self._new_engine()
 
     def play(self, goals: Sequence[tuple[int, GoalRecord]], turns: int, together: int) -> list[Played]:
-        """Play goals, ``together`` at once: each goes on when its answer is there, and the next takes its place."""
+        """Play goals, ``together`` at once; each goes on when its answer is there, whatever the others do."""
         ready, played = deque(goals), list[Played]()
         at: dict[int, tuple[int, GoalRecord, int]] = {}
         begun = self._engine.stats.forwards
@@ -92,7 +92,14 @@ class Ours:
         shared = (self._engine.stats.forwards - begun) / max(1, len(played))
         return [replace(turn, forwards=shared) for turn in played] if together > 1 else played
 
-    def _ask(self, batch: Batch, at: dict[int, tuple[int, GoalRecord, int]], index: int, goal: GoalRecord, number: int) -> None:
+    def _ask(
+        self,
+        batch: Batch,
+        at: dict[int, tuple[int, GoalRecord, int]],
+        index: int,
+        goal: GoalRecord,
+        number: int,
+    ) -> None:
         """Let a goal's turn join the batch; compiling its grammar counts in the turn's time."""
         from autogpt.llm.engine import Request
         from autogpt.llm.message import Sampling
