@@ -138,7 +138,7 @@ def domain(args: argparse.Namespace, settings: Settings, data: Path) -> list[Rec
     """40 goals over two unfamiliar tools, measured on 100 others; the gate plays others and ordinary ones."""
     own = home(args.out / f"domain-{args.seed}", settings)
     harbour.install(own.home / "plugin")
-    train, held_out = harbour.goals(40, args.seed), harbour.goals(100, 1000 + args.seed)
+    train, held_out = harbour.goals(40, args.seed, taught=True), harbour.goals(100, 1000 + args.seed)
     first = first_model(own)
     before = played(own, first, held_out)
     options = options_of(args, rounds=args.rounds or 1, attempts=max(args.attempts, 8))

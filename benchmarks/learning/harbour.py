@@ -2,8 +2,8 @@
 
 :func:`install` writes the plugin as an installed package would lie (a module and its entry point) and puts
 it on the path, so that ``autogpt improve`` finds it as it finds any plugin. The tools compute their results
-from their arguments, so that only the right calls give the right answers; goals take one call or two and a
-sum. Harbours, boats and seasons of held-out goals differ from those of training as often as chance has it.
+from their arguments, so that only the right call gives the right answer; a goal takes one call. What judges
+and measures is worded otherwise than what is trained on.
 """
 
 from __future__ import annotations
@@ -32,24 +32,28 @@ def berth_fee(length: int, nights: int, season: str) -> int:
     return (7 if season.strip().lower() == "summer" else 4) * length * nights + 15
 '''
 HARBOURS = ("Norwick", "Skarhaven", "Ellsand", "Tornby", "Havsund", "Marrow", "Eastpool", "Granvik")
-HOURS = ("midnight", *(f"{h} in the morning" for h in range(1, 12)), "noon",
-         *(f"{h} in the afternoon" for h in range(1, 12)))  # fmt: skip
 TIDE = (
-    "How high is the tide in {h} at {t}?",
-    "I reach {h} at {t}. How much water over the chart is there?",
-    "Tell me the tide at {h}, {t}.",
-    "At {t}, what does the tide in {h} stand at?",
+    "How high is the tide in {h} at {t}:00?",
+    "I reach {h} at {t}:00. How much water is there over the chart?",
+    "Tell me the tide at {h}, {t} o'clock.",
+    "At {t}:00, what does the tide in {h} stand at?",
+    "Tide for {h} at {t}?",
+    "What height has the water at {h} at {t} o'clock?",
+    "Which tide do I meet in {h} at {t}:00?",
+    "We moor in {h} at {t} o'clock; what is the tide then?",
 )
 FEE = (
     "What does a berth for a boat of {n} metres cost for {k} nights in {s}?",
     "We stay {k} nights in {s} with a {n} metre boat. What is the fee?",
     "Price of {k} {s} nights for {n} metres, please.",
     "My boat is {n} metres long. How many crowns are {k} nights in {s}?",
+    "How much do {k} nights at the quay cost in {s}? The boat has {n} metres.",
+    "Berth fee: {n} metres, {k} nights, {s}.",
+    "In {s} I want to lie here for {k} nights with {n} metres of boat. What will I pay?",
+    "What do you charge a {n} metre boat for {k} {s} nights?",
 )
-BOTH = (
-    "Two boats, {n} and {m} metres, stay {k} nights in {s}. What do they pay together?",
-    "What is the fee for {k} {s} nights for a boat of {n} metres and one of {m} metres, in all?",
-)
+"""How people ask. The last wordings of each are for judging and measuring only."""
+TAUGHT = 5
 
 
 def install(folder: Path) -> None:
@@ -66,31 +70,32 @@ def install(folder: Path) -> None:
         importlib.invalidate_caches()
 
 
-def goals(count: int, seed: int) -> list[Goal]:
-    """Return so many different goals; call :func:`install` first."""
+def goals(count: int, seed: int, taught: bool = False) -> list[Goal]:
+    """Return so many different goals, in the wordings of training or in the others; :func:`install` first."""
     import autogpt_harbour as harbour  # type: ignore[import-not-found]
 
     rng = random.Random(seed)
+    wordings = {
+        name: ways[:TAUGHT] if taught else ways[TAUGHT:] for name, ways in (("tide", TIDE), ("fee", FEE))
+    }
     found: dict[str, Goal] = {}
     while len(found) < count:
-        kind = rng.choices(("tide", "berth", "both"), (4, 4, 2))[0]
+        kind = rng.choice(("tide", "fee"))
         place, hour = rng.choice(HARBOURS), rng.randrange(24)
-        length, other, nights = rng.randint(5, 18), rng.randint(5, 18), rng.randint(2, 14)
-        season = rng.choice(("summer", "winter"))
+        length, nights, season = rng.randint(5, 18), rng.randint(2, 14), rng.choice(("summer", "winter"))
         if kind == "tide":
-            text = rng.choice(TIDE).format(h=place, t=HOURS[hour])
-            wanted = harbour.tide_height(place, hour)
-        elif kind == "berth":
-            text = rng.choice(FEE).format(n=length, k=nights, s=season)
-            wanted = harbour.berth_fee(length, nights, season)
+            text, wanted = (
+                rng.choice(wordings[kind]).format(h=place, t=hour),
+                harbour.tide_height(place, hour),
+            )
         else:
-            text = rng.choice(BOTH).format(n=length, m=other, k=nights, s=season)
-            wanted = sum(harbour.berth_fee(size, nights, season) for size in (length, other))
+            text = rng.choice(wordings[kind]).format(n=length, k=nights, s=season)
+            wanted = harbour.berth_fee(length, nights, season)
         record = {
             "goal": text,
             "id": f"harbour-{seed}-{len(found):03d}",
             "category": kind,
-            "tools": ["tide_height", "berth_fee", "calculator"],
+            "tools": ["tide_height", "berth_fee"],
             "check": [{"answer": {"number": wanted}}],
         }
         found.setdefault(text, Goal.model_validate(record))
