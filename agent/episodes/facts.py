@@ -290,8 +290,8 @@ def favourite(rng: random.Random) -> Fact:
     )
     asked = (f"What is my favourite {kind}?", f"Which {kind} do I like best?", f"What {kind} do I prefer?",
              f"Do you know my favourite {kind}?", f"Name my favourite {kind}.")  # fmt: skip
-    asked += _ways(f"my favourite {kind}", rng)
-    return _fact(f"favourite {kind}", rng, said, asked, rng.choice(_KINDS[kind]))
+    ways = asked + _ways(f"my favourite {kind}", rng)
+    return _fact(f"favourite {kind}", rng, said, ways, rng.choice(_KINDS[kind]))
 
 
 def birthday(rng: random.Random) -> Fact:
@@ -306,13 +306,15 @@ def birthday(rng: random.Random) -> Fact:
         f"When was {who} born?",
         f"{who}'s birthday?",
     )
-    asked += _ways(f"{who}'s birthday", rng)
-    return _fact(f"birthday of {who}", rng, said, asked, date(rng))
+    ways = asked + _ways(f"{who}'s birthday", rng)
+    return _fact(f"birthday of {who}", rng, said, ways, date(rng))
 
 
 def about_person(rng: random.Random) -> Fact:
     """Where somebody works or lives, or what they cannot eat."""
     who, draw = rng.choice(_FIRST), rng.random()
+    said: tuple[str, ...]
+    asked: tuple[str, ...]
     if draw < 0.35:
         said = (f"{who} works at {{v}}", f"{who} has a job at {{v}}", f"{who} is employed at {{v}}")
         asked = (f"Where does {who} work?", f"Which company does {who} work at?", f"Who employs {who}?")
