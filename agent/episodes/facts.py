@@ -15,8 +15,8 @@ _FIRST = ("Maria", "Ben", "Chloe", "David", "Elif", "Finn", "Grace", "Hassan", "
           "Liam", "Mona", "Nils", "Olga", "Pedro", "Rosa", "Sven", "Tara", "Umar", "Vera", "Wim", "Yuki",
           "Zoe", "Anna", "Paul", "Lena", "Omar", "Ines", "Karl")  # fmt: skip
 _LAST = (
-    "Wu", "Lee", "Novak", "Berg", "Fox", "Silva", "Klein", "Haas", "Ito", "Park", "Moreau", "Rossi",
-    "Lind", "Okafor", "Weber", "Duarte", "Stone", "Malik", "Jansen", "Reyes", "Falk", "Adler",
+    "Wu", "Lee", "Novak", "Berg", "Fox", "Silva", "Klein", "Haas", "Ito", "Park", "Moreau", "Rossi", "Lind",
+    "Okafor", "Weber", "Duarte", "Stone", "Malik", "Jansen", "Reyes", "Falk", "Adler",
 )  # fmt: skip
 _ROLES = ("dentist", "doctor", "plumber", "landlord", "accountant", "boss", "neighbour", "hairdresser",
           "piano teacher", "vet", "lawyer", "electrician", "coach", "mechanic", "tax adviser", "tutor",
@@ -24,8 +24,8 @@ _ROLES = ("dentist", "doctor", "plumber", "landlord", "accountant", "boss", "nei
           "German teacher", "trainer", "editor", "agent", "caretaker", "carpenter", "guide", "nurse",
           "optometrist", "singing teacher", "team lead", "banker", "cobbler", "butcher")  # fmt: skip
 _CODES = (
-    "bus pass", "membership number", "tax number", "passport number", "bike code", "shirt size", "ring
-    size", "frequent flyer number", "registration number", "voucher", "meter number", "box number",
+    "bus pass", "membership number", "tax number", "passport number", "bike code", "shirt size",
+    "ring size", "frequent flyer number", "registration number", "voucher", "meter number", "box number",
 )  # fmt: skip
 """What has letters and figures."""
 _NUMBERS = (*_CODES, "locker number", "shoe size", "customer number", "seat number", "room number",
@@ -33,9 +33,9 @@ _NUMBERS = (*_CODES, "locker number", "shoe size", "customer number", "seat numb
             "extension", "flight number", "team number", "order number")  # fmt: skip
 _THINGS = (
     "spare key", "passport", "blue umbrella", "drill", "first-aid kit", "ladder", "charger", "camera",
-    "sewing kit", "tent", "toolbox", "old laptop", "contract", "good scissors", "flashlight", "winter
-    tyres", "suitcase", "paint", "wine glasses", "batteries", "tape measure", "warranty card", "Christmas
-    lights", "sleeping bag", "iron", "garden hose", "stapler", "vaccination card",
+    "sewing kit", "tent", "toolbox", "old laptop", "contract", "good scissors", "flashlight",
+    "winter tyres", "suitcase", "paint", "wine glasses", "batteries", "tape measure", "warranty card",
+    "Christmas lights", "sleeping bag", "iron", "garden hose", "stapler", "vaccination card",
 )  # fmt: skip
 _PLACES = ("under the flower pot", "in the top drawer", "behind the door", "in the cellar", "on the shelf",
            "in the blue box", "under the stairs", "in the garage", "in the hall cupboard", "at the office",
