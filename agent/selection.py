@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from .runs import RunStore
 
 REPLAY = Path(__file__).parents[1] / "llm" / "replay"
+LEAST_REPLAYED = 64
+"""With few samples a share of a fifth is a handful: trained on 21 successes of one new tool and five
+ordinary samples, the model used that tool for everything (`LOG.md`)."""
 
 
 def past_attempts(
@@ -124,5 +127,5 @@ def replay_samples(files: Iterable[Path], count: int, seed: int) -> list[dict[st
 
 
 def replay_count(kept: int, share: float) -> int:
-    """Return how many replayed samples make ``share`` of the mixture with ``kept`` others."""
-    return round(kept * share / (1 - share))
+    """Return how many replayed samples make ``share`` of the mixture with ``kept`` others; not just a few."""
+    return max(LEAST_REPLAYED, round(kept * share / (1 - share))) if share and kept else 0
