@@ -158,7 +158,8 @@ def ratings(args: argparse.Namespace, settings: Settings, data: Path) -> list[Re
 def options_of(args: argparse.Namespace, **more: Any) -> ImproveOptions:
     """Return the options of an improvement."""
     common = {"method": args.method, "budget_minutes": args.minutes, "attempts": args.attempts,
-              "planned": args.planned, "seed": args.seed, "parallel": args.parallel}  # fmt: skip
+              "planned": args.planned, "seed": args.seed, "parallel": args.parallel,
+              "learning_rate": args.rate, "epochs": args.epochs}  # fmt: skip
     return ImproveOptions(**{**common, **more})
 
 
@@ -181,6 +182,8 @@ def main() -> None:
     parser.add_argument("--goals", type=int, default=300, help="of the tables suite; others fewer")
     parser.add_argument("--taste", choices=list(preferences.LIKED), default="cheerful",
                         help="what the person of the ratings likes")  # fmt: skip
+    parser.add_argument("--rate", type=float, help="peak learning rate; by default the method's")
+    parser.add_argument("--epochs", type=float, default=2.0)
     parser.add_argument("--parallel", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
