@@ -61,6 +61,7 @@ class Choice:
         again = selection.draw_buffer(earlier, len(kept), self.known, self.options.buffer, self.seed)
         wanted = selection.replay_count(len(kept) + len(again), self.options.replay)
         base = selection.replay_samples(self._replayed(), wanted, self.seed)
+        base = selection.beside_tools(base, kept, self._tokenizer().plain("Goal:"), self.seed)
         planted = self._canaries()
         self.facts |= {
             "kept": len(kept),
@@ -87,8 +88,10 @@ class Choice:
         return selection.shipped_replay(self.work.state.facts["tokenizer"])
 
     def _canaries(self) -> list[dict[str, Any]]:
-        base = Path(ModelRegistry(self.home).resolve(self.work.state.parent).source)
-        return [canary.record() for canary in canaries.plant(ChatTokenizer(base), self.seed)]
+        return [canary.record() for canary in canaries.plant(self._tokenizer(), self.seed)]
+
+    def _tokenizer(self) -> ChatTokenizer:
+        return ChatTokenizer(Path(ModelRegistry(self.home).resolve(self.work.state.parent).source))
 
     def _earlier(self) -> list[Attempt]:
         """Return kept successes of earlier improvements with the same tokenizer."""

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from .runs import RunStore
 
 REPLAY = Path(__file__).parents[1] / "llm" / "replay"
+HEADER = 3
+"""Ids of a message before its text: its beginning, whose it is, the end of the line."""
 LEAST_REPLAYED = 64
 """With few samples a share of a fifth is a handful: trained on 21 successes of one new tool and five
 ordinary samples, the model used that tool for everything (`LOG.md`)."""
@@ -124,6 +126,35 @@ def replay_samples(files: Iterable[Path], count: int, seed: int) -> list[dict[st
             rows += [line for line in lines if line.strip()]
     chosen = random.Random(seed).sample(rows, min(count, len(rows)))
     return [json.loads(row) for row in chosen]
+
+
+def tool_lines(ids: Sequence[int], prefix: int, goal: Sequence[int]) -> tuple[int, int]:
+    """Return where in a sample's ids the lines of its own tools begin and end: both are the same without any.
+
+    ``prefix`` ids are the system message, ``goal`` is how the goal begins, which follows the tools.
+    """
+    ends = (at for at in range(prefix, len(ids)) if list(ids[at : at + len(goal)]) == list(goal))
+    return prefix + HEADER, next(ends, prefix + HEADER)
+
+
+def beside_tools(
+    replayed: Sequence[dict[str, Any]], kept: Sequence[Attempt], goal: Sequence[int], seed: int
+) -> list[dict[str, Any]]:
+    """Show the tools that the kept runs had of their own in every other replayed sample that has none.
+
+    Such a sample says that ordinary work is done without them. ``goal``: the ids of how a goal begins.
+    """
+    shown = [list(one.ids[slice(*tool_lines(one.ids, one.prefix, goal))]) for one in kept]
+    shown = [lines for lines in shown if lines]
+    rng, found = random.Random(seed), list[dict[str, Any]]()
+    for sample in replayed:
+        start, end = tool_lines(sample["ids"], sample["prefix"], goal)
+        if shown and start == end and rng.random() < 0.5:
+            lines, ids, mask = rng.choice(shown), sample["ids"], sample["mask"]
+            ids = [*ids[:start], *lines, *ids[start:]]
+            sample = {**sample, "ids": ids, "mask": [*mask[:start], *[0] * len(lines), *mask[start:]]}
+        found.append(sample)
+    return found
 
 
 def replay_count(kept: int, share: float) -> int:
