@@ -61,7 +61,7 @@ class Choice:
         again = selection.draw_buffer(earlier, len(kept), self.known, self.options.buffer, self.seed)
         wanted = selection.replay_count(len(kept) + len(again), self.options.replay)
         base = selection.replay_samples(self._replayed(), wanted, self.seed)
-        base = selection.beside_tools(base, kept, self._tokenizer().plain("Goal:"), self.seed)
+        base = selection.beside_tools(base, kept, selection.Opening.of(self._tokenizer()), self.seed)
         planted = self._canaries()
         self.facts |= {
             "kept": len(kept),

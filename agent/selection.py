@@ -11,9 +11,11 @@ import json
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..llm.message import Message
 from ..llm.training.data import open_lines
 from ..memory.experience import Learnable
 from .attempts import Attempt, said_in
@@ -26,8 +28,6 @@ if TYPE_CHECKING:
     from .runs import RunStore
 
 REPLAY = Path(__file__).parents[1] / "llm" / "replay"
-HEADER = 3
-"""Ids of a message before its text: its beginning, whose it is, the end of the line."""
 LEAST_REPLAYED = 64
 """With few samples a share of a fifth is a handful: trained on 21 successes of one new tool and five
 ordinary samples, the model used that tool for everything (`LOG.md`)."""
@@ -128,32 +128,48 @@ def replay_samples(files: Iterable[Path], count: int, seed: int) -> list[dict[st
     return [json.loads(row) for row in chosen]
 
 
-def tool_lines(ids: Sequence[int], prefix: int, goal: Sequence[int]) -> tuple[int, int]:
-    """Return where in a sample's ids the lines of its own tools begin and end: both are the same without any.
+@dataclass(frozen=True)
+class Opening:
+    """How a run's first message begins in ids: ``header`` of them, tools of its own if any, then ``goal``."""
 
-    ``prefix`` ids are the system message, ``goal`` is how the goal begins, which follows the tools.
-    """
-    ends = (at for at in range(prefix, len(ids)) if list(ids[at : at + len(goal)]) == list(goal))
-    return prefix + HEADER, next(ends, prefix + HEADER)
+    header: int
+    goal: tuple[int, ...]
+
+    @classmethod
+    def of(cls, tokenizer: ChatTokenizer) -> Opening:
+        """Return the opening as this tokenizer writes it."""
+        goal = tuple(tokenizer.plain("Goal:"))
+        ids = tokenizer.encode_messages([Message("user", "Goal:")]).ids
+        return cls(_find(ids, goal, 0), goal)
+
+    def tools(self, ids: Sequence[int], prefix: int) -> slice:
+        """Return where the lines of a run's own tools stand, after a system message of ``prefix`` ids."""
+        start = prefix + self.header
+        return slice(start, max(start, _find(ids, self.goal, start)))
+
+
+def _find(ids: Sequence[int], wanted: Sequence[int], start: int) -> int:
+    """Return where ``wanted`` begins in ``ids``; ``start`` where it is not."""
+    places = range(start, len(ids) - len(wanted) + 1)
+    return next((at for at in places if tuple(ids[at : at + len(wanted)]) == tuple(wanted)), start)
 
 
 def beside_tools(
-    replayed: Sequence[dict[str, Any]], kept: Sequence[Attempt], goal: Sequence[int], seed: int
+    replayed: Sequence[dict[str, Any]], kept: Sequence[Attempt], opening: Opening, seed: int
 ) -> list[dict[str, Any]]:
     """Show the tools that the kept runs had of their own in every other replayed sample that has none.
 
-    Such a sample says that ordinary work is done without them. ``goal``: the ids of how a goal begins.
+    Such a sample says that ordinary work is done without them.
     """
-    shown = [list(one.ids[slice(*tool_lines(one.ids, one.prefix, goal))]) for one in kept]
+    shown = [list(one.ids[opening.tools(one.ids, one.prefix)]) for one in kept]
     shown = [lines for lines in shown if lines]
     rng, found = random.Random(seed), list[dict[str, Any]]()
     for sample in replayed:
-        start, end = tool_lines(sample["ids"], sample["prefix"], goal)
-        if shown and start == end and rng.random() < 0.5:
-            lines, ids, mask = rng.choice(shown), sample["ids"], sample["mask"]
-            ids = [*ids[:start], *lines, *ids[start:]]
-            sample = {**sample, "ids": ids, "mask": [*mask[:start], *[0] * len(lines), *mask[start:]]}
-        found.append(sample)
+        ids, mask, place = sample["ids"], sample["mask"], opening.tools(sample["ids"], sample["prefix"])
+        if shown and place.start == place.stop and rng.random() < 0.5:
+            lines, at = rng.choice(shown), place.start
+            ids, mask = [*ids[:at], *lines, *ids[at:]], [*mask[:at], *[0] * len(lines), *mask[at:]]
+        found.append({**sample, "ids": ids, "mask": mask})
     return found
 
 

@@ -23,6 +23,7 @@ from autogpt.agent.runs import RunStore
 from autogpt.agent.selection import kept_best
 from autogpt.cli import main
 from autogpt.errors import UsageError, UserError
+from autogpt.llm.message import Message
 from autogpt.llm.registry import NANO, ModelRegistry
 from autogpt.llm.tokenizer import ChatTokenizer
 from autogpt.llm.training.loop import Report
@@ -284,6 +285,36 @@ def test_forgetting_a_run_ends_an_improvement_under_way(
     (work,) = improvements(isolated)
     assert work.state.decision == "kept" and "forgotten" in work.state.reason
     assert study().id != work.state.id
+
+
+def test_ordinary_work_is_replayed_beside_the_tools_of_kept_runs() -> None:
+    from autogpt.agent.selection import Opening, beside_tools
+
+    tokenizer = ChatTokenizer(NANO)
+    opening = Opening.of(tokenizer)
+    system = Message("system", "Answer with one call.")
+    lines = "tide(harbour, hour): Height of the tide, in metres.\nfee(nights): Its price (in crowns).\n"
+
+    def encoded(text: str) -> list[int]:
+        return list(tokenizer.encode_messages([system, Message("user", text)]).ids)
+
+    prefix = len(tokenizer.encode_messages([system]).ids)
+    own = encoded(f"{lines}Goal: how high?")
+    kept = Attempt(
+        "h", "k", 0, "c", "", "achieved", 1.0, 1.0, own, [0] * len(own), [0.0] * len(own), prefix, ""
+    )
+    plain, other = encoded("Goal: add 2 and 3"), encoded("zip(path): Pack.\nGoal: pack it")
+    assert opening.tools(plain, prefix).start == opening.tools(plain, prefix).stop
+    samples = [
+        {"ids": ids, "mask": [1] * len(ids), "prefix": prefix, "kind": "base"} for ids in (plain, other)
+    ]
+    found = beside_tools(samples * 20, [kept], opening, 0)
+    shown = [sample for sample in found[::2] if sample["ids"] != plain]
+    assert 5 < len(shown) < 15 and all(sample["ids"] == other for sample in found[1::2])
+    for sample in shown:
+        assert sample["ids"] == encoded(f"{lines}Goal: add 2 and 3")
+        assert len(sample["mask"]) == len(sample["ids"]) and sum(sample["mask"]) == len(plain)
+    assert beside_tools(samples, [], opening, 0) == samples
 
 
 def test_replayed_is_only_what_the_model_was_trained_on(isolated: Path, tmp_path: Path) -> None:
