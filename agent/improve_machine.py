@@ -132,6 +132,7 @@ class Machine:
 
         self.unload()
         if epsilon is not None:
+            config.pop("replay_share", None)  # ordinary samples need no privacy budget, nor a part in it
             return dpo_private(PrivateConfig(**self._common(), epsilon=epsilon, **config), items, on_step)
         settings = PreferenceConfig(**self._common(), **config)
         train = train_dpo if method == "dpo" else train_kto

@@ -73,7 +73,8 @@ def gather(work: Work, method: str) -> int:
 
 def settings_for(options: Options, method: str, left: float | None, seed: int) -> dict[str, Any]:
     """Return what a method's configuration shares; ``left``: seconds of the budget."""
-    return {
+    mixed = {} if method == "sft" else {"replay_share": options.replay}  # there it is in the samples
+    return mixed | {
         "epochs": options.epochs,
         "minutes": None if left is None else max(left / 60, 0.2),
         "learning_rate": options.learning_rate or RATES[method],

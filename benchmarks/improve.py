@@ -159,7 +159,7 @@ def options_of(args: argparse.Namespace, **more: Any) -> ImproveOptions:
     """Return the options of an improvement."""
     common = {"method": args.method, "budget_minutes": args.minutes, "attempts": args.attempts,
               "planned": args.planned, "seed": args.seed, "parallel": args.parallel,
-              "learning_rate": args.rate, "epochs": args.epochs}  # fmt: skip
+              "learning_rate": args.rate, "epochs": args.epochs, "replay": args.replay}  # fmt: skip
     return ImproveOptions(**{**common, **more})
 
 
@@ -184,6 +184,7 @@ def main() -> None:
                         help="what the person of the ratings likes")  # fmt: skip
     parser.add_argument("--rate", type=float, help="peak learning rate; by default the method's")
     parser.add_argument("--epochs", type=float, default=2.0)
+    parser.add_argument("--replay", type=float, default=0.2, help="share of ordinary samples")
     parser.add_argument("--parallel", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
