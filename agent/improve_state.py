@@ -119,12 +119,12 @@ class Work:
 def improvements(home: Path) -> list[Work]:
     """Return all improvements, oldest first; a folder whose state cannot be read is left out."""
     found = []
-    for file in sorted((home / "improve").glob("*/state.json")):
+    for file in (home / "improve").glob("*/state.json"):
         try:
             found.append(Work(file.parent, State.model_validate_json(file.read_bytes())))
         except (OSError, ValidationError):
             continue
-    return found
+    return sorted(found, key=lambda work: work.state.created)  # names tell no two of one second apart
 
 
 def begin(home: Path, parent: str, options: Options, number: int = 1) -> Work:
