@@ -317,6 +317,15 @@ def test_ordinary_work_is_replayed_beside_the_tools_of_kept_runs() -> None:
     assert beside_tools(samples, [], opening, 0) == samples
 
 
+@pytest.mark.parametrize("method", ["dpo", "kto", "grpo"])
+def test_the_share_that_is_replayed_reaches_every_method(method: str) -> None:
+    from autogpt.agent.improve_methods import settings_for
+
+    options = ImproveOptions(replay=0.5)
+    assert settings_for(options, method, None, 0)["replay_share"] == 0.5
+    assert "replay_share" not in settings_for(options, "sft", None, 0)  # its samples hold them already
+
+
 def test_replayed_is_only_what_the_model_was_trained_on(isolated: Path, tmp_path: Path) -> None:
     from autogpt.agent.selection import replay_count, replay_samples, shipped_replay
 
