@@ -33,8 +33,11 @@ LEAST_SAID = 20
 """Pairs, or thumbs of both kinds together, from which ``auto`` learns from people."""
 LEAST_OF_KIND = 5
 """Of these, at least so many up and so many down for KTO."""
-RATES = {"sft": 3e-4, "dpo": 5e-5, "kto": 5e-5, "grpo": 5e-5}
+RATES = {"sft": 3e-4, "dpo": 5e-5, "kto": 8e-5, "grpo": 5e-5}
 """Peak learning rates: an adapter goes on, so less than at its first training."""
+EPOCHS = {"sft": 2.0, "dpo": 2.0, "kto": 4.0, "grpo": 2.0}
+LEAST_SHARE = {"kto": 0.5}
+"""Of replayed samples in a step: fifty ratings need many steps, and tasks suffer beside less (`LOG.md`)."""
 
 OnStep = Callable[["Progress"], None]
 
@@ -73,9 +76,10 @@ def gather(work: Work, method: str) -> int:
 
 def settings_for(options: Options, method: str, left: float | None, seed: int) -> dict[str, Any]:
     """Return what a method's configuration shares; ``left``: seconds of the budget."""
-    mixed = {} if method == "sft" else {"replay_share": options.replay}  # there it is in the samples
+    share = max(options.replay, LEAST_SHARE.get(method, 0.0)) if options.replay else 0.0
+    mixed = {} if method == "sft" else {"replay_share": share}  # there it is in the samples
     return mixed | {
-        "epochs": options.epochs,
+        "epochs": options.epochs or EPOCHS[method],
         "minutes": None if left is None else max(left / 60, 0.2),
         "learning_rate": options.learning_rate or RATES[method],
         "seed": seed,

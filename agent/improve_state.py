@@ -46,9 +46,10 @@ class Options(BaseModel):
     """Training files to replay from; by default those that ship, for models that come from `small`."""
     buffer: Literal["prioritised", "uniform", "none"] = "prioritised"
     """How kept successes of earlier improvements are drawn again."""
-    epochs: float = Field(default=2.0, gt=0)
+    epochs: float | None = Field(default=None, gt=0)
+    """Passes over the samples; by default two, for ratings four."""
     learning_rate: float | None = Field(default=None, gt=0)
-    """Peak; by default 3e-4 for kept-best, and what each other method has."""
+    """Peak; by default 3e-4 for kept-best, 8e-5 for ratings, 5e-5 else."""
     batch: int = Field(default=16, gt=0)
     planned: int | None = Field(default=None, gt=0)
     """Goals of the gate; by default as many as show a gain of five points, or as the budget allows."""

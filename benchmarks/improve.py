@@ -183,7 +183,7 @@ def main() -> None:
     parser.add_argument("--taste", choices=list(preferences.LIKED), default="cheerful",
                         help="what the person of the ratings likes")  # fmt: skip
     parser.add_argument("--rate", type=float, help="peak learning rate; by default the method's")
-    parser.add_argument("--epochs", type=float, default=2.0)
+    parser.add_argument("--epochs", type=float, help="by default the method's")
     parser.add_argument("--replay", type=float, default=0.2, help="share of ordinary samples")
     parser.add_argument("--parallel", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)

@@ -323,6 +323,9 @@ def test_the_share_that_is_replayed_reaches_every_method(method: str) -> None:
 
     options = ImproveOptions(replay=0.5)
     assert settings_for(options, method, None, 0)["replay_share"] == 0.5
+    usual = settings_for(ImproveOptions(), method, None, 0)
+    assert (usual["replay_share"], usual["epochs"]) == ((0.5, 4.0) if method == "kto" else (0.2, 2.0))
+    assert settings_for(ImproveOptions(replay=0.0, epochs=1.0), method, None, 0)["replay_share"] == 0.0
     assert "replay_share" not in settings_for(options, "sft", None, 0)  # its samples hold them already
 
 
