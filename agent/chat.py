@@ -128,7 +128,7 @@ class ChatSession:
         """Work until the model has answered the last message (also after a crash or Ctrl-C)."""
         try:
             while (think := self._runner.advance(self._run)) is not None:
-                self._runner.think([(self._run, think)])
+                self._runner.think(self._run, think)
         except KeyboardInterrupt:
             self._run.interrupt("stopped by the user")
             self._runner.brain.close_session(self.run)  # a generation may have been cut off

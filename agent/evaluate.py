@@ -224,7 +224,7 @@ def _message(episode: Episode, rollout: Rollout, number: int, text: str, goal: G
         inputs = input_names(goal.model_dump(mode="json")) if number == 0 else []
         episode.events.append(PersonSaid(text=text, inputs=inputs))
     while isinstance(think := rollout.advance(episode), Think):
-        rollout.think([(episode, think)])
+        rollout.think(episode, think)
     state = State.of(episode.events)
     value = resolved_answer(state.answer, episode.bench.values(episode.events)) if state.finished else None
     verdicts = run_checks(goal, value, episode.workspace)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ class Choice:
         again = selection.draw_buffer(earlier, len(kept), self.known, self.options.buffer, self.seed)
         wanted = selection.replay_count(len(kept) + len(again), self.options.replay)
         base = selection.replay_samples(self._replayed(), wanted, self.seed)
-        base = selection.beside_tools(base, kept, selection.Opening.of(self._tokenizer()), self.seed)
+        base = selection.beside_tools(base, kept, selection.Opening.of(self._tokenizer), self.seed)
         planted = self._canaries()
         self.facts |= {
             "kept": len(kept),
@@ -88,8 +89,9 @@ class Choice:
         return selection.shipped_replay(self.work.state.facts["tokenizer"])
 
     def _canaries(self) -> list[dict[str, Any]]:
-        return [canary.record() for canary in canaries.plant(self._tokenizer(), self.seed)]
+        return [canary.record() for canary in canaries.plant(self._tokenizer, self.seed)]
 
+    @cached_property
     def _tokenizer(self) -> ChatTokenizer:
         return ChatTokenizer(Path(ModelRegistry(self.home).resolve(self.work.state.parent).source))
 

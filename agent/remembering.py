@@ -208,7 +208,7 @@ def whole(text: str, heard: Sequence[str]) -> str:
     finds again. A text with a verb says something by itself and stays as it is.
     """
     piece = _words(text)
-    if not piece or any(word in _VERBS for word in piece):
+    if not piece or _VERB.search(text.casefold()):
         return text
     for sentence in (part for message in heard for part in _SENTENCE.split(message)):
         told = _LEAD.sub("", sentence.strip()).rstrip(" .!")
@@ -227,13 +227,10 @@ _LEAD = re.compile(
     re.IGNORECASE,
 )
 """How people begin what they want remembered."""
-_VERBS = frozenset(
-    re.findall(
-        r"\w+",
-        "am are be born called can cannot chose could did do does had has have is keep keeps leads like "
-        "likes live lives may moved must need needs owns prefer prefers put runs should start starts store "
-        "stores take takes use uses want wants was were will work works would",
-    )
+_VERB = re.compile(
+    r"\b(?:am|are|be|born|called|can|cannot|chose|could|did|do|does|had|has|have|is|keeps?|leads|likes?|lives?|"
+    r"may|moved|must|needs?|owns|prefers?|put|runs|should|starts?|stores?|takes?|uses?|wants?|was|were|will|"
+    r"works?|would)\b"
 )
 
 

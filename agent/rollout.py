@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -189,20 +189,16 @@ class Rollout:
             episode.events.append(model_turn(episode.asked, turn))
         return [number for number, _ in turns]
 
-    def think(self, thinks: Sequence[tuple[Episode, Think]]) -> None:
-        """Ask the model for all of ``thinks`` in one batch and append its turns.
+    def think(self, episode: Episode, think: Think) -> None:
+        """Ask the model for one turn, as in a conversation, and append it.
 
         A prompt that the model cannot take costs its goal, not the suite: it is an invalid turn.
         """
-        prompts = [think.prompt(episode.name, episode.sampling) for episode, think in thinks]
         try:
-            turns = self.brain.respond(prompts)
+            turn = self.brain.respond([think.prompt(episode.name, episode.sampling)])[0]
         except UNFIT as error:
-            if len(prompts) > 1:
-                raise
-            turns = [Turn(None, "", invalid=str(error))]
-        for (episode, think), turn in zip(thinks, turns, strict=True):
-            episode.events.append(model_turn(think, turn))
+            turn = Turn(None, "", invalid=str(error))
+        episode.events.append(model_turn(think, turn))
 
     def advance(self, episode: Episode) -> Think | None:
         """Carry out what needs no model; return the next Think, or None when there is none.

@@ -186,14 +186,11 @@ class Runner:
                         run.stop(stop)
                     return None
 
-    def think(self, thinks: Sequence[tuple[ActiveRun, Think]]) -> None:
-        """Ask the model for all of ``thinks`` in one batch and commit its turns."""
-        prompts = [think.prompt(run.id, self.sampling) for run, think in thinks]
+    def think(self, run: ActiveRun, think: Think) -> None:
+        """Ask the model for one turn, as in a conversation, and commit it."""
         on_text = self.on_text
-        heard = (lambda i, piece: on_text(thinks[i][0].id, piece)) if on_text else None
-        turns = self.brain.respond(prompts, heard)
-        for (run, think), turn in zip(thinks, turns, strict=True):
-            run.append(model_turn(think, turn))
+        heard = (lambda _, piece: on_text(run.id, piece)) if on_text else None
+        run.append(model_turn(think, self.brain.respond([think.prompt(run.id, self.sampling)], heard)[0]))
 
     def close(self, run: ActiveRun) -> None:
         """Let go of the run and of what the brain keeps for it."""

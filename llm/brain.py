@@ -199,9 +199,8 @@ class LocalModel:
         session = f"generate-{uuid4().hex}"
         chosen = sampling or Sampling(max_tokens=max_tokens)
         request = Request(session, ids, None, chosen, frozenset(self.tokenizer.stop_ids))
-        stream = None if on_text is None else _Stream(self.tokenizer, lambda _, piece: on_text(piece))
-        if stream is not None:
-            stream.places[0] = 0
+        heard = None if on_text is None else lambda _, piece: on_text(piece)
+        stream = None if heard is None else _Stream(self.tokenizer, heard, {0: 0})
         try:
             answer = self.engine.generate([request], stream)[0]
         finally:
@@ -269,7 +268,7 @@ class LocalFlow:
 
     def __init__(self, model: LocalModel, on_text: OnText | None = None) -> None:
         self._model, self._on_text = model, on_text
-        self._stream = None if on_text is None else _Stream(model.tokenizer, on_text)
+        self._stream = None if on_text is None else _Stream(model.tokenizer, on_text, {})
         self._batch = model.engine.batch(self._stream)
         self._asked: dict[int, _Asked] = {}
         """By the engine's number of each candidate."""
@@ -315,9 +314,9 @@ class _Asked:
 class _Stream:
     """Turns new ids into new text; a character spread over tokens waits until it is whole."""
 
-    def __init__(self, tokenizer: ChatTokenizer, on_text: OnText) -> None:
+    def __init__(self, tokenizer: ChatTokenizer, on_text: OnText, places: dict[int, int]) -> None:
         self._tokenizer = tokenizer
-        self.places: dict[int, int] = {}
+        self.places = places
         """From the engine's number to the caller's; what is not here is not heard."""
         self._on_text = on_text
         self._ids: dict[int, list[int]] = {}

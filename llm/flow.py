@@ -30,14 +30,6 @@ class Flow(Protocol):
         ...
 
 
-class Flowing(Brain, Protocol):
-    """A brain with a flow of its own."""
-
-    def flow(self, on_text: OnText | None = None) -> Flow:
-        """Open a flow."""
-        ...
-
-
 class Rounds:
     """A flow for brains that answer several prompts only together.
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import tiny_shape
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MistralConfig
 
@@ -28,16 +29,7 @@ from autogpt.llm.snapshot import Snapshots
 from autogpt.llm.tree import Tree, addresses, common_prefix
 
 V = 61
-SHAPE: dict[str, Any] = {
-    "vocab_size": V,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 1024,
-    "initializer_range": 0.15,
-}
+SHAPE = tiny_shape(V)
 CONFIGS: dict[str, Any] = {
     "llama": LlamaConfig(**SHAPE),
     "window": MistralConfig(**SHAPE, sliding_window=12),

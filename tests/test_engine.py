@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from tiny import tiny_shape
 from transformers import (
     AutoModelForCausalLM,
     GPT2Config,
@@ -29,16 +30,7 @@ from autogpt.llm.module_forward import ModuleForward
 from autogpt.llm.sampling import choose, uniform
 
 V = 257
-SHAPE: dict[str, Any] = {
-    "vocab_size": V,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 1024,
-    "initializer_range": 0.15,
-}
+SHAPE = tiny_shape(V, 64, 3)
 CONFIGS: dict[str, Any] = {
     "llama": LlamaConfig(**SHAPE, attention_bias=True, mlp_bias=True),
     "llama3-rope": LlamaConfig(

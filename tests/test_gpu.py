@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny import tiny_shape
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
 
 from autogpt.llm.engine import Engine, Request
@@ -23,16 +24,7 @@ from autogpt.llm.message import Sampling
 from autogpt.llm.model import LoadedModel
 
 V = 257
-SHAPE: dict[str, Any] = {
-    "vocab_size": V,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 1024,
-    "initializer_range": 0.15,
-}
+SHAPE = tiny_shape(V, 64, 3)
 CONFIGS: dict[str, Any] = {
     "llama": LlamaConfig(**SHAPE),
     "qwen3": Qwen3Config(**SHAPE, head_dim=32, tie_word_embeddings=True),

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny import tiny_shape
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen3Config
 
 from autogpt.llm.engine import Engine, Request
@@ -21,16 +22,7 @@ from autogpt.llm.message import Sampling
 from autogpt.llm.model import LoadedModel
 
 V = 97
-SHAPE: dict[str, Any] = {
-    "vocab_size": V,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 600,
-    "initializer_range": 0.2,
-}
+SHAPE = tiny_shape(V, max_position_embeddings=600, initializer_range=0.2)
 CONFIGS: dict[str, Any] = {
     "llama": LlamaConfig(**SHAPE),
     "qwen3": Qwen3Config(**SHAPE, head_dim=16, tie_word_embeddings=True),

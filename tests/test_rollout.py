@@ -264,7 +264,7 @@ def test_a_conversation_goes_on_after_a_question_and_a_limit() -> None:
     def go(event: Any) -> State:
         episode.events.append(event)
         while isinstance(think := rollout.advance(episode), Think):
-            rollout.think([(episode, think)])
+            rollout.think(episode, think)
         return State.of(episode.events)
 
     assert go(PersonSaid(text="fix it")).waiting is not None

@@ -177,7 +177,7 @@ class Recorder:
                 episode.events.append(PersonSaid(text=text, inputs=inputs if number == 0 else []))
                 self.expert.assign(episode.name, calls)
                 while isinstance(think := rollout.advance(episode), Think):
-                    rollout.think([(episode, think)])
+                    rollout.think(episode, think)
         finally:
             rollout.close(episode)
         return episode
