@@ -15,6 +15,7 @@ keeps everything; the same command goes on after a kill. Needs ``AUTOGPT_DATA`` 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import random
 import sys
@@ -27,6 +28,7 @@ from learning.pupils import achieved, first_model, home, played, put_in_use, sho
 from makers.common import answer, goal, read
 from makers.public import table_file
 
+from autogpt.agent.episodes.make import FAMILIES
 from autogpt.agent.goal import Goal
 from autogpt.agent.improve import ImproveOptions, ImproveReport, improve
 from autogpt.agent.improve_goals import shipped_gate
@@ -48,6 +50,26 @@ def table_goals(data: Path, count: int, seed: int) -> list[Goal]:
         record = goal("practice", number, "tables", item["question"], {name: text}, check)
         found.append(Goal.model_validate(record))
     return found
+
+
+def mixed_goals(data: Path, count: int, seed: int) -> list[Goal]:
+    """Return goals as a person's days have them: half table questions, a quarter word problems, and chores.
+
+    Their checks are what is kept of the makers' tasks; the expert's calls are thrown away.
+    """
+    rng = random.Random(seed)
+    quarter, eighth = count // 4, count // 8
+    tasks = [
+        *itertools.islice(FAMILIES["mawps"](rng, quarter), quarter),
+        *FAMILIES["files"](rng, eighth),
+        *FAMILIES["workflows"](rng, eighth),
+    ]
+    single = [task.goal for task in tasks if not task.turns and task.goal.check]
+    named = [
+        goal.model_copy(update={"id": f"chore-{number:04d}", "category": "chores"})
+        for number, goal in enumerate(single, start=1)
+    ]
+    return [*table_goals(data, count - 2 * quarter, seed), *named]
 
 
 def rounds(
@@ -106,18 +128,19 @@ def tables_experiment(
 def weak(args: argparse.Namespace, settings: Settings, data: Path) -> list[Record]:
     """Three rounds from the weak adapter."""
     adapter = weak_adapter(args.out / "weak-adapter", settings)
-    own = home(args.out / f"weak-{args.seed}", settings)
+    own = home(args.out / f"weak-{args.practise_on}-{args.seed}", settings)
     put_in_use(own, "weak", adapter)
     # Replayed is what the weak adapter was trained on: other episodes would bring new gold queries.
     options = options_of(args, rounds=args.rounds or 3, replay_data=(adapter.parent / "weak.jsonl",))
-    return tables_experiment(own, args, options, table_goals(data, args.practice, args.seed))
+    return tables_experiment(own, args, options, GOALS[args.practise_on](data, args.practice, args.seed))
 
 
 def shipped(args: argparse.Namespace, settings: Settings, data: Path) -> list[Record]:
     """One round from the shipped model."""
-    own = home(args.out / f"shipped-{args.seed}", settings)
+    own = home(args.out / f"shipped-{args.practise_on}-{args.seed}", settings)
     options = options_of(args, rounds=args.rounds or 1)
-    return tables_experiment(own, args, options, table_goals(data, args.practice, 100 + args.seed))
+    goals = GOALS[args.practise_on](data, args.practice, 100 + args.seed)
+    return tables_experiment(own, args, options, goals)
 
 
 def replay(args: argparse.Namespace, settings: Settings, data: Path) -> list[Record]:
@@ -163,6 +186,8 @@ def options_of(args: argparse.Namespace, **more: Any) -> ImproveOptions:
     return ImproveOptions(**{**common, **more})
 
 
+GOALS: Mapping[str, Callable[[Path, int, int], list[Goal]]] = {"tables": table_goals, "mixed": mixed_goals}
+"""What can be practised on."""
 PARTS: Mapping[str, Callable[[argparse.Namespace, Settings, Path], list[Record]]] = {
     "weak": weak, "shipped": shipped, "domain": domain, "replay": replay, "ratings": ratings,
 }  # fmt: skip
@@ -177,6 +202,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--method", default="sft", choices=("auto", "sft", "dpo", "kto", "grpo"))
     parser.add_argument("--practice", type=int, default=400, help="goals to practise on")
+    parser.add_argument("--practise-on", choices=list(GOALS), default="tables")
     parser.add_argument("--attempts", type=int, default=4)
     parser.add_argument("--planned", type=int, help="goals of the gate")
     parser.add_argument("--goals", type=int, default=300, help="of the tables suite; others fewer")
