@@ -7,6 +7,7 @@ alike to a goal that judges, of the user's or of the shipped gate, is not practi
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -140,13 +141,15 @@ def priorities(goals: Sequence[Goal], rates: Mapping[str, tuple[int, int]], seed
 
 
 def gate_order(drawn: Drawn, gate_goals: Sequence[Goal] | None, seed: int) -> list[Goal]:
-    """Return all that judges in random order, the user's own goals first: they are few, and all count.
+    """Return all that judges in random order, a goal of the user's own and a shipped one in turn.
 
+    The user's are few, and all count; but a gate that ends early must have seen the other categories too.
     A fair coin is fair in any order, so the gate's error does not depend on it.
     """
     rng = random.Random(seed)
     parts = [drawn.held_out, shipped_gate()] if gate_goals is None else [gate_goals]
-    return _named([goal for part in parts for goal in rng.sample(list(part), len(part))])
+    mixed = itertools.zip_longest(*(rng.sample(list(part), len(part)) for part in parts))
+    return _named([goal for turn in mixed for goal in turn if goal is not None])
 
 
 def _named(goals: Sequence[Goal]) -> list[Goal]:
