@@ -147,7 +147,7 @@ def replay(args: argparse.Namespace, settings: Settings, data: Path) -> list[Rec
     """Two rounds from the weak adapter under each kind of buffer, with the same budget and goals."""
     adapter = weak_adapter(args.out / "weak-adapter", settings)
     tables = []
-    for kind in ("prioritised", "uniform", "none"):
+    for kind in ("prioritised", "none", "uniform"):
         own = home(args.out / f"replay-{kind}-{args.seed}", settings)
         put_in_use(own, "weak", adapter)
         options = options_of(args, rounds=args.rounds or 2, buffer=kind,
