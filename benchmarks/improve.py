@@ -77,7 +77,6 @@ def rounds(
     settings: Settings,
     goals: Sequence[Goal],
     options: ImproveOptions,
-    on_round: Callable[[ImproveReport], None],
     gate_goals: Sequence[Goal] | None = None,
 ) -> None:
     """Improve as often as ``options`` say, going on where an earlier call was killed."""
@@ -90,7 +89,6 @@ def rounds(
             file.write(json.dumps(line, default=str) + "\n")
         minutes = sum(report.seconds.values()) / 60
         print(f"round {report.id}: {report.decision} ({report.reason}), {minutes:.0f} min", flush=True)
-        on_round(report)
 
     left = options.rounds - len(ended)
     if left > 0:
@@ -112,7 +110,7 @@ def tables_experiment(
               "workflows": args.goals // 6}  # fmt: skip
     first = first_model(settings)
     before = achieved(settings, first, suites)
-    rounds(settings, goals, options, lambda report: None)
+    rounds(settings, goals, options)
     trained = [work for work in improvements(settings.home) if (work.folder / "train" / "adapter").is_dir()]
     return [
         show(
@@ -128,9 +126,9 @@ def candidate(settings: Settings, work: Work, number: int) -> str:
     """Return the reference of what a round trained, whether it was promoted or not."""
     registry, name = ModelRegistry(settings.home), f"round-{number}"
     known = [version.reference for version in registry.list() if version.name == name]
-    return (
-        known[0] if known else registry.add(name, work.folder / "train" / "adapter", base="small").reference
-    )
+    if known:
+        return known[0]
+    return registry.add(name, work.folder / "train" / "adapter", base="small").reference
 
 
 def weak(args: argparse.Namespace, settings: Settings, data: Path) -> list[Record]:
@@ -174,7 +172,7 @@ def domain(args: argparse.Namespace, settings: Settings, data: Path) -> list[Rec
     before = played(own, first, held_out)
     options = options_of(args, rounds=args.rounds or 1, attempts=max(args.attempts, 8))
     judging = [*harbour.goals(100, 2000 + args.seed), *shipped_gate()[:100]]
-    rounds(own, train, options, lambda report: None, judging)
+    rounds(own, train, options, judging)
     current = ModelRegistry(own.home).current()
     return [show(f"harbour, {first} against {current}", before, played(own, current, held_out))]
 
@@ -210,7 +208,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--method", default="sft", choices=("auto", "sft", "dpo", "kto", "grpo"))
     parser.add_argument("--practice", type=int, default=400, help="goals to practise on")
-    parser.add_argument("--practise-on", choices=list(GOALS), default="tables")
+    parser.add_argument("--practise-on", choices=list(GOALS), default="tables", help="weak and shipped")
     parser.add_argument("--attempts", type=int, default=4)
     parser.add_argument("--planned", type=int, help="goals of the gate")
     parser.add_argument("--goals", type=int, default=300, help="of the tables suite; others fewer")
