@@ -28,6 +28,7 @@ from learning.pupils import achieved, first_model, home, played, put_in_use, sho
 from makers.common import answer, goal, read
 from makers.public import table_file
 
+from autogpt.agent.episodes.expert import Task
 from autogpt.agent.episodes.make import FAMILIES
 from autogpt.agent.goal import Goal
 from autogpt.agent.improve import ImproveOptions, ImproveReport, improve
@@ -65,12 +66,27 @@ def mixed_goals(data: Path, count: int, seed: int) -> list[Goal]:
         *FAMILIES["files"](rng, eighth),
         *FAMILIES["workflows"](rng, eighth),
     ]
-    single = [task.goal for task in tasks if not task.turns and task.goal.check]
-    named = [
-        goal.model_copy(update={"id": f"chore-{number:04d}", "category": "chores"})
-        for number, goal in enumerate(single, start=1)
+    return [*table_goals(data, count - 2 * quarter, seed), *checked(tasks)]
+
+
+def chore_goals(data: Path, count: int, seed: int) -> list[Goal]:
+    """Return workflows from the makers of training tasks; only their checks are kept.
+
+    The suite's workflows are made elsewhere, of other kinds, tables and wordings.
+    """
+    rng = random.Random(seed)
+    third = count // 3
+    tasks = [*FAMILIES["workflows"](rng, count - third), *FAMILIES["mixed"](rng, third)]
+    return checked(tasks)
+
+
+def checked(tasks: Sequence[Task]) -> list[Goal]:
+    """Return the makers' goals that check themselves; the expert's calls are left out."""
+    single = [task for task in tasks if not task.turns and task.goal.check]
+    return [
+        task.goal.model_copy(update={"id": f"{task.kind}-{number:04d}", "category": task.kind})
+        for number, task in enumerate(single, start=1)
     ]
-    return [*table_goals(data, count - 2 * quarter, seed), *named]
 
 
 def rounds(
@@ -107,7 +123,7 @@ def tables_experiment(
 ) -> list[Record]:
     """Improve round by round, and measure every candidate on the suites, also one that its gate kept out."""
     suites = {"tables": args.goals, "words": args.goals // 3, "files": args.goals // 4,
-              "workflows": args.goals // 6}  # fmt: skip
+              "workflows": args.workflows or args.goals // 6}  # fmt: skip
     first = first_model(settings)
     before = achieved(settings, first, suites)
     rounds(settings, goals, options)
@@ -192,7 +208,9 @@ def options_of(args: argparse.Namespace, **more: Any) -> ImproveOptions:
     return ImproveOptions(**{**common, **more})
 
 
-GOALS: Mapping[str, Callable[[Path, int, int], list[Goal]]] = {"tables": table_goals, "mixed": mixed_goals}
+GOALS: Mapping[str, Callable[[Path, int, int], list[Goal]]] = {
+    "tables": table_goals, "mixed": mixed_goals, "chores": chore_goals,
+}  # fmt: skip
 """What can be practised on."""
 PARTS: Mapping[str, Callable[[argparse.Namespace, Settings, Path], list[Record]]] = {
     "weak": weak, "shipped": shipped, "domain": domain, "replay": replay, "ratings": ratings,
@@ -212,6 +230,7 @@ def main() -> None:
     parser.add_argument("--attempts", type=int, default=4)
     parser.add_argument("--planned", type=int, help="goals of the gate")
     parser.add_argument("--goals", type=int, default=300, help="of the tables suite; others fewer")
+    parser.add_argument("--workflows", type=int, help="of the workflows suite; over 100: more by its makers")
     parser.add_argument("--taste", choices=list(preferences.LIKED), default="cheerful",
                         help="what the person of the ratings likes")  # fmt: skip
     parser.add_argument("--rate", type=float, help="peak learning rate; by default the method's")
