@@ -7,9 +7,10 @@
     python benchmarks/improve.py ratings   50 ratings by a hidden preference, learnt by KTO
 
 Rewards only: attempts are scored by their checks or by the simulated person; gold queries and answers train
-nothing. Practice goals are questions of the training split of WikiSQL, judged by the shipped gate; what is
-printed at the end is measured on ``benchmarks/suites``, which neither training nor gate has seen. ``--out``
-keeps everything; the same command goes on after a kill. Needs ``AUTOGPT_DATA`` and the fetched base.
+nothing. Practice goals are questions of the training split of WikiSQL, and with ``--practise-on`` tasks by
+the makers of training episodes too; the shipped gate judges. What is printed at the end is measured on
+``benchmarks/suites``, which neither training nor gate has seen. ``--out`` keeps everything; the same command
+goes on after a kill. Needs ``AUTOGPT_DATA`` and the fetched base.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from learning import harbour, preferences
-from learning.pupils import achieved, first_model, home, played, put_in_use, show, weak_adapter
+from learning.pupils import MORE, achieved, first_model, home, played, put_in_use, show, weak_adapter
 from makers.common import answer, goal, read
 from makers.public import table_file
 
@@ -72,7 +73,7 @@ def mixed_goals(data: Path, count: int, seed: int) -> list[Goal]:
 def chore_goals(data: Path, count: int, seed: int) -> list[Goal]:
     """Return workflows from the makers of training tasks; only their checks are kept.
 
-    The suite's workflows are made elsewhere, of other kinds, tables and wordings.
+    The suite's workflows are made elsewhere, of other tables and wordings.
     """
     rng = random.Random(seed)
     third = count // 3
@@ -230,7 +231,8 @@ def main() -> None:
     parser.add_argument("--attempts", type=int, default=4)
     parser.add_argument("--planned", type=int, help="goals of the gate")
     parser.add_argument("--goals", type=int, default=300, help="of the tables suite; others fewer")
-    parser.add_argument("--workflows", type=int, help="of the workflows suite; over 100: more by its makers")
+    parser.add_argument("--workflows", type=int,
+                        help=f"at most {100 + MORE}; over 100: drawn anew by the suite's makers")  # fmt: skip
     parser.add_argument("--taste", choices=list(preferences.LIKED), default="cheerful",
                         help="what the person of the ratings likes")  # fmt: skip
     parser.add_argument("--rate", type=float, help="peak learning rate; by default the method's")
@@ -239,6 +241,8 @@ def main() -> None:
     parser.add_argument("--parallel", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    if args.workflows is not None and not 0 < args.workflows <= 100 + MORE:
+        parser.error(f"--workflows {args.workflows}: not from 1 to {100 + MORE}")
     bound_spinning()
     settings = load(parallel=args.parallel)
     if settings.data is None:

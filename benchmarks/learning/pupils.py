@@ -31,8 +31,9 @@ from autogpt.settings import Settings, load
 SUITES = Path(__file__).parents[1] / "suites"
 WEAK = 500
 """Episodes that the deliberately weak adapter is trained on."""
-MORE_SEED = 5015
-"""Of workflows beyond the suite's hundred."""
+MORE, MORE_SEED = 200, 5015
+"""Workflows beyond the suite's hundred. Results are kept by id and the makers' draw depends on how many are
+drawn, so it is always this many, of which the first are taken."""
 
 Results = Mapping[str, tuple[str, float]]
 """By goal: its category, and 1.0 where it was achieved."""
@@ -102,9 +103,9 @@ def more_workflows(settings: Settings, count: int) -> list[Goal]:
     }
     made = [
         Goal.model_validate({**record, "id": f"more-{record['id']}"})
-        for record in workflows(settings.data, count, MORE_SEED)
+        for record in workflows(settings.data, MORE, MORE_SEED)
     ]
-    return [goal for goal in made if (goal.goal, str(goal.files)) not in seen]
+    return [goal for goal in made if (goal.goal, str(goal.files)) not in seen][:count]
 
 
 def played(settings: Settings, model: str, goals: Sequence[Goal]) -> Results:
