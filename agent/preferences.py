@@ -99,15 +99,23 @@ def _framed(old: Sequence[int], free: Sequence[bool], new: Sequence[int]) -> tup
 
 
 def attempt_pairs(attempts: Iterable[Attempt]) -> list[Pair]:
-    """Return for each goal its best attempt against its worst, where the difference is clear."""
+    """Return for each goal its best attempt against a clearly worse one.
+
+    Of equally good ones it is the one that most tries gave, because a success by luck is seldom found
+    twice; of the clearly worse ones too, because that is what the model is likeliest to do next time.
+    """
     by_goal: dict[str, list[Attempt]] = defaultdict(list)
     for attempt in attempts:
         by_goal[f"{attempt.goal} {attempt.id}"].append(attempt)
     pairs = []
     for tries in by_goal.values():
-        best, worst = max(tries, key=lambda a: a.value), min(tries, key=lambda a: a.value)
-        if best.value - worst.value >= GAP and (pair := _parted(best, worst)):
-            pairs.append(pair)
+        often = Counter(attempt.said for attempt in tries)
+        best = min(tries, key=lambda a: (-a.value, -often[a.said], a.said))
+        worse = [attempt for attempt in tries if best.value - attempt.value >= GAP]
+        if worse:
+            worst = min(worse, key=lambda a: (-often[a.said], a.value, a.said))
+            if pair := _parted(best, worst):
+                pairs.append(pair)
     return pairs
 
 

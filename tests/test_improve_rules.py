@@ -43,6 +43,19 @@ def test_pairs_part_at_the_first_token_that_differs() -> None:
     assert attempt_pairs([good, attempt("g", 0.8, (1, 9))]) == []
 
 
+def test_pairs_take_the_ways_that_most_tries_gave() -> None:
+    tries = [
+        attempt("g", 1.0, (1, 5), "lucky"),
+        attempt("g", 1.0, (1, 6), "found twice"),
+        attempt("g", 1.0, (1, 6), "found twice"),
+        attempt("g", 0.0, (1, 7), "long way round"),
+        attempt("g", 0.1, (1, 8), "usual mistake"),
+        attempt("g", 0.1, (1, 8), "usual mistake"),
+    ]
+    (pair,) = attempt_pairs(tries)
+    assert (pair.chosen, pair.rejected) == ((6,), (8,))
+
+
 def test_held_out_ratings_have_a_say_only_where_tasks_are_no_worse() -> None:
     held = [Rated((1,), (2, 3), (True, True), number % 2 == 0) for number in range(20)]
     moved = gate_play.moved(held, lambda rows: [1.0 if n % 2 == 0 else -1.0 for n in range(len(rows))])
