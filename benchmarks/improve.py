@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from learning import harbour, preferences
+from learning.errands import errands
 from learning.pupils import MORE, achieved, first_model, home, played, put_in_use, show, weak_adapter
 from makers.common import answer, goal, read
 from makers.public import table_file
@@ -79,6 +80,17 @@ def chore_goals(data: Path, count: int, seed: int) -> list[Goal]:
     third = count // 3
     tasks = [*FAMILIES["workflows"](rng, count - third), *FAMILIES["mixed"](rng, third)]
     return checked(tasks)
+
+
+def errand_goals(data: Path, count: int, seed: int) -> list[Goal]:
+    """Return errands, half of all; the rest are table questions and word problems, so that these hold."""
+    quarter = count // 4
+    problems = itertools.islice(FAMILIES["mawps"](random.Random(seed), quarter), quarter)
+    return [
+        *errands(data, count - 2 * quarter, seed),
+        *table_goals(data, quarter, seed),
+        *checked(list(problems)),
+    ]
 
 
 def checked(tasks: Sequence[Task]) -> list[Goal]:
@@ -210,7 +222,7 @@ def options_of(args: argparse.Namespace, **more: Any) -> ImproveOptions:
 
 
 GOALS: Mapping[str, Callable[[Path, int, int], list[Goal]]] = {
-    "tables": table_goals, "mixed": mixed_goals, "chores": chore_goals,
+    "tables": table_goals, "mixed": mixed_goals, "chores": chore_goals, "errands": errand_goals,
 }  # fmt: skip
 """What can be practised on."""
 PARTS: Mapping[str, Callable[[argparse.Namespace, Settings, Path], list[Record]]] = {
