@@ -21,7 +21,7 @@ from .errors import UserError
 EXAMPLES = """\
 examples:
   autogpt run "Which supplier had the most late deliveries?" deliveries.csv
-  autogpt run examples/late.yaml          a goal file, with grants and checks
+  autogpt run examples/11-rename.yaml     a goal file, with grants and checks
   autogpt run examples/ --parallel 2      every goal file of a folder
   autogpt chat sales.csv                  ask, look, ask again
   autogpt resume                          go on with the last interrupted run
@@ -73,7 +73,13 @@ def _running(groups: Group) -> None:
     run.add_argument("--write", metavar="FILE", action="append", default=[],
                      help="deliver this file here when the run ends (may be repeated)")  # fmt: skip
     run.add_argument("--parallel", "-p", type=int, metavar="N", help="how many goals run at once")
-    run.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the run (default: 0)")
+    run.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="seed of the candidates of --best-of, which are drawn (default: 0)",
+    )
     best_of_flag(run)
     run.add_argument("--no-memory", action="store_true", help="recall nothing and keep nothing")
     model_flags(run)
@@ -141,7 +147,7 @@ def _memory(groups: Group) -> None:
     listing = command(
         actions, "list", "memory_commands:list_entries", "list what is remembered, newest first"
     )
-    listing.add_argument("--kind", choices=kinds)
+    listing.add_argument("--kind", choices=kinds, help="only these")
     listing.add_argument("--all", action="store_true", help="also what is superseded or expired")
     search = command(actions, "search", "memory_commands:search", "show what a recall would bring",
                       "autogpt memory search 'build server'")  # fmt: skip
@@ -221,7 +227,7 @@ def _looking(groups: Group) -> None:
 
     validate = command(
         groups, "validate", "look_commands:validate", "check goal files; name file, line and field",
-        "autogpt validate examples/late.yaml",
+        "autogpt validate examples/11-rename.yaml",
     )  # fmt: skip
     validate.add_argument("files", metavar="FILE", nargs="+")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from typing import TYPE_CHECKING
 
 from .cli_flags import best_of_flag, command, json_flag, model_flags
@@ -20,7 +21,7 @@ def training(groups: Group) -> None:
     )  # fmt: skip
     made.add_argument("out", metavar="OUT", help="folder for train.jsonl.zst and valid.jsonl.zst")
     made.add_argument("--scale", type=float, default=1.0, metavar="S", help="share of the whole (default: 1)")
-    made.add_argument("--seed", type=int, default=0, metavar="N")
+    made.add_argument("--seed", type=int, default=0, metavar="N", help="other episodes")
     made.add_argument(
         "--recipe", choices=["whole", "update", "recall", "replay"], default="whole",
         help="whole: to train from the base model (default); update: to mend an adapter; replay: what ships",
@@ -44,7 +45,7 @@ def training(groups: Group) -> None:
     )  # fmt: skip
     evaluate.add_argument("suite", metavar="SUITE", help=".jsonl, .jsonl.gz or .jsonl.zst")
     evaluate.add_argument("--limit", type=int, metavar="N", help="only the first N (suites are shuffled)")
-    evaluate.add_argument("--seed", type=int, default=0, metavar="N")
+    evaluate.add_argument("--seed", type=int, default=0, metavar="N", help="of --samples and --best-of")
     evaluate.add_argument(
         "--samples", type=int, default=1, metavar="K", help="attempts per goal (default: 1)"
     )
@@ -68,7 +69,7 @@ def learning(groups: Group) -> None:
     practice.add_argument("folder", metavar="DIR", help="CSV, TSV, JSON, XLSX, SQLite and text files")
     practice.add_argument("--out", "-o", metavar="FILE", help="suite to write (default: standard output)")
     practice.add_argument("--count", type=int, default=100, metavar="N", help="how many goals (default: 100)")
-    practice.add_argument("--seed", type=int, default=0, metavar="N")
+    practice.add_argument("--seed", type=int, default=0, metavar="N", help="other goals of the same files")
     _improving(groups)
     rate = command(groups, "rate", "ratings:rate", "say how good a run was, or a conversation's last answer",
                     "autogpt rate 3f2a bad --why 'the wrong year'")  # fmt: skip
@@ -87,7 +88,7 @@ def learning(groups: Group) -> None:
     }.items():
         action = command(actions, name, f"learning:{name}", text)
         if name == "stats":
-            json_flag(action)
+            action.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
             continue
         action.add_argument("run", metavar="RUN", nargs="?" if name == "forget" else None, help="run id")
         if name == "forget":
@@ -116,10 +117,15 @@ def _improving(groups: Group) -> None:
     better.add_argument("--dp-epsilon", type=float, metavar="E",
                         help="keep within this privacy budget (sft and dpo)")  # fmt: skip
     better.add_argument("--budget", metavar="TIME", help="for one round, as 30m or 2h (default: no limit)")
-    better.add_argument("--attempts", type=int, metavar="K", help="tries at each goal (default: 4)")
+    better.add_argument("--attempts", type=int, metavar="K", help="tries at each goal (default: 4, grpo 8)")
     better.add_argument("--rounds", type=int, metavar="N", help="one after the other (default: 1)")
-    better.add_argument("--planned", type=int, metavar="N", help="goals of the gate at most (default: 1100)")
-    better.add_argument("--seed", type=int, metavar="N")
+    better.add_argument(
+        "--planned",
+        type=int,
+        metavar="N",
+        help="goals of the gate at most, 100 at least (default: 1100; for dpo and kto 400)",
+    )
+    better.add_argument("--seed", type=int, metavar="N", help="of tries, samples and order (default: 0)")
     better.add_argument("--dry-run", action="store_true", help="say what there is and what would happen")
     better.add_argument("--watch", action="store_true", help="go on, whenever there are new runs")
     json_flag(better)

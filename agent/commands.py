@@ -19,7 +19,7 @@ from ..settings import Settings, load
 from . import approvals, trial
 from .adapt import adapt
 from .asking import ask_at_terminal, at_terminal
-from .events import PersonAnswered, PersonAsked
+from .events import PersonAnswered, PersonAsked, RunStarted
 from .goal import load_goals
 from .outcome import show_outcomes
 from .ratings import who
@@ -145,6 +145,8 @@ def _runner_for(
         brain = open_brain(settings.model_copy(update={"model": model}))
     ask = ask_at_terminal(report) if at_terminal() and not args.json else None
     events = store.load(name)
+    started = events[0]
+    assert isinstance(started, RunStarted)
     report.catch_up(name, events)
     return Runner(
         store,
@@ -152,6 +154,6 @@ def _runner_for(
         open_registry(),
         ask=ask,
         on_event=report.on_event,
-        sampling=Sampling(seed=getattr(events[0], "seed", 0)),
+        sampling=Sampling(seed=started.seed, best_of=check_best_of(started.best_of, brain)),
         memory=memory,
     )

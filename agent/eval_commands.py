@@ -51,6 +51,8 @@ def _evaluation(args: argparse.Namespace, settings: Settings) -> Evaluation:
     registry = open_registry()
     suite = Path(args.suite).name
     if holds_sessions(args.suite):
+        if one_by_one := _of_goals(args):
+            raise UsageError(f"{one_by_one}: {suite} holds conversations; each is held once, alone")
         sessions = load_conversations(args.suite)[: args.limit]
         brain = _brain(settings)
         check_best_of(args.best_of, brain)
@@ -61,6 +63,13 @@ def _evaluation(args: argparse.Namespace, settings: Settings) -> Evaluation:
     brain = _brain(settings)
     check_best_of(args.best_of, brain)
     return _goals(args, suite, goals, brain, registry)
+
+
+def _of_goals(args: argparse.Namespace) -> str:
+    """Return the first flag that only suites of goals take, or an empty string."""
+    plain = {"seed": 0, "samples": 1, "parallel": None, "no_plan": False, "no_memory": False, "memory": None}
+    named = (name for name, value in plain.items() if getattr(args, name) != value)
+    return next((f"--{name.replace('_', '-')}" for name in named), "")
 
 
 def _goals(

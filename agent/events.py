@@ -52,6 +52,8 @@ class RunStarted(Event):
     grants_hash: str = ""
     limits: dict[str, Any] = {}
     seed: int = 0
+    best_of: int = 1
+    """Candidates that were written for each turn."""
     folder: str = ""
     """The goal's folder: its paths are relative to it, and results are delivered there."""
     destinations: dict[str, str] = {}

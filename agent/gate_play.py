@@ -100,6 +100,12 @@ class Results:
                 on_done(side.name, len(goals) - len(missing) + count, len(goals))
 
 
+def at_most(method: str, planned: int | None, available: int) -> int:
+    """Return how many goals a candidate made by ``method`` is judged on, ``planned`` where a person says."""
+    usual = SAID_GOALS if method in ("dpo", "kto") else gate.DEFAULT_N
+    return min(max(planned or usual, gate.MIN_GOALS), available)
+
+
 def goal_key(goal: Goal) -> str:
     """Return what a result is kept under: everything that the goal says, and its inputs' contents."""
     inputs = [file_sha256(path) if path.is_file() else str(path) for path in goal.input_paths()]

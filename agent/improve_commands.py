@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import UsageError
 from ..settings import Settings, load
-from . import gate, promotion, trial
+from . import gate, gate_play, promotion, trial
 from .gate_commands import show_gate
 from .goal import Goal, load_goals
 from .improve import improve, unfinished
@@ -36,6 +36,8 @@ def run(args: argparse.Namespace) -> int:
     """Improve the model in use, or say what would be done; exit code 0 however the gate decides."""
     settings = with_model(load(model=args.model, device=args.device, dtype=args.dtype))
     options = options_of(args)
+    if args.watch and args.dry_run:
+        raise UsageError("--watch goes on for ever, --dry-run does nothing: name one of the two")
     names = tool_names(open_registry())
     goals = [goal for suite in args.goals for goal in load_goals(suite, names)]
     if args.dry_run:
@@ -133,11 +135,11 @@ def dry_run(settings: Settings, options: Options, goals: list[Goal], as_json: bo
     subject = subject_of(settings)
     found = survey(settings, open_store(settings), subject, goals, seed=options.seed)
     solved = sum(attempt.solved for attempt in found.past)
-    planned = min(options.planned or gate.DEFAULT_N, len(found.judging))
     up = sum(one.good for one in found.said.rated)
     counts = {"pairs": len(found.said.pairs), "thumbs": len(found.said.rated), "thumbs_up": up}
     counts["thumbs_down"] = counts["thumbs"] - up
     method = choose(options, counts, promotion.method_of(settings.home, subject.reference))
+    planned = gate_play.at_most(method, options.planned, len(found.judging))
     gaps = found.gaps(method)
     told: dict[str, Any] = {
         "model": subject.reference,

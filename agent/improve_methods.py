@@ -8,6 +8,7 @@ its attempts are then close to what the model already does. A privacy budget all
 from __future__ import annotations
 
 import random
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -55,6 +56,8 @@ def choose(options: Options, facts: Mapping[str, Any], parent_method: str) -> st
         method = "kto"
     else:
         method = "grpo" if parent_method == "sft" and not options.dp_epsilon else "sft"
+    if method == "grpo" and options.attempts == 1:
+        raise UsageError("--attempts 1: grpo compares the tries at a goal; take 2 or more")
     if options.dp_epsilon and method not in ("sft", "dpo"):
         raise UsageError(f"--dp-epsilon: {method} cannot keep a privacy budget; take --method sft or dpo")
     return method
@@ -77,7 +80,9 @@ def gather(work: Work, method: str) -> int:
 def settings_for(options: Options, method: str, left: float | None, seed: int) -> dict[str, Any]:
     """Return what a method's configuration shares; ``left``: seconds of the budget."""
     share = max(options.replay, LEAST_SHARE.get(method, 0.0)) if options.replay else 0.0
-    mixed = {} if method == "sft" else {"replay_share": share}  # there it is in the samples
+    mixed: dict[str, Any] = {} if method == "sft" else {"replay_share": share}  # there it is in the samples
+    if method == "grpo" and options.attempts:
+        mixed["group"] = options.attempts
     return mixed | {
         "epochs": options.epochs or EPOCHS[method],
         "minutes": None if left is None else max(left / 60, 0.2),
@@ -106,12 +111,14 @@ class Rolls:
         registry: Registry,
         prices: Prices,
         options: Options,
-        say: Callable[[int, int, float], None],
+        say: Callable[[float], None],
     ) -> None:
         self.goals = {goal.id: goal for goal in goals}
         self.machine, self.registry, self.prices, self.options = machine, registry, prices, options
         self.adapter: Path | None = None
         self.tally: Counter[str] = Counter()
+        self.seconds = 0.0
+        """Spent on trying."""
         self._say = say
         self._count = 0
 
@@ -127,6 +134,7 @@ class Rolls:
         self._count += 1
         brain = self.machine.load(self.adapter)
         goals = [self.goals[name] for name in wanted for _ in range(attempts)]
+        begun = time.monotonic()
         rollout = Rollout(
             brain,
             self.registry,
@@ -143,6 +151,7 @@ class Rolls:
                 groups[number // attempts].append(
                     Trajectory(attempt.ids, attempt.mask, attempt.logprobs, attempt.value)
                 )
+        self.seconds += time.monotonic() - begun
         rewards = [one.reward for group in groups for one in group]
-        self._say(self.tally["tries"], self.tally["solved"], fmean(rewards) if rewards else 0.0)
+        self._say(fmean(rewards) if rewards else 0.0)
         return groups

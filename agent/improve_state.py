@@ -34,8 +34,8 @@ class Options(BaseModel):
     method: Method = "auto"
     budget_minutes: float | None = Field(default=None, gt=0)
     """For one round, all of it: about 40 % practising, 35 % training, the rest for the gate."""
-    attempts: int = Field(default=4, ge=1, le=64)
-    """Tries per goal."""
+    attempts: int | None = Field(default=None, ge=1, le=64)
+    """Tries per goal; by default four, in a group of GRPO eight."""
     rounds: int = Field(default=1, ge=1, le=100)
     temperature: float = Field(default=0.8, gt=0, le=2)
     keep: int = Field(default=2, ge=1)

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 SHARES = {"practise": 0.4, "train": 0.35, "gate": 0.25}
 """Of a budget of minutes."""
+ATTEMPTS = 4
+"""Tries at each goal, unless the options say otherwise."""
 EXAMPLES = 12
 """Goals that changed, each way, that the page shows."""
 
@@ -173,21 +175,21 @@ class Improvement:
         goals = [restored_line(line) for line in self.work.read("goals.jsonl")]
         if not goals or self.state.method == "grpo":  # which tries goals while it trains
             return self.work.reach("train")
-        left = self.left("practise")
+        left, attempts = self.left("practise"), self.options.attempts or ATTEMPTS
         brain = self.machine.load(self.machine.subject.adapter)
         Practice(
             brain,
             brain.tokenizer,
             self.registry,
             Prices.of(self.settings),
-            self.options.attempts,
+            attempts,
             self.options.temperature,
             self.options.parallel,
             self.seed,
             None if left is None else time.monotonic() + left,
             lambda tried, solved: self.say(
                 "practising",
-                min(0.99, tried / (len(goals) * self.options.attempts)),
+                min(0.99, tried / (len(goals) * attempts)),
                 f"{tried} tries, {solved / tried:.0%} achieved",
             ),
         ).run(priorities(goals, self.rates(), self.seed), self.work.folder / "attempts.jsonl")
@@ -240,7 +242,9 @@ class Improvement:
         if method == "grpo":
             goals = [restored_line(line) for line in self.work.read("goals.jsonl")]
             prices = Prices.of(self.settings)
-            rolls = Rolls(goals, self.machine, self.registry, prices, options, self._rolled)
+            rolls = Rolls(
+                goals, self.machine, self.registry, prices, options, lambda mean: self._rolled(rolls, mean)
+            )
             names = [goal.id for goal in priorities(goals, self.rates(), self.seed)]
             replay = [self.work.folder / "replay.jsonl"] if self.state.facts["replayed"] else []
             return self.machine.reinforce(names, rolls.roll, rolls.publish, replay, on_step, **config)
@@ -251,8 +255,9 @@ class Improvement:
             return self.machine.finetune(on_step, data=data, batch=batch, **config)
         return fit_said(self.work, self.machine, method, on_step, config)
 
-    def _rolled(self, tried: int, solved: int, reward: float) -> None:
-        self.state.facts |= {"tries": tried, "solved_tries": solved}
+    def _rolled(self, rolls: Rolls, reward: float) -> None:
+        tried, solved = rolls.tally["tries"], rolls.tally["solved"]
+        self.state.facts |= {"tries": tried, "solved_tries": solved, "trying": rolls.seconds}
         with Lines(self.work.folder / "rewards.jsonl") as lines:
             lines.add({"tries": tried, "reward": reward})
         self.say("trying goals", None, f"{tried} tries, {solved / max(1, tried):.0%} achieved")
@@ -325,11 +330,10 @@ class Improvement:
 
     def plan(self, available: int) -> int:
         """Return how many goals the gate plays at most."""
-        usual = gate_play.SAID_GOALS if self.state.method in ("dpo", "kto") else gate.DEFAULT_N
-        most = min(self.options.planned or usual, available)
+        most = gate_play.at_most(self.state.method, self.options.planned, available)
         left, tries = self.left("gate"), self.state.facts.get("tries", 0)
         if self.options.planned is None and left is not None and tries:
-            each = self.state.seconds.get("practise", 0.0) / tries
+            each = self.state.facts.get("trying", self.state.seconds.get("practise", 0.0)) / tries
             most = min(most, int(left / (2 * each)) if each else most)
         return max(most, min(gate.MIN_GOALS, available))
 

@@ -194,7 +194,9 @@ def missing(found: Stats) -> list[str]:
             "give goal files a `check`, or rate runs with 'autogpt rate RUN good|bad'"
         )
     if not found.sometimes:
-        gaps.append("a goal that is solved sometimes: run goals again with another --seed")
+        gaps.append(
+            "a goal that is solved sometimes: 'autogpt improve --goals SUITE' tries each several times"
+        )
     if found.train_goals == found.goals:
         gaps.append("held-out goals to judge by: run more different goals")
     return gaps

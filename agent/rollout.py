@@ -158,6 +158,7 @@ class Rollout:
             sources,
             mode=mode,
             seed=self.seed,
+            best_of=self.best_of,
             plan=self.plan,
             memory=memory is not None,
         )

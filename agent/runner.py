@@ -137,6 +137,7 @@ class Runner:
             mode=mode,
             unattended=self.ask is None,
             seed=self.sampling.seed,
+            best_of=self.sampling.best_of,
             plan=self.plan,
             memory=self.memory is not None,
         ).model_copy(

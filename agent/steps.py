@@ -152,6 +152,7 @@ def opening(
     mode: Literal["goal", "chat", "eval"] = "goal",
     unattended: bool = True,
     seed: int = 0,
+    best_of: int = 1,
     plan: bool = True,
     memory: bool = False,
 ) -> RunStarted:
@@ -185,6 +186,7 @@ def opening(
         grants_hash=hashlib.sha256(json.dumps(grants, sort_keys=True).encode()).hexdigest()[:16],
         limits=goal.get("limits") or {},
         seed=seed,
+        best_of=best_of,
         plan=plan,
         by=who(),
         memory=memory,

@@ -199,7 +199,7 @@ def domain(args: argparse.Namespace, settings: Settings, data: Path) -> list[Rec
     train, held_out = harbour.goals(40, args.seed, taught=True), harbour.goals(100, 1000 + args.seed)
     first = first_model(own)
     before = played(own, first, held_out)
-    options = options_of(args, rounds=args.rounds or 1, attempts=max(args.attempts, 8))
+    options = options_of(args, rounds=args.rounds or 1, attempts=max(args.attempts or 0, 8))
     judging = [*harbour.goals(100, 2000 + args.seed), *shipped_gate()[:100]]
     rounds(own, train, options, judging)
     current = ModelRegistry(own.home).current()
@@ -240,7 +240,7 @@ def main() -> None:
     parser.add_argument("--method", default="sft", choices=("auto", "sft", "dpo", "kto", "grpo"))
     parser.add_argument("--practice", type=int, default=400, help="goals to practise on")
     parser.add_argument("--practise-on", choices=list(GOALS), default="tables", help="weak and shipped")
-    parser.add_argument("--attempts", type=int, default=4)
+    parser.add_argument("--attempts", type=int, help="at each goal; by default 4, grpo 8")
     parser.add_argument("--planned", type=int, help="goals of the gate")
     parser.add_argument("--goals", type=int, default=300, help="of the tables suite; others fewer")
     parser.add_argument("--workflows", type=int,
