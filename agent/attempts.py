@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..llm.message import Brain
-from ..memory.experience import SOLVED
+from ..memory.experience import is_solved
 from ..memory.goals import goal_hash
 from ..tools.registry import Registry
-from .encode import encode_run, sample_record, wrong_turns
+from .encode import Encoded, encode_run, sample_record, wrong_turns
 from .events import Event, ModelTurn
 from .goal import Goal
 from .improve_state import Lines, read_lines
-from .rewards import Prices, reward_of
+from .rewards import Prices, Reward, reward_of
 from .rollout import Episode, Rollout
 
 if TYPE_CHECKING:
@@ -58,11 +58,13 @@ class Attempt:
     prefix: int
     said: str = ""
     """Its calls, for the page and to tell tries apart."""
+    earned: str = "checks"
+    """Where its reward comes from; see :class:`~autogpt.agent.rewards.Reward`."""
 
     @property
     def solved(self) -> bool:
         """Whether the goal was achieved."""
-        return self.base >= SOLVED
+        return is_solved(self.base, self.earned)
 
     def row(self) -> dict[str, Any]:
         """Return what :func:`read_attempts` reads again."""
@@ -98,15 +100,24 @@ def attempt_of(
     if reward is None or episode.result is None:
         return None
     try:
-        encoded = encode_run(tokenizer, episode.events, wrong_turns(episode.events))
+        encoded = encode_attempt(tokenizer, episode.events, reward)
     except ValueError:
         return None
     goal = episode.goal
     return Attempt(
         goal_hash(goal.goal), goal.id, number, goal.category or "goals", source, episode.result.status,
         reward.base, reward.value, encoded.ids, encoded.mask, encoded.logprobs, encoded.prefix,
-        said_in(episode.events),
+        said_in(episode.events), reward.source,
     )  # fmt: skip
+
+
+def encode_attempt(tokenizer: ChatTokenizer, events: Sequence[Event], reward: Reward) -> Encoded:
+    """Encode a run by what it was worth: a success does not teach its wrong turns, a failure is made of them.
+
+    Raises ValueError where its tokens are not known.
+    """
+    unlearned = wrong_turns(events) if is_solved(reward.base, reward.source) else ()
+    return encode_run(tokenizer, events, unlearned)
 
 
 @dataclass

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ..llm.message import Message
 from ..llm.training.data import open_lines
 from ..memory.experience import Learnable
-from .attempts import Attempt, said_in
-from .encode import encode_run, wrong_turns
+from .attempts import Attempt, encode_attempt, said_in
 from .events import Event, RunEnded, RunStarted
 from .rewards import Prices, reward_of
 
@@ -62,7 +61,7 @@ def _past(
     if started.mode == "chat" or reward is None:
         return None
     try:
-        encoded = encode_run(tokenizer, events, wrong_turns(events))
+        encoded = encode_attempt(tokenizer, events, reward)
     except ValueError:
         return None
     ended = next((event for event in reversed(events) if isinstance(event, RunEnded)), None)
@@ -70,7 +69,7 @@ def _past(
     return Attempt(
         run.goal, str(goal.get("id", run.run)), 0, str(goal.get("category") or "goals"), run.run,
         ended.status if ended else "", reward.base, reward.value, encoded.ids, encoded.mask,
-        encoded.logprobs, encoded.prefix, said_in(events),
+        encoded.logprobs, encoded.prefix, said_in(events), reward.source,
     )  # fmt: skip
 
 

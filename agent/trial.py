@@ -19,7 +19,7 @@ from typing import Any
 
 from ..llm.registry import ModelRegistry
 from ..llm.training.checkpoint import replace_bytes
-from ..memory.experience import SOLVED
+from ..memory.experience import is_solved
 from ..settings import Settings
 from .rewards import reward_of
 from .runs import RunInfo, RunStore
@@ -96,7 +96,7 @@ def _outcomes(store: RunStore, model: str, since: float, newest: bool = False) -
     for info in infos if newest else reversed(infos):
         reward = reward_of(store.load(info.run))
         if reward is not None:
-            found.append(reward.base >= SOLVED)
+            found.append(is_solved(reward.base, reward.source))
         if len(found) == OLD:
             break
     return found

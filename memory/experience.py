@@ -35,10 +35,18 @@ from .database import Database, experience_runs, experience_samples, model_runs
 from .database import events as event_rows
 from .goals import alike, family_hash, goal_hash, is_held_out, words_of
 
-SOLVED = 0.5
-"""A run has solved its goal when it earned at least this, before prices."""
+GOOD = 0.5
+"""From this mean on, before prices, ratings say that a run has solved its goal."""
 LEAST_WEIGHT = 0.1
 """Goals that are always or never solved are drawn with this weight, those at one half with 1."""
+
+
+def is_solved(base: float, source: str) -> bool:
+    """Return whether a reward says that the goal was achieved.
+
+    Of checks all must have passed: half of them is what a run earns that writes the answer and not the file.
+    """
+    return base >= (1.0 if source == "checks" else GOOD)
 
 
 @dataclass(frozen=True)
@@ -231,9 +239,14 @@ class Experience:
     def goals(self) -> list[GoalRecord]:
         """Return every goal with a reward, and how often it was solved; a run counts once."""
         best = sa.func.max(experience_samples.c.base).label("base")
+        source = sa.func.max(experience_samples.c.source).label("source")  # a goal's run has one
         joined = experience_samples.join(experience_runs)
         columns = (experience_runs.c.goal, experience_runs.c.wording, experience_runs.c.held_out)
-        query = sa.select(*columns, best).select_from(joined).where(experience_samples.c.base.is_not(None))
+        query = (
+            sa.select(*columns, best, source)
+            .select_from(joined)
+            .where(experience_samples.c.base.is_not(None))
+        )
         with self.database.read() as connection:
             rows = connection.execute(query.group_by(experience_runs.c.run, *columns)).all()
         groups: dict[str, list[Any]] = defaultdict(list)
@@ -244,7 +257,7 @@ class Experience:
                 goal,
                 group[0].wording,
                 group[0].held_out,
-                sum(row.base >= SOLVED for row in group),
+                sum(is_solved(row.base, row.source) for row in group),
                 len(group),
             )
             for goal, group in groups.items()

@@ -137,6 +137,19 @@ def test_a_poisoned_text_inside_a_success_carries_no_loss(store: RunStore) -> No
     assert isinstance(turn, ModelTurn) and learned == turn.ids
 
 
+def test_a_failure_is_made_of_its_wrong_turns_and_a_success_does_not_teach_them(store: RunStore) -> None:
+    from autogpt.agent.attempts import encode_attempt
+    from autogpt.agent.rewards import Parts, Reward
+
+    events = store.load(run_of(store, 1, "abq abw abz", RIGHT))
+    failed = ToolOutcome(call_id="c", tool="files.read", state="failed", handle="$1", preview="no such file")
+    events = [*events[:2], failed, *events[2:]]
+    failure, success = (
+        encode_attempt(TOKENIZER, events, Reward(base, Parts(checks=base), "checks")) for base in (0.5, 1.0)
+    )
+    assert any(failure.mask) and not any(success.mask)
+
+
 @pytest.mark.parametrize("text", ["", "0m", "-3", "soon", "5 days"])
 def test_a_budget_that_is_no_time_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--budget"):

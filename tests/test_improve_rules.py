@@ -14,8 +14,10 @@ from autogpt.agent.attempts import Attempt
 from autogpt.agent.improve import ImproveOptions
 from autogpt.agent.improve_methods import choose
 from autogpt.agent.preferences import GAP, attempt_pairs
+from autogpt.agent.selection import kept_best
 from autogpt.errors import UsageError
 from autogpt.llm.training.preference import Rated
+from autogpt.memory.experience import is_solved
 
 
 def attempt(goal: str, value: float, ids: tuple[int, ...], said: str = "") -> Attempt:
@@ -100,3 +102,10 @@ def test_own_goals_and_shipped_ones_are_played_in_turn(isolated: Path) -> None:
     assert min(seen[name] for name in ("tables", "words", "files", "workflows")) >= 10
     assert [g.id for g in order] == [g.id for g in gate_order(Drawn(held_out=goals(5)), None, 3)]
     assert order[10:] != gate_order(Drawn(held_out=goals(5)), None, 4)[10:]
+
+
+def test_half_of_the_checks_is_no_success() -> None:
+    half = attempt("g", 0.5, (1, 2))
+    assert not half.solved and not is_solved(0.99, "checks") and is_solved(1.0, "checks")
+    assert replace(half, earned="person").solved
+    assert kept_best([half, attempt("g", 0.4, (1, 3))], 2) == []

@@ -169,6 +169,8 @@ class _Rounds:
             wanted, spare = spare[:missing], spare[missing:]
             if not wanted:
                 break
+        if not made:
+            raise UsageError("no try of a whole round could be learned from: do the goals fit the model?")
         notes.update(
             reward=fmean(one.reward for one in made),
             reward_best=max(one.reward for one in made),
