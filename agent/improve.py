@@ -17,8 +17,9 @@ from pathlib import Path
 from ..settings import Settings
 from . import promotion
 from .goal import Goal
+from .improve_goals import kept_record, restored_line
 from .improve_machine import Machine, Subject, subject_of
-from .improve_state import Options, Work, begin, improvements, lock
+from .improve_state import GIVEN, Options, Work, begin, improvements, lock
 from .improvement import Improvement, ImproveReport, Say
 
 __all__ = ["ImproveOptions", "ImproveReport", "improve"]
@@ -52,20 +53,26 @@ def improve(
     held = lock(settings.home)
     try:
         subject = subject_of(settings)
-        work = unfinished(settings.home, subject.reference) or begin(
-            settings.home, subject.reference, options
-        )
+        work = unfinished(settings.home, subject.reference)
+        if work is None:
+            work = begin(settings.home, subject.reference, options, given=map(kept_record, goals))
+        elif given := work.read(GIVEN):
+            goals = [restored_line(line) for line in given]
         options = work.state.options
         for number in range(work.state.round, options.rounds + 1):
             if number != work.state.round:
                 subject = subject_of(settings)
-                work = begin(settings.home, subject.reference, options, number)
+                work = begin(settings.home, subject.reference, options, number, map(kept_record, goals))
             one = Improvement(work, settings, machine(settings, subject), goals, gate_goals, say)
             reports.append(one.run())
             if on_round:
                 on_round(reports[-1])
             if reports[-1].decision == "nothing":
                 break
+            if (
+                settings.model and reports[-1].version
+            ):  # named by a person or a setting: follow what it became
+                settings = settings.model_copy(update={"model": reports[-1].version})
     finally:
         held.release()
     return reports

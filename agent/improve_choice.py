@@ -11,11 +11,9 @@ from ..llm.registry import DEFAULT, ModelRegistry
 from ..llm.tokenizer import ChatTokenizer
 from . import canaries, promotion, selection
 from .attempts import Attempt, rates, read_attempts
-from .improve_methods import gather
+from .improve_methods import LEAST_KEPT, gather
 from .improve_state import Work, improvements
 
-LEAST_KEPT = 8
-"""Successes, pairs or thumbs below which nothing is trained."""
 REPLAYED = 600
 """Ordinary samples that the other methods draw their replay from."""
 
@@ -46,7 +44,7 @@ class Choice:
         if method == "sft":
             return self._successes(practised)
         replay = selection.replay_samples(self._replayed(), REPLAYED, self.seed)
-        planted = self._canaries() if len(replay) == REPLAYED else []
+        planted = self._canaries() if len(replay) == REPLAYED and not self.options.dp_epsilon else []
         if replay:
             self.work.write("replay.jsonl", [*replay, *planted])
         count = self.work.state.facts["goals"] if method == "grpo" else gather(self.work, method)

@@ -22,7 +22,7 @@ from .improve_state import Options
 from .improvement import SHARES, ImproveReport
 from .outcome import show_table
 from .progress import progress_line
-from .setup import open_registry, open_store, tool_names, with_model
+from .setup import open_registry, open_store, tool_names
 from .survey import survey
 
 WATCH = 60.0
@@ -34,7 +34,7 @@ UNITS = {"s": 1 / 60, "m": 1.0, "h": 60.0}
 
 def run(args: argparse.Namespace) -> int:
     """Improve the model in use, or say what would be done; exit code 0 however the gate decides."""
-    settings = with_model(load(model=args.model, device=args.device, dtype=args.dtype))
+    settings = load(model=args.model, device=args.device, dtype=args.dtype)
     options = options_of(args)
     if args.watch and args.dry_run:
         raise UsageError("--watch goes on for ever, --dry-run does nothing: name one of the two")
@@ -43,18 +43,19 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         return dry_run(settings, options, goals, args.json)
     if not args.watch:
-        return once(settings, options, goals, args.json)
+        once(settings, options, goals, args.json)
+        return 0
     seen = -1
     while True:
         now = _learnable(settings)
         if seen < 0 or now >= seen + FRESH:
-            once(settings, options, goals, args.json)
+            settings = once(settings, options, goals, args.json)
             seen = now
         time.sleep(WATCH)
 
 
-def once(settings: Settings, options: Options, goals: list[Goal], as_json: bool) -> int:
-    """Improve once, with all rounds."""
+def once(settings: Settings, options: Options, goals: list[Goal], as_json: bool) -> Settings:
+    """Improve once, with all rounds; returns the settings that go on with what was promoted."""
     begun = unfinished(settings.home, subject_of(settings).reference)
     if begun is not None:
         print(
@@ -66,10 +67,10 @@ def once(settings: Settings, options: Options, goals: list[Goal], as_json: bool)
         reports = improve(
             settings, options, goals=goals, say=say, on_round=lambda report: show(report, as_json)
         )
-    named = load().model
-    if named and any(report.version not in ("", named) for report in reports):
+    promoted = [report.version for report in reports if report.version]
+    if (named := load().model) and promoted and promoted[-1] != named:
         print(f"note: a setting names the model {named}, which comes first", file=sys.stderr)
-    return 0
+    return settings.model_copy(update={"model": promoted[-1]}) if settings.model and promoted else settings
 
 
 def options_of(args: argparse.Namespace) -> Options:
@@ -89,7 +90,8 @@ def options_of(args: argparse.Namespace) -> Options:
         return Options(**{key: value for key, value in wanted.items() if value is not None})
     except ValidationError as error:
         first = error.errors()[0]
-        raise UsageError(f"--{first['loc'][0]}: {first['msg']}, got {first['input']!r}") from error
+        name = str(first["loc"][0]).removesuffix("_minutes").replace("_", "-")
+        raise UsageError(f"--{name}: {first['msg']}, got {first['input']!r}") from error
 
 
 def minutes(text: str) -> float:
@@ -137,7 +139,7 @@ def dry_run(settings: Settings, options: Options, goals: list[Goal], as_json: bo
     solved = sum(attempt.solved for attempt in found.past)
     up = sum(one.good for one in found.said.rated)
     counts = {"pairs": len(found.said.pairs), "thumbs": len(found.said.rated), "thumbs_up": up}
-    counts["thumbs_down"] = counts["thumbs"] - up
+    counts |= {"thumbs_down": counts["thumbs"] - up, "goals": len(found.drawn.train)}
     method = choose(options, counts, promotion.method_of(settings.home, subject.reference))
     planned = gate_play.at_most(method, options.planned, len(found.judging))
     gaps = found.gaps(method)

@@ -66,7 +66,7 @@ def draw(
         else:
             drawn.train.append(goal)
     judging = [*drawn.held_out, *shipped_gate()] if gate_goals is None else list(gate_goals)
-    barred = alike_to(drawn.train, [goal.goal for goal in judging])
+    barred = alike_to([goal.goal for goal in drawn.train], [goal.goal for goal in judging])
     drawn.dropped["alike to a held-out goal"] += len(barred)
     drawn.train = _named([goal for number, goal in enumerate(drawn.train) if number not in barred])
     drawn.held_out = _named(drawn.held_out)
@@ -114,12 +114,12 @@ def restored_line(line: Mapping[str, Any]) -> Goal:
     return restored(line["goal"], Path(line["base"]))
 
 
-def alike_to(goals: Sequence[Goal], judging: Iterable[str]) -> set[int]:
-    """Return the places of ``goals`` that are the same as, or too alike to, one of the texts."""
+def alike_to(wordings: Sequence[str], judging: Iterable[str]) -> set[int]:
+    """Return the places of ``wordings`` that are the same as, or too alike to, one of the texts."""
     kept = [(text, words_of(text)) for text in set(judging)]
     families = {family_hash(text) for text, _ in kept}
-    same = {number for number, goal in enumerate(goals) if family_hash(goal.goal) in families}
-    near = alike([(str(number), words_of(goal.goal)) for number, goal in enumerate(goals)], kept)
+    same = {number for number, text in enumerate(wordings) if family_hash(text) in families}
+    near = alike([(str(number), words_of(text)) for number, text in enumerate(wordings)], kept)
     return same | {int(number) for number, _ in near}
 
 

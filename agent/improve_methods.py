@@ -2,7 +2,8 @@
 
 ``auto``: enough pairs from corrections mean DPO, enough ratings of both kinds KTO. Else goals that check
 themselves: kept-best fine-tuning (``sft``), and GRPO once a version made by ``sft`` is in use, because
-its attempts are then close to what the model already does. A privacy budget allows ``sft`` and ``dpo``.
+its attempts are then close to what the model already does. What people said is not learned twice in turn:
+the improvement after one by DPO or KTO is by goals. A privacy budget allows ``sft`` and ``dpo``.
 """
 
 from __future__ import annotations
@@ -30,8 +31,12 @@ if TYPE_CHECKING:
     from ..llm.training.loop import Report
     from ..llm.training.rl import Trajectory
 
-LEAST_SAID = 20
-"""Pairs, or thumbs of both kinds together, from which ``auto`` learns from people."""
+LEAST_KEPT = 8
+"""Successes, pairs, ratings or goals below which nothing is trained."""
+LEAST_PAIRS = 20
+"""Corrections from which ``auto`` learns from them."""
+LEAST_RATED = 32
+"""Ratings from which it does: as many more as a fifth of all are held out then, enough to have a say."""
 LEAST_OF_KIND = 5
 """Of these, at least so many up and so many down for KTO."""
 RATES = {"sft": 3e-4, "dpo": 5e-5, "kto": 8e-5, "grpo": 5e-5}
@@ -47,15 +52,17 @@ def choose(options: Options, facts: Mapping[str, Any], parent_method: str) -> st
     """Return the method; ``parent_method`` is how the model in use was made, empty if not by improving."""
     if options.method != "auto":
         method: str = options.method
-    elif facts.get("pairs", 0) >= LEAST_SAID:
+    elif facts.get("pairs", 0) >= LEAST_PAIRS and parent_method != "dpo":
         method = "dpo"
     elif (
-        facts.get("thumbs", 0) >= LEAST_SAID
+        facts.get("thumbs", 0) >= LEAST_RATED
+        and parent_method != "kto"
         and min(facts.get("thumbs_up", 0), facts.get("thumbs_down", 0)) >= LEAST_OF_KIND
     ):
         method = "kto"
     else:
-        method = "grpo" if parent_method == "sft" and not options.dp_epsilon else "sft"
+        goals = facts.get("goals", 0) >= LEAST_KEPT
+        method = "grpo" if parent_method == "sft" and goals and not options.dp_epsilon else "sft"
     if method == "grpo" and options.attempts == 1:
         raise UsageError("--attempts 1: grpo compares the tries at a goal; take 2 or more")
     if options.dp_epsilon and method not in ("sft", "dpo"):
@@ -111,7 +118,8 @@ class Rolls:
         registry: Registry,
         prices: Prices,
         options: Options,
-        say: Callable[[float], None],
+        seed: int,
+        say: Callable[[Rolls, float], None],
     ) -> None:
         self.goals = {goal.id: goal for goal in goals}
         self.machine, self.registry, self.prices, self.options = machine, registry, prices, options
@@ -119,8 +127,15 @@ class Rolls:
         self.tally: Counter[str] = Counter()
         self.seconds = 0.0
         """Spent on trying."""
+        self.seed = seed
         self._say = say
         self._count = 0
+
+    def go_on(self, rounds: int, facts: Mapping[str, Any]) -> None:
+        """Count on from what a killed training had tried, so that no round draws the same again."""
+        self._count = rounds
+        self.tally.update(tries=facts.get("tries", 0), solved=facts.get("solved_tries", 0))
+        self.seconds = facts.get("trying", 0.0)
 
     def publish(self, adapter: Path) -> None:
         """Use this adapter from now on."""
@@ -139,7 +154,7 @@ class Rolls:
             brain,
             self.registry,
             parallel=self.options.parallel,
-            seed=self.options.seed * 1009 + random.Random(f"{self._count}").randrange(1 << 30),
+            seed=self.seed * 1009 + random.Random(f"{self._count}").randrange(1 << 30),
             temperature=1.0,
         )
         groups: list[list[Trajectory]] = [[] for _ in wanted]
@@ -153,5 +168,5 @@ class Rolls:
                 )
         self.seconds += time.monotonic() - begun
         rewards = [one.reward for group in groups for one in group]
-        self._say(fmean(rewards) if rewards else 0.0)
+        self._say(self, fmean(rewards) if rewards else 0.0)
         return groups

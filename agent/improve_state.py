@@ -26,6 +26,10 @@ Method = Literal["auto", "sft", "dpo", "kto", "grpo"]
 Stage = Literal["collect", "practise", "train", "gate", "decide", "done"]
 
 
+GIVEN = "given.jsonl"
+"""Goals that a person named, so that a resumed improvement and its next rounds have them."""
+
+
 class Options(BaseModel):
     """What a person may choose. The defaults are meant for two cores and an evening."""
 
@@ -55,7 +59,7 @@ class Options(BaseModel):
     """Goals of the gate; by default as many as show a gain of five points, or as the budget allows."""
     parallel: int = Field(default=16, ge=1)
     seed: int = 0
-    dp_epsilon: float | None = Field(default=None, gt=0)
+    dp_epsilon: float | None = Field(default=None, gt=0, le=1000)
 
 
 class State(BaseModel):
@@ -128,13 +132,17 @@ def improvements(home: Path) -> list[Work]:
     return sorted(found, key=lambda work: work.state.created)  # names tell no two of one second apart
 
 
-def begin(home: Path, parent: str, options: Options, number: int = 1) -> Work:
-    """Make the folder of a new improvement."""
+def begin(
+    home: Path, parent: str, options: Options, number: int = 1, given: Iterable[Mapping[str, Any]] = ()
+) -> Work:
+    """Make the folder of a new improvement; ``given`` are the records of the goals that a person named."""
     name = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
     work = Work(
         home / "improve" / name,
         State(id=name, created=time.time(), parent=parent, options=options, round=number),
     )
+    work.folder.mkdir(parents=True)
+    work.write(GIVEN, given)  # before the state, which is what makes it an improvement
     work.save()
     return work
 

@@ -6,6 +6,7 @@ stage that was killed begins again and finds its own attempts, checkpoint or res
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,11 +15,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import __version__
 from ..errors import UsageError
 from ..llm.tokenizer import ChatTokenizer
 from ..llm.training.checkpoint import replace_bytes
 from ..llm.training.collapse import Collapse
 from ..memory.experience import Experience
+from ..prompts import ToolLine, texts_hash
 from ..settings import Settings
 from . import canaries, gate, gate_play, promotion, trial
 from .attempts import Practice
@@ -134,10 +137,15 @@ class Improvement:
 
     def left(self, stage: str) -> float | None:
         """Return the seconds that a stage still has of the budget; None without one."""
+        share = self.share(stage)
+        return None if share is None else max(0.0, share - self.state.seconds.get(stage, 0.0))
+
+    def share(self, stage: str) -> float | None:
+        """Return the seconds of the budget that are a stage's in all; GRPO tries goals while it trains."""
         if self.options.budget_minutes is None:
             return None
-        share = self.options.budget_minutes * 60 * SHARES[stage]
-        return max(0.0, share - self.state.seconds.get(stage, 0.0))
+        both = SHARES["practise"] if stage == "train" and self.state.method == "grpo" else 0.0
+        return self.options.budget_minutes * 60 * (SHARES[stage] + both)
 
     def collect(self) -> None:
         """Find out what there is, and keep it, so that a resumed improvement has the same."""
@@ -159,7 +167,7 @@ class Improvement:
         }
         made = promotion.method_of(self.settings.home, subject.reference)
         self.state.method = choose(self.options, self.state.facts, made)
-        self.work.write("runs.jsonl", ({"run": run} for run in found.runs))
+        self.work.write("runs.jsonl", ({"run": run.run, "held_out": run.held_out} for run in found.runs))
         self.work.write("goals.jsonl", map(kept_record, found.drawn.train))
         self.work.write("judging.jsonl", map(kept_record, found.judging))
         self.work.write("past.jsonl", (attempt.row() for attempt in found.past))
@@ -199,6 +207,8 @@ class Improvement:
         """Return how often each goal was solved and tried, in past runs and earlier improvements."""
         found = {record.goal: (record.solved, record.attempts) for record in self.experience.goals()}
         for work in improvements(self.settings.home):
+            if work.state.id == self.state.id:
+                continue
             for row in work.read("rates.jsonl"):
                 solved, tried = found.get(row["goal"], (0, 0))
                 found[row["goal"]] = (solved + row["solved"], tried + row["tried"])
@@ -208,6 +218,7 @@ class Improvement:
         """Choose the samples and train the candidate on them."""
         if "samples" not in self.state.facts and not self.choose():
             return
+        self.work.save()  # what was chosen stands: a resumed training must find the same samples
         with Lines(self.work.folder / "curve.jsonl") as curve:
 
             def show(step: Progress) -> None:
@@ -237,15 +248,14 @@ class Improvement:
     def fit(self, on_step: Callable[[Progress], None]) -> Report:
         """Train the candidate by the method."""
         method, options = self.state.method, self.options
-        config = settings_for(options, method, self.left("train"), self.seed)
+        config = settings_for(options, method, self.share("train"), self.seed)  # its own clock goes on
         config["out"] = self.work.folder / "train"
         if method == "grpo":
             goals = [restored_line(line) for line in self.work.read("goals.jsonl")]
             prices = Prices.of(self.settings)
-            rolls = Rolls(
-                goals, self.machine, self.registry, prices, options, lambda mean: self._rolled(rolls, mean)
-            )
-            names = [goal.id for goal in priorities(goals, self.rates(), self.seed)]
+            rolls = Rolls(goals, self.machine, self.registry, prices, options, self.seed, self._rolled)
+            rolls.go_on(len(self.work.read("rewards.jsonl")), self.state.facts)
+            names = [goal.id for goal in goals]
             replay = [self.work.folder / "replay.jsonl"] if self.state.facts["replayed"] else []
             return self.machine.reinforce(names, rolls.roll, rolls.publish, replay, on_step, **config)
         config["epsilon"] = options.dp_epsilon
@@ -258,6 +268,7 @@ class Improvement:
     def _rolled(self, rolls: Rolls, reward: float) -> None:
         tried, solved = rolls.tally["tries"], rolls.tally["solved"]
         self.state.facts |= {"tries": tried, "solved_tries": solved, "trying": rolls.seconds}
+        self.work.save()
         with Lines(self.work.folder / "rewards.jsonl") as lines:
             lines.add({"tries": tried, "reward": reward})
         self.say("trying goals", None, f"{tried} tries, {solved / max(1, tried):.0%} achieved")
@@ -273,8 +284,8 @@ class Improvement:
             return self.discard(reason)
         said = self.said_of(adapter)
         mine = machine.subject.adapter
-        current = Side("current", machine.fingerprint(mine), lambda: machine.load(mine))
-        candidate = Side("candidate", machine.fingerprint(adapter), lambda: machine.load(adapter))
+        current = Side("current", self.played_as(mine), lambda: machine.load(mine))
+        candidate = Side("candidate", self.played_as(adapter), lambda: machine.load(adapter))
         folder = self.settings.home / "improve" / "gate"
         pairs, verdict = play(
             goals,
@@ -299,6 +310,12 @@ class Improvement:
         found = changed(seen, folder, current.fingerprint, candidate.fingerprint, EXAMPLES)
         self.work.write("changed.jsonl", [found])
         self.work.reach("decide")
+
+    def played_as(self, adapter: Path | None) -> str:
+        """Return what the gate's results are kept under: the model, and what runs read and call beside it."""
+        tools = [ToolLine(tool.name, tool.parameters, tool.description) for tool in self.registry]
+        parts = [self.machine.fingerprint(adapter), texts_hash(tools), __version__]
+        return hashlib.sha256("|".join(parts).encode()).hexdigest()
 
     def too_exposed(self, adapter: Path) -> str:
         """Measure the planted canaries; returns why the candidate may not be promoted, if so."""
@@ -342,6 +359,8 @@ class Improvement:
         verdict = self.state.facts["verdict"]
         if verdict["decision"] != "promote":
             return self.discard(verdict["reason"])
+        if promotion.undone(self.settings.home, self.work):
+            return self.discard("it was promoted, and a person went back to the model before")
         version = promotion.promote(self.settings.home, self.work, self.machine.subject)
         self.experience.record_training(version, self.trained_runs(), parent=self.state.parent)
         self.state.version = version
@@ -352,8 +371,7 @@ class Improvement:
 
     def trained_runs(self) -> list[str]:
         """Return the runs that the candidate may have seen: themselves, or in goals that were practised."""
-        known = {row["run"] for row in self.work.read("runs.jsonl")}
-        return [run.run for run in self.experience.learnable() if not run.held_out and run.run in known]
+        return [row["run"] for row in self.work.read("runs.jsonl") if not row.get("held_out")]
 
     def discard(self, reason: str) -> None:
         """Keep the old model."""

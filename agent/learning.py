@@ -213,6 +213,7 @@ def forget(args: argparse.Namespace) -> int:
     wanted = [store.resolve_run(args.run)] if args.user is None else runs_of(store, args.user)
     if not wanted:
         raise UsageError(f"no run here was begun, rated or spoken in by {args.user!r}")
+    forget_runs(settings.home, wanted)  # first: it says so where an improvement is under way
     forgotten = []
     for run in wanted:
         try:
@@ -225,7 +226,6 @@ def forget(args: argparse.Namespace) -> int:
         forgotten.append(run)
         print(f"{run}: no model learns from it; 'autogpt runs remove {run}' deletes the run as well")
     scrub(store.database)
-    forget_runs(settings.home, forgotten)
     say_models(Experience(store.database).models_that_saw(forgotten))
     return 0 if len(forgotten) == len(wanted) else 1
 

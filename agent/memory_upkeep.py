@@ -44,8 +44,8 @@ def forget(args: argparse.Namespace) -> int:
         seen = seen_by(store.database, entries)
         written = [entry.run for entry in entries if entry.run is not None]  # also of runs that are gone
         models = Experience(runs.database).models_that_saw([*seen, *written])
+        forget_runs(settings.home, seen if args.runs else [])
         removed = _remove_runs(runs, seen) if args.runs else []
-        forget_runs(settings.home, removed)
         runs.database.close()
         gone = forget_entries(store, ids)
         for path in args.document:

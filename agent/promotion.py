@@ -26,6 +26,13 @@ def promoted(home: Path, improvement: str) -> str:
     return ""
 
 
+def undone(home: Path, work: Work) -> bool:
+    """Return whether the version that ``work`` added was in use, and a person went back to its parent."""
+    registry = ModelRegistry(home)
+    version = promoted(home, work.state.id)
+    return bool(version) and (registry.current(), registry.before()) == (work.state.parent, version)
+
+
 def method_of(home: Path, reference: str) -> str:
     """Return by which method an improvement made a version; empty for any other model."""
     registry = ModelRegistry(home)

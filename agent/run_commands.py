@@ -84,9 +84,9 @@ def remove(args: argparse.Namespace) -> int:
 
     store, run = _find(args)
     models = Experience(store.database).models_that_saw([run])
+    forget_runs(store.home, [run])  # first: while an improvement is under way nothing may be half gone
     store.remove(run)
     scrub(store.database)
-    forget_runs(store.home, [run])
     print(f"removed {run}")
     say_models(models)
     return 0

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..llm.tokenizer import ChatTokenizer
+from ..memory.experience import Learnable
 from ..settings import Settings
 from . import gate
 from .attempts import Attempt
 from .goal import Goal
-from .improve_goals import Drawn, draw, gate_order
+from .improve_goals import Drawn, alike_to, draw, gate_order
 from .improve_machine import Subject
 from .learning import LEAST_GOALS, collect
 from .preferences import Said, read_said
@@ -33,7 +34,7 @@ class Survey:
     """Runs that may not, by reason."""
     judging: list[Goal]
     """Every goal that may be played in the gate, in the order of play."""
-    runs: list[str]
+    runs: list[Learnable]
     """All runs that may be learned from, on either side of the split."""
     said: Said
     """What people said, as preference data."""
@@ -68,10 +69,14 @@ def survey(
     drawn = draw(store, experience, goals, gate_goals)
     leaking = {train for train, _ in experience.leaks()}
     runs = [run for run in experience.learnable() if not run.held_out and run.goal not in leaking]
+    judging = gate_order(drawn, gate_goals, seed)
+    barred = alike_to([run.wording for run in runs], [goal.goal for goal in judging])
+    unseen = {run.run for number, run in enumerate(runs) if number not in barred}
+    runs = [run for run in runs if run.run in unseen]
     tokenizer = ChatTokenizer(subject.base)
     past, refused = past_attempts(store, runs, tokenizer, Prices.of(settings))
-    judging = gate_order(drawn, gate_goals, seed)
-    everything = [r for r in experience.learnable() if r.held_out or r.goal not in leaking]
+    refused["alike to a goal that judges"] += len(barred)
+    everything = [run for run in experience.learnable() if run.held_out or run.run in unseen]
     said = read_said(store, everything, tokenizer)
     gap = ""
     distinct = {goal.id for goal in drawn.train} | {attempt.id for attempt in past}
@@ -80,5 +85,4 @@ def survey(
             f"{LEAST_GOALS - len(distinct)} more goals to train on (of {LEAST_GOALS}): run goal files with a "
             "`check`, name a suite of them by --goals ('autogpt practice' makes one), or rate runs"
         )
-    known = [run.run for run in experience.learnable()]
-    return Survey(tokenizer.fingerprint, drawn, past, refused, judging, known, said, gap)
+    return Survey(tokenizer.fingerprint, drawn, past, +refused, judging, experience.learnable(), said, gap)

@@ -5,6 +5,9 @@ that earned a reward are compared with the old model's last ones, at 10 and at 2
 model's success is lower than chance explains (Fisher's exact test, one-sided, 2.5 % at each look), the old
 model is in use again, and the command that noticed says so. The state is ``models/trial.json`` in the home.
 
+A model that is replaced while it is on trial itself hands its trial on: the newer one is compared with the
+last model that had enough runs, and that one returns if it is worse.
+
 Limits: rewards come from checks and ratings, so runs without either do not count; with fewer than
 :data:`LEAST_OLD` rewarded runs of the old model there is nothing to compare with, and no trial.
 """
@@ -35,10 +38,14 @@ OLD = 100
 def begin(home: Path, store: RunStore, version: str, parent: str, now: float) -> bool:
     """Begin the trial of ``version``; returns False where there is nothing to compare with."""
     old = _outcomes(store, parent, 0.0, newest=True)[:OLD]
-    if len(old) < LEAST_OLD:
+    running = _read(home)
+    if len(old) < LEAST_OLD and running is not None and running["version"] == parent:
+        trial = {**running, "version": version, "since": now, "looked": 0}
+    elif len(old) < LEAST_OLD:
         _file(home).unlink(missing_ok=True)
         return False
-    trial = {"version": version, "parent": parent, "since": now, "old": [sum(old), len(old)], "looked": 0}
+    else:
+        trial = {"version": version, "parent": parent, "since": now, "old": [sum(old), len(old)], "looked": 0}
     _file(home).parent.mkdir(parents=True, exist_ok=True)
     replace_bytes(_file(home), json.dumps(trial).encode())
     return True

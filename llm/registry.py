@@ -146,6 +146,10 @@ class ModelRegistry:
         """Return the reference in use, ``small`` until another is chosen."""
         return self._pointers()[0]
 
+    def before(self) -> str:
+        """Return the reference that was in use before, where :meth:`rollback` leads; empty without one."""
+        return self._pointers()[1]
+
     def use(self, reference: str) -> str:
         """Make a model the one in use, remembering the one before. Returns its reference.
 
@@ -159,8 +163,6 @@ class ModelRegistry:
         if reference != now:
             self._point(reference, now)
         return reference
-
-    promote = use
 
     def rollback(self) -> str:
         """Go back to the model that was in use before; raises UsageError where there is none."""

@@ -41,7 +41,7 @@ def rows(goal: Goal, name: str) -> list[dict[str, str]]:
 def test_no_errand_is_alike_to_what_judges_or_measures(makers: dict[str, Any], tmp_path: Path) -> None:
     errands = [made(maker, seed) for maker in makers.values() for seed in range(40)]
     measured = [*shipped_gate(), *load_goals(ROOT / "benchmarks" / "suites" / "workflows.jsonl")]
-    assert alike_to(errands, [goal.goal for goal in measured]) == set()
+    assert alike_to([goal.goal for goal in errands], [goal.goal for goal in measured]) == set()
     for goal in errands:
         assert not all(verdict.passed for verdict in run_checks(goal, None, tmp_path)), goal.goal
 

@@ -29,9 +29,10 @@ def attempt(goal: str, value: float, ids: tuple[int, ...], said: str = "") -> At
 
 def test_auto_takes_what_there_is_enough_for() -> None:
     options = ImproveOptions()
-    assert choose(options, {}, "") == "sft" and choose(options, {}, "sft") == "grpo"
-    assert choose(options, {"pairs": 20}, "") == "dpo"
-    thumbs = {"thumbs": 25, "thumbs_up": 15, "thumbs_down": 10}
+    assert choose(options, {}, "") == "sft" and choose(options, {"goals": 8}, "sft") == "grpo"
+    assert choose(options, {"pairs": 20}, "") == "dpo" and choose(options, {"pairs": 20}, "dpo") == "sft"
+    assert choose(options, {}, "sft") == "sft"  # nothing to try
+    thumbs = {"thumbs": 35, "thumbs_up": 25, "thumbs_down": 10}
     assert choose(options, thumbs, "") == "kto"
     assert choose(options, {**thumbs, "thumbs_down": 1}, "") == "sft"
     with pytest.raises(UsageError, match="privacy"):

@@ -1,0 +1,153 @@
+"""Improving again: rounds, resumed and undone improvements, and what happens to runs meanwhile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from pupil import RIGHT, School, goals, study, words
+from test_improve_inputs import run_of
+
+from autogpt import tool
+from autogpt.agent import gate, trial
+from autogpt.agent.improve import ImproveOptions, ImproveReport, improve
+from autogpt.agent.improve_state import improvements, lock
+from autogpt.agent.improvement import Improvement
+from autogpt.agent.learning import collect
+from autogpt.agent.runs import RunStore
+from autogpt.cli import main
+from autogpt.llm.registry import ModelRegistry
+from autogpt.llm.training.loop import Report
+from autogpt.memory.experience import Experience
+from autogpt.memory.goals import family_hash, is_held_out
+from autogpt.settings import load
+from autogpt.tools.registry import Registry
+
+
+@pytest.fixture(autouse=True)
+def nano_in_use(isolated: Path, monkeypatch: pytest.MonkeyPatch) -> ModelRegistry:
+    monkeypatch.setattr(gate, "MIN_GOALS", 20)
+    registry = ModelRegistry(isolated)
+    registry.use("nano")
+    return registry
+
+
+@pytest.fixture
+def store(isolated: Path) -> RunStore:
+    return RunStore(isolated)
+
+
+def stop(*_: Any, **__: Any) -> Any:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("named", ["", "nano"])
+def test_a_round_begins_with_what_the_one_before_promoted(named: str) -> None:
+    reports: list[ImproveReport] = []
+    improve(
+        load(model=named),
+        ImproveOptions(method="sft", attempts=2, rounds=2),
+        goals=goals(24),
+        gate_goals=goals(40, 5000),
+        machine=School,
+        on_round=reports.append,
+    )
+    assert [report.parent for report in reports] == ["nano", "nano@1"]
+    assert [report.facts["goals"] for report in reports] == [24, 24]
+
+
+def test_a_resumed_improvement_has_the_goals_it_began_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Improvement, "collect", stop)
+        study()
+    report = study(goals=())
+    assert report.facts["goals"] == 24 and report.decision == "promoted"
+
+
+def test_what_is_trained_on_is_on_disk_before_training(isolated: Path) -> None:
+    """A kill while training may change nothing: the checkpoint belongs to these samples."""
+
+    class Looking(School):
+        def finetune(self, on_step: Any, **config: Any) -> Report:
+            (begun,) = improvements(isolated)
+            assert begun.state.facts["samples"] > 0
+            return super().finetune(on_step, **config)
+
+    assert study(Looking).decision == "promoted"
+
+
+def test_a_run_that_is_alike_to_a_judging_goal_is_not_learned_from(store: RunStore) -> None:
+    judging = goals(40, 5000)
+    taught = [text for text in words(20, 9000) if not is_held_out(family_hash(text))]
+    same = next(goal.goal for goal in judging if not is_held_out(family_hash(goal.goal)))
+    run_of(store, 1, same, RIGHT)
+    run_of(store, 2, taught[0], RIGHT)
+    report = study(gate_goals=judging)
+    assert report.facts["refused"] == {"alike to a goal that judges": 1}
+    assert report.facts["past_runs"] == 1
+
+
+def test_what_a_person_undid_is_not_promoted_again(
+    nano_in_use: ModelRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Experience, "record_training", stop)  # it is in use, and does not know yet
+        study()
+    assert nano_in_use.current() == "nano@1" and nano_in_use.rollback() == "nano"
+    report = study()
+    assert report.decision == "kept" and "went back" in report.reason
+    assert nano_in_use.current() == "nano"
+
+
+def test_a_model_replaced_on_trial_hands_its_trial_on(store: RunStore, isolated: Path) -> None:
+    for number in range(30):
+        run_of(store, number, f"old{number} x y", RIGHT)
+    assert trial.begin(isolated, store, "nano@1", "nano", 0.0)
+    for number in range(3):  # too few to compare the next one with
+        run_of(store, 100 + number, f"mid{number} x y", RIGHT, model="nano@1")
+    assert trial.begin(isolated, store, "nano@2", "nano@1", 0.0)
+    kept = trial._read(isolated)
+    assert kept is not None and (kept["version"], kept["parent"]) == ("nano@2", "nano")
+    assert not trial.begin(isolated, store, "nano@4", "nano@3", 0.0)  # another line: nothing to compare
+
+
+def test_nothing_is_half_forgotten_while_an_improvement_is_under_way(
+    store: RunStore, isolated: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_of(store, 1, "abq abw abz", RIGHT)
+    assert study().decision == "promoted"
+    held = lock(isolated)
+    try:
+        for command in (["experience", "forget", run], ["runs", "remove", run]):
+            assert main(command) != 0
+            assert "under way" in capsys.readouterr().err
+    finally:
+        held.release()
+    assert [one.run for one in collect(store, load()).learnable()] == [run]
+
+
+def test_results_of_the_gate_hold_only_for_the_same_tools() -> None:
+    def played(description: str) -> str:
+        def tide(harbour: str) -> str:
+            return harbour
+
+        tide.__doc__ = description
+        registry = Registry()
+        registry.register(tool(tide))
+        machine = SimpleNamespace(fingerprint=lambda adapter: "weights")
+        asked: Any = SimpleNamespace(registry=registry, machine=machine)
+        return Improvement.played_as(asked, None)
+
+    assert played("Height of the tide.") == played("Height of the tide.") != played("Its height.")
+
+
+def test_grpo_has_the_time_of_practice_as_well() -> None:
+    def share(method: str, stage: str) -> float | None:
+        asked: Any = SimpleNamespace(
+            options=ImproveOptions(budget_minutes=10), state=SimpleNamespace(method=method)
+        )
+        return Improvement.share(asked, stage)
+
+    assert share("sft", "train") == pytest.approx(210) and share("grpo", "train") == pytest.approx(450)
