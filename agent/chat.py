@@ -15,10 +15,11 @@ from typing import Any, Literal
 from ..errors import UsageError
 from ..tools.handles import text_form
 from .active import ActiveRun
+from .calls import allowed_calls
 from .events import Consent, Event, PersonAnswered, PersonSaid, Rating, RunEnded, RunInterrupted
 from .goal import Goal
 from .journal import Paused
-from .ratings import answer_of, correction, who
+from .ratings import answer_of, called, corrected_call, correction, who
 from .result import RunResult
 from .runner import Interrupted, Runner
 from .state import State
@@ -102,6 +103,23 @@ class ChatSession:
         if last is None:
             raise UsageError("there is no answer to correct yet")
         self._run.append(correction(self.events, last[0], answer, by))
+
+    @property
+    def call(self) -> tuple[int, str] | None:
+        """The last message's last tool call: the place of its turn, and the call as a person reads it."""
+        return called(self.events)
+
+    def correct_call(self, text: str, by: str = "") -> None:
+        """Keep ``text`` as what that call should have been: ``NAME {ARGUMENTS}``.
+
+        Raises UsageError when there was no call, or the model could not have made this one then.
+        """
+        last = self.call
+        if last is None:
+            raise UsageError("no tool was called for the last message")
+        before = State.of(self.events[: last[0]])
+        allowed = allowed_calls(before, self._run.bench.tools)
+        self._run.append(corrected_call(self.events, last[0], text, allowed, by))
 
     def consent(self, learn: bool, by: str = "") -> None:
         """Keep whether a model may learn from this conversation."""

@@ -19,8 +19,9 @@ from . import promotion
 from .goal import Goal
 from .improve_goals import kept_record, restored_line
 from .improve_machine import Machine, Subject, subject_of
+from .improve_report import ImproveReport, Say
 from .improve_state import GIVEN, Options, Work, begin, improvements, lock
-from .improvement import Improvement, ImproveReport, Say
+from .improvement import Improvement
 
 __all__ = ["ImproveOptions", "ImproveReport", "improve"]
 

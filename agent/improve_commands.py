@@ -18,8 +18,9 @@ from .goal import Goal, load_goals
 from .improve import improve, unfinished
 from .improve_machine import subject_of
 from .improve_methods import choose
+from .improve_report import ImproveReport
 from .improve_state import Options
-from .improvement import SHARES, ImproveReport
+from .improvement import SHARES
 from .outcome import show_table
 from .progress import progress_line
 from .setup import open_registry, open_store, tool_names

@@ -11,9 +11,9 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..errors import UsageError
@@ -32,6 +32,7 @@ from .improve_goals import kept_record, priorities, restored_line
 from .improve_machine import Machine
 from .improve_methods import Rolls, choose, fit_said, settings_for
 from .improve_page import page
+from .improve_report import ImproveReport, Say
 from .improve_state import Lines, State, Work, improvements
 from .preferences import pair_row, rated_of
 from .rewards import Prices
@@ -50,33 +51,6 @@ ATTEMPTS = 4
 """Tries at each goal, unless the options say otherwise."""
 EXAMPLES = 12
 """Goals that changed, each way, that the page shows."""
-
-Say = Callable[[str, float | None, str], None]
-
-
-@dataclass(frozen=True)
-class ImproveReport:
-    """How an improvement ended."""
-
-    id: str
-    decision: str
-    """``promoted``, ``kept`` (the old model stays) or ``nothing`` (there was too little to learn from)."""
-    reason: str
-    parent: str
-    version: str
-    """The new model's reference, where it was promoted."""
-    method: str
-    folder: Path
-    verdict: dict[str, Any] = field(default_factory=dict)
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    """The gate's table; see :class:`~autogpt.agent.gate.Row`."""
-    facts: dict[str, Any] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def page(self) -> Path:
-        """The HTML page."""
-        return self.folder / "index.html"
 
 
 class Improvement:

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import argparse
 import getpass
+import json
 import math
 import os
 import sys
 from collections.abc import Sequence
 
 from ..errors import UsageError
-from ..llm.message import ToolCall
+from ..llm.message import CallSpec, ToolCall
+from ..llm.schema import why_invalid
 from ..settings import load
 from ..tools.handles import text_form
 from . import trial
@@ -116,8 +118,45 @@ def correction(events: Sequence[Event], place: int, answer: str, by: str) -> Cor
         raise UsageError("a corrected answer is a text, and does not begin with $")
     if len(answer) > MOST:
         raise UsageError(f"the answer has {len(answer)} characters, {MOST} is the most that a model may say")
+    return _corrected(turn, place, ToolCall("finish", {"answer": answer}), by)
+
+
+def called(events: Sequence[Event]) -> tuple[int, str] | None:
+    """Return the last turn of the run, or of its last message, that called a tool, and that call in short."""
+    for span in list(spans(events))[-1:]:
+        for place in reversed(span):
+            turn = events[place]
+            if isinstance(turn, ModelTurn) and turn.call and turn.call["name"] not in ("finish", "ask"):
+                arguments = json.dumps(turn.call["arguments"], ensure_ascii=False)
+                return place, f"{turn.call['name']} {arguments}"
+    return None
+
+
+def corrected_call(
+    events: Sequence[Event], place: int, text: str, allowed: Sequence[CallSpec], by: str
+) -> Correction:
+    """Return the event that puts the call ``text`` (``NAME {ARGUMENTS}``) in place of the one at ``place``.
+
+    ``allowed``: the calls that the model had to choose from. Raises UsageError for any other.
+    """
+    turn = events[place]
+    assert isinstance(turn, ModelTurn)
+    name, _, rest = text.strip().partition(" ")
+    try:
+        arguments = json.loads(rest or "{}")
+    except ValueError as error:
+        raise UsageError(f"a call is its NAME and arguments as JSON, not {text!r}: {error}") from error
+    if not isinstance(arguments, dict):
+        raise UsageError(f"the arguments of a call are a JSON object, not {rest!r}")
+    call = ToolCall(name, arguments)
+    if why := why_invalid(call, allowed):
+        raise UsageError(f"the model could not have made this call: {why}")
+    return _corrected(turn, place, call, by)
+
+
+def _corrected(turn: ModelTurn, place: int, call: ToolCall, by: str) -> Correction:
     thought = turn.text.partition("<tool_call>")[0] if "<tool_call>" in turn.text else ""
-    chosen = thought + ToolCall("finish", {"answer": answer}).text()
+    chosen = thought + call.text()
     if chosen == turn.text.strip():
-        raise UsageError("the corrected answer is the one that was given; nothing is kept")
+        raise UsageError("the correction is what was given; nothing is kept")
     return Correction(turn=place, rejected=turn.text, chosen=chosen, by=by)

@@ -39,6 +39,7 @@ HELP = """\
 /usage             time and tokens so far
 /good, /bad [WHY]  rate the last answer; ratings are kept as experience
 /fix [ANSWER]      say what the last answer should have been; kept as experience
+/fix-call [CALL]   the same for its last tool call, as NAME {"argument": "value"}
 /private           no model may learn from this conversation
 /remember TEXT     keep something for later conversations and goals
 /recall QUERY      what the memory holds on something
@@ -86,6 +87,7 @@ class Repl:
             "good": lambda text: self._rate(1.0, text),
             "bad": lambda text: self._rate(0.0, text),
             "fix": self._fix,
+            "fix-call": self._fix_call,
             "private": self._private,
             "remember": self._remember,
             "recall": self._recall,
@@ -139,12 +141,26 @@ class Repl:
             print("nothing to fix yet; ask something first")
             return
         if not text and at_terminal():
-            text = _edited(last[1])
+            text = _edited("answer", last[1])
         if not text:
             print("what should the answer have been? /fix ANSWER")
             return
         self.session.correct(text, who())
         print("thanks, kept beside the model's answer")
+
+    def _fix_call(self, text: str) -> None:
+        """Keep a better tool call; on a terminal the old one is there to be edited."""
+        last = self.session.call
+        if last is None:
+            print("no tool was called for the last message")
+            return
+        if not text and at_terminal():
+            text = _edited("call", last[1])
+        if not text:
+            print(f"it was {clean(last[1])}; what should it have been? /fix-call NAME {{...}}")
+            return
+        self.session.correct_call(text, who())
+        print("thanks, kept beside the model's call")
 
     def _private(self, _: str) -> None:
         self.session.consent(False, who())
@@ -287,12 +303,12 @@ def _names(text: str) -> list[str]:
         raise UsageError(f"{text}: {error}; close it, or leave it out") from error
 
 
-def _edited(text: str) -> str:
+def _edited(what: str, text: str) -> str:
     """Let the person edit ``text``; empty when they leave (Ctrl-C, Ctrl-D)."""
     from prompt_toolkit import prompt
 
     try:
-        return prompt("answer: ", default=text).strip()
+        return prompt(f"{what}: ", default=text).strip()
     except (KeyboardInterrupt, EOFError):
         return ""
 

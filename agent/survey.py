@@ -48,7 +48,7 @@ class Survey:
         if self.goal_gap and people < LEAST_GOALS:
             gaps.append(self.goal_gap)
             if method in ("dpo", "kto"):
-                what = "corrections ('/fix')" if method == "dpo" else "ratings ('autogpt rate')"
+                what = "corrections ('/fix', '/fix-call')" if method == "dpo" else "ratings ('autogpt rate')"
                 gaps.append(f"or {LEAST_GOALS - people} more {what} (of {LEAST_GOALS})")
         if len(self.judging) < gate.MIN_GOALS:
             least = gate.MIN_GOALS

@@ -167,7 +167,9 @@ class Database:
         try:
             self._url: URL = make_url(url) if url else URL.create("sqlite", database=str(self.path))
         except sa.exc.ArgumentError as error:
-            raise StorageError("the database setting is not a URL such as postgresql://host/name") from error
+            raise StorageError(
+                "the address of the database is not a URL such as postgresql://host/name"
+            ) from error
         self._is_file = self._url.get_backend_name() == "sqlite"
         if self._is_file and self._url.database:
             self.path = Path(self._url.database)

@@ -14,7 +14,7 @@ from pupil import RIGHT, WRONG, School, goals, study, words
 
 from autogpt.agent import canaries, gate, trial
 from autogpt.agent.attempts import Attempt, read_attempts
-from autogpt.agent.events import Event, ModelTurn, Rating, RunEnded, RunStarted, ToolOutcome
+from autogpt.agent.events import Correction, Event, ModelTurn, Rating, RunEnded, RunStarted, ToolOutcome
 from autogpt.agent.improve import ImproveOptions
 from autogpt.agent.improve_commands import FRESH, minutes
 from autogpt.agent.improve_page import page
@@ -148,6 +148,23 @@ def test_a_failure_is_made_of_its_wrong_turns_and_a_success_does_not_teach_them(
         encode_attempt(TOKENIZER, events, Reward(base, Parts(checks=base), "checks")) for base in (0.5, 1.0)
     )
     assert any(failure.mask) and not any(success.mask)
+
+
+def test_a_correction_is_a_pair_whose_loss_lies_on_what_was_corrected(store: RunStore) -> None:
+    from autogpt.agent.preferences import corrections
+
+    events = store.load(run_of(store, 1, "abq abw abz", WRONG))
+    turn = events[1]
+    assert isinstance(turn, ModelTurn)
+    fixed = Correction(turn=1, rejected=turn.text, chosen=turn.text.replace(WRONG, RIGHT), by="ann")
+    (pair,) = corrections([*events, fixed.model_copy(update={"chosen": "an earlier one"}), fixed], TOKENIZER)
+    assert pair.rejected == tuple(turn.ids) and all(pair.rejected_mask)
+    assert pair.chosen == TOKENIZER.assistant_ids(fixed.chosen) and pair.context
+    framed = turn.model_copy(update={"forced": [True] * len(turn.ids)})
+    assert corrections([events[0], framed, fixed], TOKENIZER) == []  # nothing of it was the model's choice
+    half = turn.model_copy(update={"forced": [n < 3 for n in range(len(turn.ids))]})
+    (pair,) = corrections([events[0], half, *events[2:], fixed], TOKENIZER)
+    assert not any(pair.chosen_mask[:3]) and any(pair.chosen_mask)
 
 
 @pytest.mark.parametrize("text", ["", "0m", "-3", "soon", "5 days"])

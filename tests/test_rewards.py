@@ -201,3 +201,33 @@ def test_fix_keeps_a_preference_pair(
     given = events[fixed.turn]
     assert isinstance(given, ModelTurn) and given.text == fixed.rejected
     assert fixed.chosen == fixed.rejected.replace('"30"', '"30 m"')
+
+
+def test_fix_call_keeps_a_call_that_the_model_could_have_made(
+    tmp_path: Path, isolated: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan = {"name": "plan", "arguments": {"steps": [{"tool": "calculator", "for": "sum"}]}}
+    call = {"name": "calculator", "arguments": {"expression": "2 + 2"}}
+    model = script(tmp_path / "c.json", plan, call, {"name": "finish", "arguments": {"answer": "4"}})
+    tries = [
+        'calculator {"expression": "2 + 2"}',
+        "calculator {",
+        "calculator [1]",
+        "shell {}",
+        'calculator {"a": 1}',
+    ]
+    lines = "\n".join(
+        ["/fix-call x {}", "What is 2 + 3?", "/fix-call", *(f"/fix-call {text}" for text in tries),
+         '/fix-call calculator {"expression": "2 + 3"}']
+    )  # fmt: skip
+    monkeypatch.setattr(sys, "stdin", io.StringIO(lines + "\n"))
+    assert main(["chat", "--model", model]) == 0
+    out = capsys.readouterr()
+    assert "no tool was called" in out.out and 'it was calculator {"expression": "2 + 2"}' in out.out
+    assert "nothing is kept" in out.err and out.err.count("could not have made") == 2
+    assert "as JSON" in out.err and "a JSON object" in out.err
+    store = RunStore(isolated)
+    events = store.load(store.resolve_run("last"))
+    (fixed,) = [event for event in events if isinstance(event, Correction)]
+    assert fixed.chosen == fixed.rejected.replace("2 + 2", "2 + 3") != fixed.rejected

@@ -113,8 +113,18 @@ def room(module: str) -> str:
 @pytest.mark.parametrize(
     "folder",
     [
-        *["", "agent", "agent/episodes", "llm", "llm/training", "memory", "prompts", "tools"],
-        *["tests", "benchmarks", "benchmarks/makers", "benchmarks/turns", "examples"],
+        *[
+            "",
+            "agent",
+            "agent/episodes",
+            "agent/practice",
+            "llm",
+            "llm/training",
+            "memory",
+            "memory/training",
+        ],
+        *["prompts", "tools"],
+        *["tests", "benchmarks", "benchmarks/learning", "benchmarks/makers", "benchmarks/turns", "examples"],
     ],
 )
 def test_sizes(folder: str) -> None:
