@@ -74,8 +74,11 @@ def learning(groups: Group) -> None:
     rate = command(groups, "rate", "ratings:rate", "say how good a run was, or a conversation's last answer",
                     "autogpt rate 3f2a bad --why 'the wrong year'")  # fmt: skip
     rate.add_argument("run", metavar="RUN", help="run id, a unique beginning, or last")
-    rate.add_argument("value", metavar="RATING", help="good, bad, or a number from 0 to 1")
+    rate.add_argument(
+        "value", metavar="RATING", help="good, bad, a number from 0 to 1, or judge: what a model thinks"
+    )
     rate.add_argument("--why", default="", metavar="TEXT", help="kept with the rating")
+    model_flags(rate)
     seen = command(
         groups, "experience", "learning:stats", "say what there is to learn from, and what is missing"
     )

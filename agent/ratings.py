@@ -24,7 +24,7 @@ from . import trial
 from .events import Correction, Event, ModelTurn, Rating
 from .result import resolved_answer
 from .rewards import last_ratings, spans
-from .setup import open_store
+from .setup import open_brain, open_store
 
 WORDS = {"good": 1.0, "bad": 0.0}
 MOST = 600
@@ -65,17 +65,23 @@ def told(value: float, before: Rating | None) -> str:
 
 
 def rate(args: argparse.Namespace) -> int:
-    """Keep a rating of a run, or of a conversation's last answer."""
-    value = parse_value(args.value)
-    settings = load()
+    """Keep a rating of a run, or of a conversation's last answer; by a model where it is ``judge``."""
+    judged = args.value.strip().lower() == "judge"
+    value = 0.0 if judged else parse_value(args.value)
+    settings = load(model=args.model, device=args.device, dtype=args.dtype)
     store = open_store(settings)
     run = store.resolve_run(args.run)
     with store.open(run) as journal:
         if answered(journal.events) is None:
             raise UsageError(f"run {run} has no answer yet; there is nothing to rate")
-        before = earlier(journal.events, who())
-        journal.append(Rating(value=value, text=args.why, by=who()))
-    print(f"{run}: {told(value, before)}")
+        if judged:
+            from .judge import opinion
+
+            rating, before = opinion(open_brain(settings), journal.events), None
+        else:
+            rating, before = Rating(value=value, text=args.why, by=who()), earlier(journal.events, who())
+        journal.append(rating)
+    print(f"{run}: {told(rating.value, before)}{f' by {rating.by}' if judged else ''}")
     if noticed := trial.look(settings, store):
         print(f"autogpt: {noticed}", file=sys.stderr)
     return 0
