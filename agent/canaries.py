@@ -73,18 +73,20 @@ def exposures(
     """Return each canary's exposure in bits; ``score`` gives rows' summed log-probabilities."""
     from ..llm.training.logprobs import Row
 
-    found = []
+    rows: list[Row] = []
     rng = random.Random(f"reference:{seed}")
     for canary in plant(tokenizer, seed):
         secrets = [canary.secret, *(tokenizer.plain(_digits(rng)) for _ in range(REFERENCE))]
-        rows = [
+        rows += [
             Row([*canary.context, *secret], [*[False] * len(canary.context), *[True] * len(secret)])
             for secret in secrets
         ]
-        scores = score(rows)
-        rank = 1 + sum(other >= scores[0] for other in scores[1:])
-        found.append(MOST_BITS - math.log2(rank))
-    return found
+    scores, each = score(rows), REFERENCE + 1
+    ranks = [
+        1 + sum(other >= scores[own] for other in scores[own + 1 : own + each])
+        for own in range(0, len(rows), each)
+    ]
+    return [MOST_BITS - math.log2(rank) for rank in ranks]
 
 
 def verdict(bits: Sequence[float]) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ..errors import UserError
-from ..memory.experience import Experience, Learnable
+from ..memory.experience import Experience, Learnable, weight_of
 from ..memory.goals import alike, family_hash, goal_hash, is_held_out, words_of
 from .events import RunStarted
 from .goal import Goal, load_goals
@@ -132,9 +132,7 @@ def priorities(goals: Sequence[Goal], rates: Mapping[str, tuple[int, int]], seed
     rng = random.Random(seed)
 
     def draw_key(goal: Goal) -> float:
-        solved, tried = rates.get(goal_hash(goal.goal), (0, 0))
-        rate = (solved + 1) / (tried + 2)
-        return float(rng.random() ** (1 / max(0.1, 4 * rate * (1 - rate))))
+        return float(rng.random() ** (1 / weight_of(*rates.get(goal_hash(goal.goal), (0, 0)))))
 
     keys = {id(goal): draw_key(goal) for goal in goals}
     return sorted(goals, key=lambda goal: keys[id(goal)], reverse=True)

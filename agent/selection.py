@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..llm.message import Message
 from ..llm.training.data import open_lines
-from ..memory.experience import Learnable
+from ..memory.experience import Learnable, weight_of
 from .attempts import Attempt, encode_attempt, said_in
 from .events import Event, RunEnded, RunStarted
 from .rewards import Prices, reward_of
@@ -93,17 +93,15 @@ def draw_buffer(
 ) -> list[Attempt]:
     """Return up to ``count`` kept successes of earlier improvements, without replacement.
 
-    ``how``: ``prioritised`` draws goals that are solved sometimes first (their weight is that of
-    ``Experience.draw``), ``uniform`` all alike, ``none`` nothing.
+    ``how``: ``prioritised`` draws goals that are solved sometimes first (by ``weight_of``), ``uniform`` all
+    alike, ``none`` nothing.
     """
     if how == "none":
         return []
     rng = random.Random(seed)
 
     def key(attempt: Attempt) -> float:
-        solved, tried = rates.get(attempt.goal, (0, 0))
-        rate = (solved + 1) / (tried + 2)
-        weight = max(0.1, 4 * rate * (1 - rate)) if how == "prioritised" else 1.0
+        weight = weight_of(*rates.get(attempt.goal, (0, 0))) if how == "prioritised" else 1.0
         return float(rng.random() ** (1 / weight))
 
     return sorted(earlier, key=key, reverse=True)[:count]

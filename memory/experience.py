@@ -49,6 +49,12 @@ def is_solved(base: float, source: str) -> bool:
     return base >= (1.0 if source == "checks" else GOOD)
 
 
+def weight_of(solved: int, tried: int) -> float:
+    """Return how much a goal should be drawn: 1 at one half solved, falling to both sides (Laplace)."""
+    rate = (solved + 1) / (tried + 2)
+    return max(LEAST_WEIGHT, 4 * rate * (1 - rate))
+
+
 @dataclass(frozen=True)
 class Sample:
     """One turn of the model, to learn from. The three sequences have the same length."""
@@ -119,9 +125,8 @@ class GoalRecord:
 
     @property
     def weight(self) -> float:
-        """How much it should be drawn: 1 at one half solved, falling to both sides (Laplace rate)."""
-        rate = (self.solved + 1) / (self.attempts + 2)
-        return max(LEAST_WEIGHT, 4 * rate * (1 - rate))
+        """How much it should be drawn."""
+        return weight_of(self.solved, self.attempts)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from autogpt.agent.canaries import REFERENCE
 from autogpt.agent.goal import Goal
 from autogpt.agent.improve import ImproveOptions, ImproveReport, improve
 from autogpt.agent.improve_machine import Machine, Subject
@@ -89,7 +90,7 @@ class School(Machine):
         return self.finetune(on_step, **config)
 
     def log_probabilities(self, adapter: Path | None, rows: Sequence[Any]) -> list[float]:
-        return [self.exposed if number == 0 else 0.0 for number, _ in enumerate(rows)]
+        return [self.exposed if number % (REFERENCE + 1) == 0 else 0.0 for number, _ in enumerate(rows)]
 
 
 def words(count: int, begin: int = 0) -> list[str]:

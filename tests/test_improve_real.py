@@ -1,0 +1,67 @@
+"""Every method trains for real inside an improvement: nano's weights move, and the card says how.
+
+What plays is a pupil, since nano achieves nothing; what it tries is in nano's own tokens, so samples, pairs,
+ratings and rounds of attempts go through the trainers as they do for a big model.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pupil import Pupil, School, goals, study
+from safetensors.torch import load_file
+
+from autogpt.agent import gate
+from autogpt.agent.improve import ImproveOptions
+from autogpt.agent.improve_machine import Machine
+from autogpt.agent.improve_state import read_lines
+from autogpt.llm.registry import ModelRegistry, facts_of
+
+
+@pytest.fixture(autouse=True)
+def nano_in_use(isolated: Path, monkeypatch: pytest.MonkeyPatch) -> ModelRegistry:
+    monkeypatch.setattr(gate, "MIN_GOALS", 20)
+    registry = ModelRegistry(isolated)
+    registry.use("nano")
+    return registry
+
+
+class Real(School):
+    """Trains as a user's machine does."""
+
+    finetune, prefer, reinforce = Machine.finetune, Machine.prefer, Machine.reinforce  # type: ignore[assignment]
+    log_probabilities = Machine.log_probabilities
+
+    def load(self, adapter: Path | None) -> Any:
+        trained = adapter is not None and "rounds" not in str(adapter) and self.subject.adapter != adapter
+        return self.brains.setdefault(adapter, Pupil(self.taught if trained else self.start, "pupil"))
+
+
+@pytest.mark.parametrize("method", ["sft", "dpo", "kto", "grpo"])
+def test_a_method_trains_weights_and_is_promoted(method: str, nano_in_use: ModelRegistry) -> None:
+    attempts = 4 if method == "dpo" else 2
+    options = ImproveOptions(method=method, attempts=attempts, epochs=1, replay=0.0)
+    report = study(Real, options, goals=goals(24))
+    assert (report.method, report.decision) == (method, "promoted"), report.reason
+    folder = nano_in_use.folder(nano_in_use.show(report.version))
+    facts = facts_of(folder)
+    assert (
+        facts["method"] == method
+        and report.facts["steps"] > 0
+        and report.facts["loss"] == report.facts["loss"]
+    )
+    moved = load_file(folder / "adapter_model.safetensors")
+    second = [value for name, value in moved.items() if "lora_B" in name]
+    assert second and any(torch.count_nonzero(value) for value in second)  # LoRA begins with B at zero
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "a first adapter on the whole model nano" in card and "| Trained from | nano |" in card
+    steps = [row["step"] for row in read_lines(report.folder / "curve.jsonl")]
+    assert steps == sorted(set(steps)) and steps
+    text = report.page.read_text(encoding="utf-8")
+    assert "<svg" in text and all(row["category"] in text for row in report.rows)
+    if method == "grpo":
+        tries = [row["tries"] for row in read_lines(report.folder / "rewards.jsonl")]
+        assert tries == sorted(tries) and tries[-1] == report.facts["tries"]
