@@ -19,6 +19,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from ..errors import UsageError
+from ..tools.paths import covers
 from .check_spec import (
     KINDS,
     UNAVAILABLE,
@@ -247,6 +248,13 @@ def _look(goal: Goal, tools: Collection[str] | None) -> Iterator[tuple[Where, st
         for index, item in enumerate(getattr(goal.grants, kind, [])):
             if not (goal.base / item).resolve().is_relative_to(goal.base.resolve()):
                 yield ("grants", kind, index), f"`{item}` leaves the folder through a symbolic link", ""
+    own = Path(goal._origin.rpartition(":")[0]).name
+    for index, item in enumerate(goal.grants.write if goal.grants and goal.check else []):
+        if covers(item, own):
+            message = (
+                f"`{item}` covers the goal file itself: its checks must lie outside what a run may write"
+            )
+            yield ("grants", "write", index), message, ""
     for index, check in enumerate(goal.check):
         if (kind := kind_of(check)) in UNAVAILABLE:
             yield ("check", index, kind), UNAVAILABLE[kind], ""

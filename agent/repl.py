@@ -163,7 +163,19 @@ class Repl:
         print("thanks, kept beside the model's call")
 
     def _private(self, _: str) -> None:
+        """Let no model learn from this, take back what improvements kept, name models that have seen it."""
+        from ..memory.experience import Experience
+        from .improve_forget import forget_runs
+        from .memory_upkeep import say_models
+
         self.session.consent(False, who())
+        store = self.runner.store
+        try:
+            forget_runs(store.home, [self.session.run])
+        except UserError as error:
+            print(f"an improvement may still have it: {error}, then say /private again")
+        if models := Experience(store.database).models_that_saw([self.session.run]):
+            say_models(models)
         print(f"no model learns from this; undo: autogpt experience allow {self.session.run}")
 
     def _remember(self, text: str) -> None:

@@ -105,6 +105,24 @@ check:
         load_goals(path)
 
 
+@pytest.mark.parametrize(
+    ("pattern", "covered"), [("*", True), ("**", True), ("*.json", True), ("*.txt", False)]
+)
+def test_a_goal_may_not_be_granted_to_write_its_own_checks(
+    pattern: str, covered: bool, tmp_path: Path
+) -> None:
+    record = {
+        "goal": "Write.",
+        "grants": {"write": [pattern]},
+        "check": [{"file": {"path": "a", "exists": True}}],
+    }
+    found = problems(write(tmp_path, "g.json", json.dumps(record)))
+    assert [(field, "the goal file itself" in message) for _, field, message, _ in found] == (
+        [("grants.write[0]", True)] if covered else []
+    )
+    assert problems(write(tmp_path, "h.json", json.dumps({**record, "check": []}))) == []
+
+
 def test_mistakes_that_need_the_disk_or_the_tools(tmp_path: Path) -> None:
     write(tmp_path, "deliveries.csv", "a\n")
     (tmp_path / "way_out").symlink_to(tmp_path.parent)

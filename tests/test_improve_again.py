@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -151,3 +154,23 @@ def test_grpo_has_the_time_of_practice_as_well() -> None:
         return Improvement.share(asked, stage)
 
     assert share("sft", "train") == pytest.approx(210) and share("grpo", "train") == pytest.approx(450)
+
+
+def test_private_takes_back_what_an_improvement_kept_and_names_the_model(
+    store: RunStore, isolated: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A conversation that was learned from is gone on with, and made private."""
+    turns = isolated / "turns.json"
+    turns.write_text('[{"name": "finish", "arguments": {"answer": "ok"}}]')
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Hello there.\n"))
+    assert main(["chat", "--model", f"scripted:{turns}"]) == 0
+    run = store.resolve_run("last")
+    report = study()
+    report.folder.joinpath("runs.jsonl").write_text(json.dumps({"run": run, "held_out": False}) + "\n")
+    Experience(store.database).record_training(report.version, [run], parent="nano")
+    capsys.readouterr()
+    monkeypatch.setattr(sys, "stdin", io.StringIO("/private\n"))
+    assert main(["resume", run, "--model", f"scripted:{turns}"]) == 0
+    out = capsys.readouterr().out
+    assert "no model learns from this" in out and "nano@1 was trained on" in out
+    assert not (report.folder / "attempts.jsonl").exists()
