@@ -119,6 +119,8 @@ def _improving(groups: Group) -> None:
     )  # fmt: skip
     better.add_argument("--dp-epsilon", type=float, metavar="E",
                         help="keep within this privacy budget (sft and dpo)")  # fmt: skip
+    better.add_argument("--full", action="store_true",
+                        help="train all weights; the result is a whole model, no adapter (sft)")  # fmt: skip
     better.add_argument("--budget", metavar="TIME", help="for one round, as 30m or 2h (default: no limit)")
     better.add_argument("--attempts", type=int, metavar="K", help="tries at each goal (default: 4, grpo 8)")
     better.add_argument("--rounds", type=int, metavar="N", help="one after the other (default: 1)")

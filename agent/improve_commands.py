@@ -86,6 +86,7 @@ def options_of(args: argparse.Namespace) -> Options:
         "planned": args.planned,
         "seed": args.seed,
         "dp_epsilon": args.dp_epsilon,
+        "full": args.full or None,
     }
     try:
         return Options(**{key: value for key, value in wanted.items() if value is not None})
@@ -146,7 +147,7 @@ def dry_run(settings: Settings, options: Options, goals: list[Goal], as_json: bo
     gaps = found.gaps(method)
     told: dict[str, Any] = {
         "model": subject.reference,
-        "becomes": subject.kind,
+        "becomes": subject.stands(options.full),
         "goals to practise": len(found.drawn.train),
         "past runs to learn from": f"{len(found.past)}, {solved} achieved",
         "corrections and ratings": f"{counts['pairs']} pairs, {up} up, {counts['thumbs_down']} down",

@@ -37,9 +37,11 @@ class Subject:
     base: Path
     adapter: Path | None
 
-    @property
-    def kind(self) -> str:
-        """What the card says of how a candidate stands to it."""
+    def stands(self, full: bool) -> str:
+        """Return what the card says of how a candidate stands to it; ``full``: all weights were trained."""
+        if full:
+            merged = "" if self.adapter is None else ", its adapter merged"
+            return f"a whole model: {self.reference}{merged}, all weights trained further"
         if self.adapter is None:
             return f"a first adapter on the whole model {self.reference}"
         return f"the adapter of {self.reference}, trained further: one adapter, not stacked"
@@ -77,9 +79,10 @@ class Machine:
         from ..llm.brain import LocalModel
 
         if adapter not in self._loaded:
+            base, merged = self._parts(adapter)
             self._loaded[adapter] = LocalModel.load(
-                self.subject.base,
-                adapter=adapter,
+                base,
+                adapter=merged,
                 device=self.settings.device,
                 dtype=self.settings.dtype,
                 cache_dir=self.settings.cache,
@@ -97,13 +100,14 @@ class Machine:
         from ..llm.model import weights_fingerprint
         from ..llm.training.checkpoint import file_sha256
 
-        parts = [weights_fingerprint(self.subject.base), self.settings.device, self.settings.dtype]
-        if adapter is not None:
-            parts.append(file_sha256(adapter / "adapter_model.safetensors"))
+        base, merged = self._parts(adapter)
+        parts = [weights_fingerprint(base), self.settings.device, self.settings.dtype]
+        if merged is not None:
+            parts.append(file_sha256(merged / "adapter_model.safetensors"))
         return hashlib.sha256("|".join(parts).encode()).hexdigest()
 
     def finetune(self, on_step: OnStep, data: list[Path], epsilon: float | None, **config: Any) -> Report:
-        """Train a candidate on files of samples, with ``epsilon`` within that privacy budget."""
+        """Train a candidate on files of samples (``full``: all weights); ``epsilon``: a privacy budget."""
         from ..llm.training.data import read_samples
         from ..llm.training.finetune import FinetuneConfig, finetune
         from ..llm.training.private import PrivateConfig, finetune_private
@@ -111,7 +115,8 @@ class Machine:
         self.unload()
         if epsilon is None:
             return finetune(FinetuneConfig(**self._common(), data=data, **config), on_step)
-        config.pop("batch", None)
+        for name in ("batch", "full"):
+            config.pop(name, None)
         return finetune_private(
             PrivateConfig(**self._common(), epsilon=epsilon, **config), read_samples(data), on_step
         )
@@ -164,8 +169,15 @@ class Machine:
 
         self.unload()
         device = self._common()["device"]
-        loaded = load_model(self.subject.base, device, "float32", adapter, self.settings.cache)
+        base, merged = self._parts(adapter)
+        loaded = load_model(base, device, "float32", merged, self.settings.cache)
         return row_sums(loaded.model, rows, 1024, contextlib.nullcontext)
+
+    def _parts(self, adapter: Path | None) -> tuple[Path, Path | None]:
+        """Return base and adapter of a candidate, which may be a whole model."""
+        if adapter is not None and (adapter / "config.json").is_file():
+            return adapter, None
+        return self.subject.base, adapter
 
     def _common(self) -> dict[str, Any]:
         subject = self.subject

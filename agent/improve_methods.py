@@ -41,6 +41,8 @@ LEAST_OF_KIND = 5
 """Of these, at least so many up and so many down for KTO."""
 RATES = {"sft": 3e-4, "dpo": 5e-5, "kto": 8e-5, "grpo": 5e-5}
 """Peak learning rates: an adapter goes on, so less than at its first training."""
+FULL_RATE = 2e-5
+"""That of all weights."""
 EPOCHS = {"sft": 2.0, "dpo": 2.0, "kto": 4.0, "grpo": 2.0}
 LEAST_SHARE = {"kto": 0.5}
 """Of replayed samples in a step: fifty ratings need many steps, and tasks suffer beside less (`LOG.md`)."""
@@ -52,6 +54,8 @@ def choose(options: Options, facts: Mapping[str, Any], parent_method: str) -> st
     """Return the method; ``parent_method`` is how the model in use was made, empty if not by improving."""
     if options.method != "auto":
         method: str = options.method
+    elif options.full:
+        method = "sft"
     elif facts.get("pairs", 0) >= LEAST_PAIRS and parent_method != "dpo":
         method = "dpo"
     elif (
@@ -65,6 +69,9 @@ def choose(options: Options, facts: Mapping[str, Any], parent_method: str) -> st
         method = "grpo" if parent_method == "sft" and goals and not options.dp_epsilon else "sft"
     if method == "grpo" and options.attempts == 1:
         raise UsageError("--attempts 1: grpo compares the tries at a goal; take 2 or more")
+    if options.full and (method != "sft" or options.dp_epsilon):
+        raise UsageError(f"--full: {'a privacy budget' if options.dp_epsilon else method} trains an adapter; "
+                         "take --method sft alone")  # fmt: skip
     if options.dp_epsilon and method not in ("sft", "dpo"):
         raise UsageError(f"--dp-epsilon: {method} cannot keep a privacy budget; take --method sft or dpo")
     return method
@@ -93,7 +100,7 @@ def settings_for(options: Options, method: str, left: float | None, seed: int) -
     return mixed | {
         "epochs": options.epochs or EPOCHS[method],
         "minutes": None if left is None else max(left / 60, 0.2),
-        "learning_rate": options.learning_rate or RATES[method],
+        "learning_rate": options.learning_rate or (FULL_RATE if options.full else RATES[method]),
         "seed": seed,
     }
 

@@ -59,6 +59,8 @@ class Options(BaseModel):
     """Goals of the gate; by default as many as show a gain of five points, or as the budget allows."""
     parallel: int = Field(default=16, ge=1)
     seed: int = 0
+    full: bool = False
+    """Kept-best only: train all weights, not an adapter; the candidate is then a whole model."""
     dp_epsilon: float | None = Field(default=None, gt=0, le=1000)
 
 
@@ -96,6 +98,11 @@ class Work:
     def __init__(self, folder: Path, state: State) -> None:
         self.folder = folder
         self.state = state
+
+    @property
+    def trained(self) -> Path:
+        """The candidate's folder: an adapter, or with ``full`` a whole model."""
+        return self.folder / "train" / ("model" if self.state.options.full else "adapter")
 
     def save(self) -> None:
         """Write the state by rename."""

@@ -236,7 +236,7 @@ class Improvement:
         if method == "sft":
             batch = min(options.batch, max(4, self.state.facts["samples"] // 12))
             data = [self.work.folder / "samples.jsonl"]
-            return self.machine.finetune(on_step, data=data, batch=batch, **config)
+            return self.machine.finetune(on_step, data=data, batch=batch, full=options.full, **config)
         return fit_said(self.work, self.machine, method, on_step, config)
 
     def _rolled(self, rolls: Rolls, reward: float) -> None:
@@ -253,7 +253,7 @@ class Improvement:
         if not self.state.planned:
             self.state.planned = self.plan(len(goals))
             self.work.save()  # before the first look: the plan may not depend on what is seen
-        machine, adapter = self.machine, self.work.folder / "train" / "adapter"
+        machine, adapter = self.machine, self.work.trained
         if reason := self.too_exposed(adapter):
             return self.discard(reason)
         said = self.said_of(adapter)

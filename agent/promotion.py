@@ -56,7 +56,7 @@ def promote(home: Path, work: Work, subject: Subject) -> str:
     registry = ModelRegistry(home)
     reference = promoted(home, work.state.id)
     if not reference:
-        folder = work.folder / "train" / "adapter"
+        folder = work.trained
         describe(folder, work, subject)
         base = str(facts_of(folder).get("base") or subject.base)
         reference = registry.add(subject.name, folder, base=base, parent=work.state.parent).reference
@@ -73,7 +73,7 @@ def describe(folder: Path, work: Work, subject: Subject) -> None:
         "improvement": state.id,
         "parent": state.parent,
         "method": state.method,
-        "stands": subject.kind,
+        "stands": subject.stands(work.state.options.full),
         "successes": state.facts.get("kept", 0),
         "replayed": state.facts.get("replayed", 0),
     }

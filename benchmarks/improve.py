@@ -140,7 +140,7 @@ def tables_experiment(
     first = first_model(settings)
     before = achieved(settings, first, suites)
     rounds(settings, goals, options)
-    trained = [work for work in improvements(settings.home) if (work.folder / "train" / "adapter").is_dir()]
+    trained = [work for work in improvements(settings.home) if work.trained.is_dir()]
     return [
         show(
             f"{first} against round {number}, {work.state.decision}",
@@ -157,7 +157,7 @@ def candidate(settings: Settings, work: Work, number: int) -> str:
     known = [version.reference for version in registry.list() if version.name == name]
     if known:
         return known[0]
-    return registry.add(name, work.folder / "train" / "adapter", base="small").reference
+    return registry.add(name, work.trained, base="small").reference
 
 
 def weak(args: argparse.Namespace, settings: Settings, data: Path) -> list[Record]:

@@ -18,7 +18,10 @@ from autogpt.agent import gate
 from autogpt.agent.improve import ImproveOptions
 from autogpt.agent.improve_machine import Machine
 from autogpt.agent.improve_state import read_lines
-from autogpt.llm.registry import ModelRegistry, facts_of
+from autogpt.errors import UsageError
+from autogpt.llm.brain import LocalModel
+from autogpt.llm.registry import NANO, ModelRegistry, facts_of
+from autogpt.llm.tokenizer import ChatTokenizer
 
 
 @pytest.fixture(autouse=True)
@@ -65,3 +68,29 @@ def test_a_method_trains_weights_and_is_promoted(method: str, nano_in_use: Model
     if method == "grpo":
         tries = [row["tries"] for row in read_lines(report.folder / "rewards.jsonl")]
         assert tries == sorted(tries) and tries[-1] == report.facts["tries"]
+
+
+def test_full_trains_all_weights_and_the_result_is_a_model(
+    nano_in_use: ModelRegistry, isolated: Path
+) -> None:
+    options = ImproveOptions(attempts=2, epochs=1, replay=0.0, full=True)
+    report = study(Real, options)
+    assert (report.method, report.decision) == ("sft", "promoted"), report.reason
+    found = nano_in_use.resolve(report.version)
+    assert found.adapter is None and isinstance(found.source, Path)
+    before = load_file(NANO / "model.safetensors")
+    after = load_file(found.source / "model.safetensors")
+    assert before.keys() == after.keys()
+    moved = [name for name, value in before.items() if not torch.equal(value.half(), after[name].half())]
+    assert len(moved) > len(before) / 2
+    assert "a whole model: nano, all weights trained further" in nano_in_use.card(report.version)
+    brain = LocalModel.load(found.source, device="cpu", dtype="float32", cache_dir=isolated / "cache")
+    assert brain.tokenizer.fingerprint == ChatTokenizer(NANO).fingerprint
+    again = study(Real, options)  # it is improved in its turn
+    assert again.parent == report.version
+
+
+@pytest.mark.parametrize("more", [{"method": "dpo"}, {"method": "sft", "dp_epsilon": 3.0}])
+def test_full_goes_with_kept_best_alone(more: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="--full"):
+        study(options=ImproveOptions(full=True, **more))

@@ -133,3 +133,33 @@ def write_adapter(model: Any, folder: Path, facts: Mapping[str, object]) -> None
     replace_bytes(folder / "adapter_config.json", text.encode())
     replace_bytes(folder / "adapter_model.safetensors", save(halves, metadata={"format": "pt"}))
     replace_bytes(folder / "autogpt.json", json.dumps(dict(facts), indent=2).encode())
+
+
+def write_whole(model: Any, base: Path, folder: Path, facts: Mapping[str, object]) -> None:
+    """Write a whole model like ``base``: fp16 weights, the base's other files, ``autogpt.json``.
+
+    ``base`` is a folder in Hugging Face format; ``config.json`` comes last and makes it a model folder.
+    """
+    import torch
+    from safetensors.torch import save
+
+    folder.mkdir(parents=True, exist_ok=True)
+    seen: set[int] = set()
+    halves = {}
+    for name, tensor in model.state_dict().items():
+        if tensor.data_ptr() not in seen:  # tied weights are kept once, as the library does
+            seen.add(tensor.data_ptr())
+            halves[name] = tensor.detach().cpu().to(torch.float16).contiguous()
+    replace_bytes(folder / "model.safetensors", save(halves, metadata={"format": "pt"}))
+    for file in base.iterdir():
+        kept = file.suffix in (".json", ".jinja", ".txt", ".model") or file.name in ("LICENSE", "NOTICE")
+        if kept and file.is_file() and file.name not in _OWN:
+            replace_bytes(folder / file.name, file.read_bytes())
+    replace_bytes(folder / "autogpt.json", json.dumps(dict(facts), indent=2).encode())
+    settings = {**json.loads((base / "config.json").read_text("utf-8")), "dtype": "float16"}
+    settings.pop("torch_dtype", None)
+    replace_bytes(folder / "config.json", json.dumps(settings, indent=2).encode())
+
+
+_OWN = ("config.json", "autogpt.json", "card.json", "version.json", "model.safetensors.index.json")
+"""Of a base, what a model trained from it has of its own, or not at all."""

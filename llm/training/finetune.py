@@ -1,8 +1,9 @@
-"""Fine-tuning by LoRA: a base model and training samples in, a small adapter folder out.
+"""Fine-tuning: a base model and training samples in, a small adapter folder (LoRA) or a whole model out.
 
-``finetune(config)`` is the whole of it; the command line only parses and calls. The adapter covers
+``finetune(config)`` is the whole of it; the command line only parses and calls. An adapter covers
 all linear layers, is trained in fp32 and written in 16 bit in PEFT's format, with what it was made
-from in ``autogpt.json`` and a card. The loop, its schedule and resumption are in ``loop``.
+from in ``autogpt.json`` and a card. ``full`` trains every weight, from the base with ``init`` merged,
+and writes a model folder. The loop, its schedule and resumption are in ``loop``.
 
 Run by hand: ``python -m autogpt.llm.training.finetune examples/train/small.yaml``.
 """
@@ -20,7 +21,7 @@ from pydantic import Field
 from ...errors import ModelUnavailable
 from ..fetch import BASE_FINGERPRINT, base_folder
 from .card import write_card
-from .checkpoint import Checkpoint, file_sha256, write_adapter
+from .checkpoint import Checkpoint, file_sha256, write_adapter, write_whole
 from .config import read_config
 from .console import Progress
 from .data import data_hash, read_samples
@@ -42,6 +43,22 @@ class FinetuneConfig(LoopConfig):
     """An adapter folder to go on from, in place of a fresh one."""
     rank: int = Field(default=16, gt=0)
     alpha: int = Field(default=32, gt=0)
+    full: bool = False
+    """Train all weights, and write a whole model folder (``out/model``) in place of an adapter."""
+
+
+def whole_model(base: Path, init: Path | None, device: str) -> Any:
+    """Return the base in fp32, with the adapter ``init`` merged, all of its weights trainable."""
+    import peft
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    if init:
+        model = peft.PeftModel.from_pretrained(model, str(init)).merge_and_unload()
+    return model.to(device).requires_grad_(True)
 
 
 def with_adapter(
@@ -77,7 +94,7 @@ def with_adapter(
 
 
 def finetune(config: FinetuneConfig, progress: Callable[[Progress], None] | None = None) -> Report:
-    """Train an adapter, or go on with the run that ``config.out`` holds.
+    """Train an adapter or a whole model, or go on with the run that ``config.out`` holds.
 
     Args:
         config: what to train.
@@ -102,21 +119,29 @@ def finetune(config: FinetuneConfig, progress: Callable[[Progress], None] | None
         "data_sha256": data_hash(config.data),
         "seed": config.seed,
         "batch": config.batch,
-        "rank": config.rank,
+        "rank": 0 if config.full else config.rank,
     }
     device, dtype = choose_compute(config.device, config.dtype)
     base_name = "small" if identity["base_sha256"] == BASE_FINGERPRINT else str(config.base)
-    wrapped = with_adapter(config.base, config.init, config.rank, config.alpha, device, dtype, base_name)
+    wrapped = (
+        whole_model(config.base, config.init, device)
+        if config.full
+        else with_adapter(config.base, config.init, config.rank, config.alpha, device, dtype, base_name)
+    )
+    folder = config.out / ("model" if config.full else "adapter")
 
     def write(state: Checkpoint) -> Path:
         facts = {"name": config.name, "base": base_name, **identity, **state.facts()}
-        write_adapter(wrapped, config.out / "adapter", facts)
-        write_card(config.out / "adapter", facts)
-        return config.out / "adapter"
+        if config.full:
+            write_whole(wrapped, config.base, folder, facts)
+        else:
+            write_adapter(wrapped, folder, facts)
+        write_card(folder, facts)
+        return folder
 
     trainer = Trainer(
         config=config,
-        core=wrapped.get_base_model(),
+        core=wrapped if config.full else wrapped.get_base_model(),
         weights=[weight for weight in wrapped.parameters() if weight.requires_grad],
         samples=samples,
         held_out=held_out,
