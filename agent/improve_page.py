@@ -140,7 +140,8 @@ def _table(rows: Sequence[Row], verdict: Mapping[str, Any]) -> str:
 
 
 def _curves(work: Work) -> str:
-    steps = work.read("curve.jsonl")
+    # A resumed training repeats the steps after its checkpoint: the last of each counts.
+    steps = list({row["step"]: row for row in work.read("curve.jsonl")}.values())
     cards = []
     if len(steps) > 1:
         losses = Curve("loss", [(row["step"], row["mean"]) for row in steps])
