@@ -38,7 +38,7 @@ def parse_value(text: str) -> float:
     except ValueError:
         value = math.nan
     if not 0.0 <= value <= 1.0:
-        raise UsageError(f"rating {text!r}: 'good', 'bad' or a number from 0 to 1 is wanted")
+        raise UsageError(f"rating {text!r}: 'good', 'bad', 'judge' or a number from 0 to 1 is wanted")
     return value
 
 
