@@ -71,8 +71,10 @@ def learning(groups: Group) -> None:
     practice.add_argument("--count", type=int, default=100, metavar="N", help="how many goals (default: 100)")
     practice.add_argument("--seed", type=int, default=0, metavar="N", help="other goals of the same files")
     _improving(groups)
-    rate = command(groups, "rate", "ratings:rate", "say how good a run was, or a conversation's last answer",
-                    "autogpt rate 3f2a bad --why 'the wrong year'")  # fmt: skip
+    rate = command(
+        groups, "rate", "rating_commands:rate", "say how good a run was, or a conversation's last answer",
+        "autogpt rate 3f2a bad --why 'the wrong year'",
+    )  # fmt: skip
     rate.add_argument("run", metavar="RUN", help="run id, a unique beginning, or last")
     rate.add_argument(
         "value", metavar="RATING", help="good, bad, a number from 0 to 1, or judge: what a model thinks"

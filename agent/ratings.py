@@ -7,24 +7,19 @@ A correction holds the whole turn as it should have been, next to the one that w
 
 from __future__ import annotations
 
-import argparse
 import getpass
 import json
 import math
 import os
-import sys
 from collections.abc import Sequence
 
 from ..errors import UsageError
 from ..llm.message import CallSpec, ToolCall
 from ..llm.schema import why_invalid
-from ..settings import load
 from ..tools.handles import text_form
-from . import trial
 from .events import Correction, Event, ModelTurn, Rating
 from .result import resolved_answer
 from .rewards import last_ratings, spans
-from .setup import open_brain, open_store
 
 WORDS = {"good": 1.0, "bad": 0.0}
 MOST = 600
@@ -62,29 +57,6 @@ def told(value: float, before: Rating | None) -> str:
     if before is not None and before.value != value:
         return f"rated {value:g}; it was {before.value:g} before, the last one counts"
     return f"rated {value:g}"
-
-
-def rate(args: argparse.Namespace) -> int:
-    """Keep a rating of a run, or of a conversation's last answer; by a model where it is ``judge``."""
-    judged = args.value.strip().lower() == "judge"
-    value = 0.0 if judged else parse_value(args.value)
-    settings = load(model=args.model, device=args.device, dtype=args.dtype)
-    store = open_store(settings)
-    run = store.resolve_run(args.run)
-    with store.open(run) as journal:
-        if answered(journal.events) is None:
-            raise UsageError(f"run {run} has no answer yet; there is nothing to rate")
-        if judged:
-            from .judge import opinion
-
-            rating, before = opinion(open_brain(settings), journal.events), None
-        else:
-            rating, before = Rating(value=value, text=args.why, by=who()), earlier(journal.events, who())
-        journal.append(rating)
-    print(f"{run}: {told(rating.value, before)}{f' by {rating.by}' if judged else ''}")
-    if noticed := trial.look(settings, store):
-        print(f"autogpt: {noticed}", file=sys.stderr)
-    return 0
 
 
 def answered(events: Sequence[Event]) -> int | None:
