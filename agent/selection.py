@@ -7,6 +7,7 @@ solved gives one sample, one that is solved sometimes up to ``keep`` different o
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from collections import Counter, defaultdict
@@ -114,15 +115,21 @@ def shipped_replay(tokenizer_hash: str) -> list[Path]:
 
 
 def replay_samples(files: Iterable[Path], count: int, seed: int) -> list[dict[str, Any]]:
-    """Return up to ``count`` samples of training files, drawn without replacement."""
-    if count < 1:
-        return []
-    rows: list[str] = []
+    """Return up to ``count`` samples of training files, of every kind alike as far as there are any.
+
+    Each kind is drawn without replacement. What is rare in ordinary work is forgotten first: drawn by
+    their share, conversations were 3 % of the replay, and fell by 17 points (`LOG.md`).
+    """
+    by_kind: dict[str, list[str]] = defaultdict(list)
     for file in files:
         with open_lines(file) as lines:
-            rows += [line for line in lines if line.strip()]
-    chosen = random.Random(seed).sample(rows, min(count, len(rows)))
-    return [json.loads(row) for row in chosen]
+            for line in lines:
+                if line.strip():
+                    by_kind[str(json.loads(line).get("kind", ""))].append(line)
+    rng = random.Random(seed)
+    pools = [rng.sample(by_kind[kind], len(by_kind[kind])) for kind in sorted(by_kind)]
+    rows = (row for turn in itertools.zip_longest(*pools) for row in turn if row is not None)
+    return [json.loads(row) for row in itertools.islice(rows, max(0, count))]
 
 
 @dataclass(frozen=True)

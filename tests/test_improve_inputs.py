@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -371,7 +372,9 @@ def test_replayed_is_only_what_the_model_was_trained_on(isolated: Path, tmp_path
     assert sum(row["kind"] == "base" for row in rows) == min(9, replay_count(kept, 0.2)) > 0
     assert study(options=ImproveOptions(method="sft")).facts["replayed"] == 0  # nano is no version of small
     small = "df3134c6ba870124af37983bb13ee62ec52942bed58ec1bf8527fd7d291ec82b"
-    assert len(replay_samples(shipped_replay(small), 5, 0)) == 5 and shipped_replay("0" * 64) == []
+    drawn = Counter(row["kind"] for row in replay_samples(shipped_replay(small), 90, 0))
+    assert len(drawn) == 9 and set(drawn.values()) == {10}  # of every kind alike, conversations too
+    assert replay_samples(shipped_replay(small), 0, 0) == [] == shipped_replay("0" * 64)
 
 
 def test_watching_begins_again_when_there_are_new_runs(

@@ -21,7 +21,7 @@ def sessions(rng: random.Random, number: int) -> Iterator[Task]:
     """Yield ``number`` chat sessions of two to four messages over one table, with small talk between."""
     for _ in range(number):
         item = sheet(rng)
-        task = Task("chat", Goal.model_validate({"goal": "session", "files": sheet_files(item)}))
+        task = Task("conversations", Goal.model_validate({"goal": "session", "files": sheet_files(item)}))
         run = Work(1)
         for turn in range(rng.randint(2, 4)):
             task.turns.append(_message(item, run, turn, rng))
@@ -32,7 +32,7 @@ def chatty(rng: random.Random, number: int) -> Iterator[Task]:
     """Yield ``number`` sessions over one table that begin with talk and hold at most one question."""
     for _ in range(number):
         item = sheet(rng)
-        task = Task("chat", Goal.model_validate({"goal": "session", "files": sheet_files(item)}))
+        task = Task("conversations", Goal.model_validate({"goal": "session", "files": sheet_files(item)}))
         run = Work(1)
         length = rng.randint(1, 3)
         asked = rng.randrange(1, 5)
