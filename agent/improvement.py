@@ -23,7 +23,7 @@ from ..llm.training.collapse import Collapse
 from ..memory.experience import Experience
 from ..prompts import ToolLine, texts_hash
 from ..settings import Settings
-from . import canaries, gate, gate_play, promotion, trial
+from . import canaries, gate, gate_play, gate_talk, promotion, trial
 from .attempts import Practice
 from .gate_play import Side, changed, play
 from .goal import Goal
@@ -269,21 +269,32 @@ class Improvement:
             folder,
             self.state.planned,
             self.options.parallel,
-            lambda side, done, total: self.say(f"gate, {side}", done / total, f"{done} of {total}"),
+            self._played,
             (1.0,) if said else gate.LOOKS,
         )
         if said:
             verdict = gate_play.with_said(verdict, pairs, said)
+        sessions = gate_talk.shipped_sessions() if self.gate_goals is None else []
+        talks: list[gate.Pair] = []
+        if verdict.decision == "promote" and sessions:
+            talks = gate_talk.talk(sessions, current, candidate, self.registry, folder, self._played)
+            verdict = gate_talk.guarded(verdict, talks)
         self.state.facts |= {
             "said": said and asdict(said),
             "verdict": asdict(verdict),
-            "rows": [{**asdict(row), "difference": row.difference} for row in gate.table(pairs)],
+            "rows": [
+                {**asdict(row), "difference": row.difference}
+                for row in [*gate.table(talks)[:-1], *gate.table(pairs)]
+            ],
         }
         self.work.write("pairs.jsonl", map(asdict, pairs))
         seen = goals[: len(pairs)]
         found = changed(seen, folder, current.fingerprint, candidate.fingerprint, EXAMPLES)
         self.work.write("changed.jsonl", [found])
         self.work.reach("decide")
+
+    def _played(self, side: str, done: int, total: int) -> None:
+        self.say(f"gate, {side}", done / total, f"{done} of {total}")
 
     def played_as(self, adapter: Path | None) -> str:
         """Return what the gate's results are kept under: the model, and what runs read and call beside it."""

@@ -1,4 +1,4 @@
-"""Make every suite under ``benchmarks/suites/`` anew, and the goals of the shipped gate.
+"""Make every suite under ``benchmarks/suites/`` anew, and what ships for judging.
 
 ``python benchmarks/make_suites.py [NAME ...]``
 
@@ -23,8 +23,9 @@ from makers.common import Record
 from autogpt.agent.goal import Conversation, Goal
 
 SUITES = Path(__file__).parent / "suites"
-GATE = Path(__file__).parents[1] / "agent" / "held_out" / "gate.jsonl.zst"
-"""Ships in the wheel, packed."""
+HELD_OUT = Path(__file__).parents[1] / "agent" / "held_out"
+SHIPPED = {"gate": HELD_OUT / "gate.jsonl.zst", "sessions": HELD_OUT / "sessions.jsonl.zst"}
+"""What judges on a user's machine, packed."""
 
 MAKERS: dict[str, Callable[[Path], list[Record]]] = {
     "tables": public.tables,
@@ -36,6 +37,7 @@ MAKERS: dict[str, Callable[[Path], list[Record]]] = {
     "conversations": lambda data: conversations.conversations(),
     "memory": lambda data: memory.memory(),
     "gate": gate.gate,
+    "sessions": lambda data: gate.sessions(),
 }
 """Per suite, the function that makes its records from the data folder."""
 
@@ -51,7 +53,7 @@ def data_folder() -> Path:
 
 def lines(name: str, data: Path) -> list[str]:
     """Return a suite's lines, each checked to load."""
-    model = Conversation if name == "conversations" else Goal
+    model = Conversation if name in ("conversations", "sessions") else Goal
     made = []
     for record in MAKERS[name](data):
         model.model_validate(record)
@@ -67,8 +69,8 @@ def main(names: list[str]) -> None:
         if name not in MAKERS:
             sys.exit(f"make_suites: unknown suite {name}; there are {', '.join(MAKERS)}")
         made = lines(name, data)
-        path = GATE if name == "gate" else SUITES / f"{name}.jsonl"
-        if name == "gate":
+        path = SHIPPED.get(name, SUITES / f"{name}.jsonl")
+        if name in SHIPPED:
             path.write_bytes(zstandard.ZstdCompressor(level=19).compress("".join(made).encode()))
         else:
             path.write_text("".join(made), encoding="utf-8")

@@ -16,9 +16,9 @@ from typing import Any
 from makers.workflows import workflows
 
 from autogpt.agent.episodes.make import make
-from autogpt.agent.evaluate import evaluate
+from autogpt.agent.evaluate import converse, evaluate
 from autogpt.agent.gate import Pair, Row, mcnemar, table
-from autogpt.agent.goal import Goal, load_goals
+from autogpt.agent.goal import Goal, load_conversations, load_goals
 from autogpt.agent.improve_goals import shipped_gate
 from autogpt.agent.setup import open_brain, open_registry
 from autogpt.errors import UsageError
@@ -91,7 +91,21 @@ def achieved(settings: Settings, model: str, suites: Mapping[str, int]) -> Resul
         if name == "workflows" and count > len(chosen):
             chosen += more_workflows(settings, count - len(chosen))
         goals += [goal.model_copy(update={"category": name}) for goal in chosen]
-    return played(settings, model, goals)
+    return {**played(settings, model, goals), **conversed(settings, model)}
+
+
+def conversed(settings: Settings, model: str) -> Results:
+    """Return which messages of the suite's conversations ``model`` achieves: nothing practises them."""
+    name = "conversations"
+    sessions = load_conversations(SUITES / f"{name}.jsonl")
+    known = _known(settings, model)
+    ids = [f"{one.id}/{number}" for one in sessions for number in range(1, len(one.turns) + 1)]
+    if any(row not in known for row in ids):
+        brain = open_brain(settings.model_copy(update={"model": model}))
+        report = converse(name, sessions, brain, open_registry())
+        known |= {row.id: float(row.status == "achieved") for row in report.rows if row.id}
+        _keep(settings, model, known)
+    return {row: (name, known[row]) for row in ids}
 
 
 def more_workflows(settings: Settings, count: int) -> list[Goal]:
@@ -110,8 +124,7 @@ def more_workflows(settings: Settings, count: int) -> list[Goal]:
 
 def played(settings: Settings, model: str, goals: Sequence[Goal]) -> Results:
     """Return what ``model`` achieves on ``goals``, greedily; results are kept in the home."""
-    place = settings.home / "benchmark" / f"{model.replace('/', '_')}.json"
-    known: dict[str, float] = json.loads(place.read_text()) if place.is_file() else {}
+    known = _known(settings, model)
     missing = [goal for goal in goals if goal.id not in known]
     if missing:
         brain = open_brain(settings.model_copy(update={"model": model}))
@@ -121,9 +134,23 @@ def played(settings: Settings, model: str, goals: Sequence[Goal]) -> Results:
         )  # fmt: skip
         print()
         known |= {row.id: float(row.status == "achieved") for row in report.rows if row.id}
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(json.dumps(known))
+        _keep(settings, model, known)
     return {goal.id: (goal.category or "all", known[goal.id]) for goal in goals if goal.id}
+
+
+def _place(settings: Settings, model: str) -> Path:
+    return settings.home / "benchmark" / f"{model.replace('/', '_')}.json"
+
+
+def _known(settings: Settings, model: str) -> dict[str, float]:
+    place = _place(settings, model)
+    return dict(json.loads(place.read_text())) if place.is_file() else {}
+
+
+def _keep(settings: Settings, model: str, known: Mapping[str, float]) -> None:
+    place = _place(settings, model)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text(json.dumps(known))
 
 
 def compared(before: Results, after: Results) -> tuple[list[Row], float]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from autogpt.agent.splits import is_train
 
-from . import files, public, workflows
+from . import conversations, files, public, workflows
 from .common import Record, answer, goal, read
 
 TABLES, WORDS, FILES, WORKFLOWS = 600, 260, 240, 240
@@ -91,6 +91,14 @@ def _words(data: Path, rng: random.Random, barred: set[str]) -> list[Record]:
         goal("gate-words", number, "words", text, {}, answer(number=int(right) if right % 1 == 0 else right))
         for number, (text, right) in enumerate(left, start=1)
     ]
+
+
+def sessions(count: int = 36, seed: int = 31) -> list[Record]:
+    """Make the sessions that judge, by the suite's makers; one that the suite holds is left out."""
+    suite = [record["turns"] for record in conversations.conversations()]
+    made = conversations.conversations(2 * count, seed)
+    fresh = [{**record, "id": f"gate-{record['id']}"} for record in made if record["turns"] not in suite]
+    return fresh[:count]
 
 
 def gate(data: Path, seed: int = 21) -> list[Record]:
