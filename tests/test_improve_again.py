@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,7 @@ from test_improve_inputs import run_of
 from autogpt import tool
 from autogpt.agent import gate, trial
 from autogpt.agent.improve import ImproveOptions, ImproveReport, improve
-from autogpt.agent.improve_state import improvements, lock
+from autogpt.agent.improve_state import improvements, lock, read_lines
 from autogpt.agent.improvement import Improvement
 from autogpt.agent.learning import collect
 from autogpt.agent.runs import RunStore
@@ -174,3 +175,20 @@ def test_private_takes_back_what_an_improvement_kept_and_names_the_model(
     out = capsys.readouterr().out
     assert "no model learns from this" in out and "nano@1 was trained on" in out
     assert not (report.folder / "attempts.jsonl").exists()
+
+
+def test_replayed_is_only_what_the_model_was_trained_on(isolated: Path, tmp_path: Path) -> None:
+    from autogpt.agent.selection import replay_count, replay_samples, shipped_replay
+
+    file = tmp_path / "base.jsonl"
+    line = '{"ids": [1, 2, 3], "mask": [0, 0, 1], "prefix": 1, "kind": "base"}\n'
+    file.write_text(line * 9, encoding="utf-8")
+    report = study(options=ImproveOptions(attempts=2, replay_data=(file,), replay=0.2))
+    rows = list(read_lines(report.folder / "samples.jsonl"))
+    kept = report.facts["kept"]
+    assert sum(row["kind"] == "base" for row in rows) == min(9, replay_count(kept, 0.2)) > 0
+    assert study(options=ImproveOptions(method="sft")).facts["replayed"] == 0  # nano is no version of small
+    small = "df3134c6ba870124af37983bb13ee62ec52942bed58ec1bf8527fd7d291ec82b"
+    drawn = Counter(row["kind"] for row in replay_samples(shipped_replay(small), 90, 0))
+    assert len(drawn) == 9 and set(drawn.values()) == {10}  # of every kind alike, conversations too
+    assert replay_samples(shipped_replay(small), 0, 0) == [] == shipped_replay("0" * 64)

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -358,23 +357,6 @@ def test_the_share_that_is_replayed_reaches_every_method(method: str) -> None:
     assert (usual["replay_share"], usual["epochs"]) == ((0.5, 4.0) if method == "kto" else (0.2, 2.0))
     assert settings_for(ImproveOptions(replay=0.0, epochs=1.0), method, None, 0)["replay_share"] == 0.0
     assert "replay_share" not in settings_for(options, "sft", None, 0)  # its samples hold them already
-
-
-def test_replayed_is_only_what_the_model_was_trained_on(isolated: Path, tmp_path: Path) -> None:
-    from autogpt.agent.selection import replay_count, replay_samples, shipped_replay
-
-    file = tmp_path / "base.jsonl"
-    line = '{"ids": [1, 2, 3], "mask": [0, 0, 1], "prefix": 1, "kind": "base"}\n'
-    file.write_text(line * 9, encoding="utf-8")
-    report = study(options=ImproveOptions(attempts=2, replay_data=(file,), replay=0.2))
-    rows = list(read_lines(report.folder / "samples.jsonl"))
-    kept = report.facts["kept"]
-    assert sum(row["kind"] == "base" for row in rows) == min(9, replay_count(kept, 0.2)) > 0
-    assert study(options=ImproveOptions(method="sft")).facts["replayed"] == 0  # nano is no version of small
-    small = "df3134c6ba870124af37983bb13ee62ec52942bed58ec1bf8527fd7d291ec82b"
-    drawn = Counter(row["kind"] for row in replay_samples(shipped_replay(small), 90, 0))
-    assert len(drawn) == 9 and set(drawn.values()) == {10}  # of every kind alike, conversations too
-    assert replay_samples(shipped_replay(small), 0, 0) == [] == shipped_replay("0" * 64)
 
 
 def test_watching_begins_again_when_there_are_new_runs(
