@@ -284,7 +284,7 @@ class Improvement:
             "verdict": asdict(verdict),
             "rows": [
                 {**asdict(row), "difference": row.difference}
-                for row in [*gate.table(talks)[:-1], *gate.table(pairs)]
+                for row in [*(gate.table(talks)[:1] if talks else ()), *gate.table(pairs)]
             ],
         }
         self.work.write("pairs.jsonl", map(asdict, pairs))
