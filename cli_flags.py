@@ -41,5 +41,7 @@ def best_of_flag(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def json_flag(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print JSON, one object a line")
+def json_flag(parser: argparse.ArgumentParser, again: bool = False) -> None:
+    """``again``: the command above has the flag too, and what was said there stands."""
+    default = argparse.SUPPRESS if again else False
+    parser.add_argument("--json", action="store_true", default=default, help="print JSON, one object a line")

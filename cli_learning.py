@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import TYPE_CHECKING
 
 from .cli_flags import best_of_flag, command, json_flag, model_flags
@@ -93,7 +92,7 @@ def learning(groups: Group) -> None:
     }.items():
         action = command(actions, name, f"learning:{name}", text)
         if name == "stats":
-            action.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
+            json_flag(action, again=True)
             continue
         action.add_argument("run", metavar="RUN", nargs="?" if name == "forget" else None, help="run id")
         if name == "forget":

@@ -9,11 +9,10 @@ achieved; sessions are what is compared. Scores are kept like the gate's results
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..llm.message import Brain
 from ..tools.registry import Registry
 from . import gate
 from .evaluate import converse
@@ -45,9 +44,9 @@ def talk(
 
 def guarded(verdict: gate.Verdict, pairs: Sequence[gate.Pair]) -> gate.Verdict:
     """Return the verdict, turned to ``keep`` where sessions got worse by more than chance explains."""
-    if not gate.fallen_categories(pairs):
-        return verdict
     row = gate.table(pairs)[0]
+    if not row.worse:
+        return verdict
     reason = f"{NAME} got worse: {row.current:.0%} to {row.candidate:.0%} of {row.n} sessions' messages"
     return replace(verdict, decision="keep", reason=reason, worse=(*verdict.worse, NAME))
 
@@ -58,22 +57,17 @@ def _scores(
     path = folder / f"talk-{side.fingerprint[:32]}.jsonl"
     known = {row["session"]: float(row["score"]) for row in read_lines(path)}
     missing = [one for one in sessions if _key(one) not in known]
-    if missing:
-        hold = _held(side.load(), registry)
-        with Lines(path) as lines:
-            for number, session in enumerate(missing, start=1):
-                known[_key(session)] = score = hold(session)
-                lines.add({"session": _key(session), "score": score})
-                on_done(f"{side.name}, {NAME}", len(sessions) - len(missing) + number, len(sessions))
+    if not missing:
+        return known
+    brain = side.load()
+    with Lines(path) as lines:
+        for number, session in enumerate(missing, start=1):
+            rows = converse("gate", [session], brain, registry).rows
+            score = sum(row.status == "achieved" for row in rows) / len(rows)
+            known[_key(session)] = score
+            lines.add({"session": _key(session), "score": score})
+            on_done(f"{side.name}, {NAME}", len(sessions) - len(missing) + number, len(sessions))
     return known
-
-
-def _held(brain: Brain, registry: Registry) -> Callable[[Conversation], float]:
-    def hold(session: Conversation) -> float:
-        rows = converse("gate", [session], brain, registry).rows
-        return sum(row.status == "achieved" for row in rows) / len(rows)
-
-    return hold
 
 
 def _key(session: Conversation) -> str:

@@ -229,13 +229,16 @@ def _check_record(
     except ValidationError as error:
         return [*problems, *_explain(error, record, name)]
     goal._base, goal._origin = base, f"{name}:{record.line}"
-    for where, message, suggestion in _look(goal, tools):
+    for where, message, suggestion in _look(goal, Path(name).name, tools):
         problems.append(Problem(name, record.line_of(where), _dotted(where), message, suggestion))
     return problems or [goal]
 
 
-def _look(goal: Goal, tools: Collection[str] | None) -> Iterator[tuple[Where, str, str]]:
-    """Yield (where, message, suggestion) for mistakes that need the disk or the tools to see."""
+def _look(goal: Goal, own: str, tools: Collection[str] | None) -> Iterator[tuple[Where, str, str]]:
+    """Yield (where, message, suggestion) for mistakes that need the disk or the tools to see.
+
+    ``own``: the name of the goal's file.
+    """
     if used := re.search(r"{{\s*\w+\s*}}", goal.goal):
         yield ("goal",), f"uses {used.group(0)} but `params` is empty", ""
     for index, item in enumerate(goal.inputs):
@@ -248,7 +251,6 @@ def _look(goal: Goal, tools: Collection[str] | None) -> Iterator[tuple[Where, st
         for index, item in enumerate(getattr(goal.grants, kind, [])):
             if not (goal.base / item).resolve().is_relative_to(goal.base.resolve()):
                 yield ("grants", kind, index), f"`{item}` leaves the folder through a symbolic link", ""
-    own = Path(goal._origin.rpartition(":")[0]).name
     for index, item in enumerate(goal.grants.write if goal.grants and goal.check else []):
         if covers(item, own):
             message = (

@@ -70,13 +70,16 @@ def improve(
                 on_round(reports[-1])
             if reports[-1].decision == "nothing":
                 break
-            if (
-                settings.model and reports[-1].version
-            ):  # named by a person or a setting: follow what it became
-                settings = settings.model_copy(update={"model": reports[-1].version})
+            settings = following(settings, reports[-1])
     finally:
         held.release()
     return reports
+
+
+def following(settings: Settings, report: ImproveReport) -> Settings:
+    """Return the settings to go on with: where they name a model, they name what it became."""
+    named = settings.model and report.version
+    return settings.model_copy(update={"model": report.version}) if named else settings
 
 
 def unfinished(home: Path, current: str) -> Work | None:

@@ -15,7 +15,7 @@ from ..settings import Settings, load
 from . import gate, gate_play, promotion, trial
 from .gate_commands import show_gate
 from .goal import Goal, load_goals
-from .improve import improve, unfinished
+from .improve import following, improve, unfinished
 from .improve_machine import subject_of
 from .improve_methods import choose
 from .improve_report import ImproveReport
@@ -71,7 +71,9 @@ def once(settings: Settings, options: Options, goals: list[Goal], as_json: bool)
     promoted = [report.version for report in reports if report.version]
     if (named := load().model) and promoted and promoted[-1] != named:
         print(f"note: a setting names the model {named}, which comes first", file=sys.stderr)
-    return settings.model_copy(update={"model": promoted[-1]}) if settings.model and promoted else settings
+    for report in reports:
+        settings = following(settings, report)
+    return settings
 
 
 def options_of(args: argparse.Namespace) -> Options:

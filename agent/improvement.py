@@ -274,18 +274,16 @@ class Improvement:
         )
         if said:
             verdict = gate_play.with_said(verdict, pairs, said)
-        sessions = gate_talk.shipped_sessions() if self.gate_goals is None else []
-        talks: list[gate.Pair] = []
-        if verdict.decision == "promote" and sessions:
+        rows = gate.table(pairs)
+        if verdict.decision == "promote" and self.gate_goals is None:
+            sessions = gate_talk.shipped_sessions()
             talks = gate_talk.talk(sessions, current, candidate, self.registry, folder, self._played)
             verdict = gate_talk.guarded(verdict, talks)
+            rows = [*gate.table(talks)[:1], *rows]
         self.state.facts |= {
             "said": said and asdict(said),
             "verdict": asdict(verdict),
-            "rows": [
-                {**asdict(row), "difference": row.difference}
-                for row in [*(gate.table(talks)[:1] if talks else ()), *gate.table(pairs)]
-            ],
+            "rows": [{**asdict(row), "difference": row.difference} for row in rows],
         }
         self.work.write("pairs.jsonl", map(asdict, pairs))
         seen = goals[: len(pairs)]

@@ -18,7 +18,7 @@ from ..tools.handles import text_form
 from .attempts import said_in
 from .events import Event, PersonSaid, Rating, RunEnded, RunStarted
 from .ratings import answer_of
-from .rewards import spans
+from .rewards import last_span
 
 MOST = 10
 GRADE = CallSpec(
@@ -58,7 +58,7 @@ def opinion(brain: Brain, events: Sequence[Event]) -> Rating:
 def _case(events: Sequence[Event]) -> str:
     started = events[0]
     assert isinstance(started, RunStarted)
-    span = [events[place] for place in list(spans(events))[-1]]
+    span = [events[place] for place in last_span(events)]
     said = next((event.text for event in span if isinstance(event, PersonSaid)), None)
     wanted = said if said is not None else str(started.goal.get("goal", ""))
     ended = next((event for event in reversed(span) if isinstance(event, RunEnded)), None)

@@ -19,7 +19,7 @@ from ..llm.schema import why_invalid
 from ..tools.handles import text_form
 from .events import Correction, Event, ModelTurn, Rating
 from .result import resolved_answer
-from .rewards import last_ratings, spans
+from .rewards import last_ratings, last_span
 
 WORDS = {"good": 1.0, "bad": 0.0}
 MOST = 600
@@ -47,8 +47,7 @@ def who() -> str:
 
 def earlier(events: Sequence[Event], by: str) -> Rating | None:
     """Return the rating that one by ``by`` replaces now: that of the same run, or of its last message."""
-    last = list(spans(events))[-1:]
-    current = [events[place] for span in last for place in span]
+    current = [events[place] for place in last_span(events)]
     return last_ratings(current, "person").get(by)
 
 
@@ -64,11 +63,9 @@ def answered(events: Sequence[Event]) -> int | None:
 
     A goal that ended without one may be rated too: then it is its last turn.
     """
-    for span in list(spans(events))[-1:]:
-        turns = [place for place in span if isinstance(events[place], ModelTurn)]
-        finished = [place for place in turns if _answer(events[place]) is not None]
-        return next(reversed(finished or turns), None)
-    return None
+    turns = [place for place in last_span(events) if isinstance(events[place], ModelTurn)]
+    finished = [place for place in turns if _answer(events[place]) is not None]
+    return next(reversed(finished or turns), None)
 
 
 def answer_of(events: Sequence[Event], values: dict[str, object]) -> tuple[int, str] | None:
@@ -101,12 +98,10 @@ def correction(events: Sequence[Event], place: int, answer: str, by: str) -> Cor
 
 def called(events: Sequence[Event]) -> tuple[int, str] | None:
     """Return the last turn of the run, or of its last message, that called a tool, and that call in short."""
-    for span in list(spans(events))[-1:]:
-        for place in reversed(span):
-            turn = events[place]
-            if isinstance(turn, ModelTurn) and turn.call and turn.call["name"] not in ("finish", "ask"):
-                arguments = json.dumps(turn.call["arguments"], ensure_ascii=False)
-                return place, f"{turn.call['name']} {arguments}"
+    for place in reversed(last_span(events)):
+        turn = events[place]
+        if isinstance(turn, ModelTurn) and turn.call and turn.call["name"] not in ("finish", "ask"):
+            return place, f"{turn.call['name']} {json.dumps(turn.call['arguments'], ensure_ascii=False)}"
     return None
 
 

@@ -137,6 +137,11 @@ def _checks(events: Sequence[Event]) -> float | None:
     return ended.reward
 
 
+def last_span(events: Sequence[Event]) -> range:
+    """Return the places of the last of :func:`spans`; none where nothing was said yet."""
+    return next(reversed(list(spans(events))), range(0))
+
+
 def spans(events: Sequence[Event]) -> Iterator[range]:
     """Yield the places of the events of each message of a conversation; of a goal, of all but the first."""
     first = events[0] if events else None

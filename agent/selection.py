@@ -120,6 +120,8 @@ def replay_samples(files: Iterable[Path], count: int, seed: int) -> list[dict[st
     Each kind is drawn without replacement. What is rare in ordinary work is forgotten first: drawn by
     their share, conversations were 3 % of the replay, and fell by 17 points (`LOG.md`).
     """
+    if count < 1:
+        return []
     by_kind: dict[str, list[str]] = defaultdict(list)
     for file in files:
         with open_lines(file) as lines:
@@ -129,7 +131,7 @@ def replay_samples(files: Iterable[Path], count: int, seed: int) -> list[dict[st
     rng = random.Random(seed)
     pools = [rng.sample(by_kind[kind], len(by_kind[kind])) for kind in sorted(by_kind)]
     rows = (row for turn in itertools.zip_longest(*pools) for row in turn if row is not None)
-    return [json.loads(row) for row in itertools.islice(rows, max(0, count))]
+    return [json.loads(row) for row in itertools.islice(rows, count)]
 
 
 @dataclass(frozen=True)

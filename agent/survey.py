@@ -68,15 +68,16 @@ def survey(
     experience = collect(store, settings)
     drawn = draw(store, experience, goals, gate_goals)
     leaking = {train for train, _ in experience.leaks()}
-    runs = [run for run in experience.learnable() if not run.held_out and run.goal not in leaking]
+    learnable = experience.learnable()
+    runs = [run for run in learnable if not run.held_out and run.goal not in leaking]
     judging = gate_order(drawn, gate_goals, seed)
     barred = alike_to([run.wording for run in runs], [goal.goal for goal in judging])
-    unseen = {run.run for number, run in enumerate(runs) if number not in barred}
-    runs = [run for run in runs if run.run in unseen]
+    runs = [run for number, run in enumerate(runs) if number not in barred]
+    trained = {run.run for run in runs}
     tokenizer = ChatTokenizer(subject.base)
     past, refused = past_attempts(store, runs, tokenizer, Prices.of(settings))
     refused["alike to a goal that judges"] += len(barred)
-    everything = [run for run in experience.learnable() if run.held_out or run.run in unseen]
+    everything = [run for run in learnable if run.held_out or run.run in trained]
     said = read_said(store, everything, tokenizer)
     gap = ""
     distinct = {goal.id for goal in drawn.train} | {attempt.id for attempt in past}
@@ -85,4 +86,4 @@ def survey(
             f"{LEAST_GOALS - len(distinct)} more goals to train on (of {LEAST_GOALS}): run goal files with a "
             "`check`, name a suite of them by --goals ('autogpt practice' makes one), or rate runs"
         )
-    return Survey(tokenizer.fingerprint, drawn, past, +refused, judging, experience.learnable(), said, gap)
+    return Survey(tokenizer.fingerprint, drawn, past, +refused, judging, learnable, said, gap)

@@ -38,14 +38,15 @@ OLD = 100
 def begin(home: Path, store: RunStore, version: str, parent: str, now: float) -> bool:
     """Begin the trial of ``version``; returns False where there is nothing to compare with."""
     old = _outcomes(store, parent, 0.0, newest=True)[:OLD]
-    running = _read(home)
-    if len(old) < LEAST_OLD and running is not None and running["version"] == parent:
-        trial = {**running, "version": version, "since": now, "looked": 0}
-    elif len(old) < LEAST_OLD:
+    compared: dict[str, Any]
+    if len(old) >= LEAST_OLD:
+        compared = {"parent": parent, "old": [sum(old), len(old)]}
+    elif (running := _read(home)) is not None and running["version"] == parent:
+        compared = {"parent": running["parent"], "old": running["old"]}
+    else:
         _file(home).unlink(missing_ok=True)
         return False
-    else:
-        trial = {"version": version, "parent": parent, "since": now, "old": [sum(old), len(old)], "looked": 0}
+    trial = {**compared, "version": version, "since": now, "looked": 0}
     _file(home).parent.mkdir(parents=True, exist_ok=True)
     replace_bytes(_file(home), json.dumps(trial).encode())
     return True

@@ -28,7 +28,7 @@ from learning import harbour, preferences
 from learning.errands import errands
 from learning.pupils import MORE, achieved, first_model, home, played, put_in_use, show, weak_adapter
 from makers.common import answer, goal, read
-from makers.public import table_file
+from makers.public import table_file, with_tables
 
 from autogpt.agent.episodes.expert import Task
 from autogpt.agent.episodes.make import FAMILIES
@@ -45,11 +45,9 @@ Record = dict[str, Any]
 def table_goals(data: Path, count: int, seed: int) -> list[Goal]:
     """Return questions over tables of the training split, with the published answer as the check."""
     questions = random.Random(seed).sample(list(read(data, "wikisql_train")), count)
-    wanted = {item["table_id"] for item in questions}
-    by_id = {table["id"]: table for table in read(data, "wikisql_train_tables") if table["id"] in wanted}
     found = []
-    for number, item in enumerate(questions, start=1):
-        name, text = table_file(by_id[item["table_id"]])
+    for number, (item, table) in enumerate(with_tables(data, questions), start=1):
+        name, text = table_file(table)
         check = answer(items=item["answer"])
         record = goal("practice", number, "tables", item["question"], {name: text}, check)
         found.append(Goal.model_validate(record))

@@ -9,9 +9,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from autogpt.agent.runs import RunStore
+    from autogpt.llm.registry import ModelRegistry
 
 # Two workers share two cores: more threads than cores only makes them wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -29,6 +33,26 @@ def isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("AUTOGPT_HOME", str(home / "autogpt"))
     return home / "autogpt"
+
+
+@pytest.fixture
+def nano_in_use(isolated: Path, monkeypatch: pytest.MonkeyPatch) -> ModelRegistry:
+    """Nano is what is improved, and the gate takes fewer goals, for the tests' sake."""
+    from autogpt.agent import gate
+    from autogpt.llm.registry import ModelRegistry
+
+    monkeypatch.setattr(gate, "MIN_GOALS", 20)
+    registry = ModelRegistry(isolated)
+    registry.use("nano")
+    return registry
+
+
+@pytest.fixture
+def store(isolated: Path) -> RunStore:
+    """The runs of the test's home."""
+    from autogpt.agent.runs import RunStore
+
+    return RunStore(isolated)
 
 
 @pytest.fixture(scope="session")

@@ -66,11 +66,6 @@ def record(store: RunStore, first: RunStarted, *events: Event) -> str:
     return first.run
 
 
-@pytest.fixture
-def store(isolated: Path) -> RunStore:
-    return RunStore(isolated)
-
-
 def on_side(held_out: bool, count: int) -> list[str]:
     """Goals without a common word, all on one side of the split."""
     letters = ("".join(chr(97 + (i // 26**k) % 26) for k in range(3)) for i in range(2000))

@@ -13,7 +13,6 @@ from pupil import School, goals, study
 from autogpt.agent import gate, gate_talk, improve_goals
 from autogpt.agent.gate_play import Side
 from autogpt.agent.goal import Conversation, load_conversations
-from autogpt.llm.registry import ModelRegistry
 from autogpt.tools.registry import Registry
 
 ROOT = Path(__file__).parents[1]
@@ -89,12 +88,12 @@ def test_only_a_fall_beyond_chance_keeps_the_old_model() -> None:
     assert "75% to 63% of 36 sessions' messages" in verdict.reason
 
 
+@pytest.mark.usefixtures("nano_in_use")
 @pytest.mark.parametrize(("achieves", "decision"), [(3, "promoted"), (1, "kept")])
 def test_a_better_candidate_that_forgot_to_converse_is_kept_out(
     achieves: int,
     decision: str,
     sessions: list[Conversation],
-    isolated: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Forgetful(School):
@@ -103,10 +102,8 @@ def test_a_better_candidate_that_forgot_to_converse_is_kept_out(
             brain.achieves = 3 if adapter is None else achieves
             return brain
 
-    monkeypatch.setattr(gate, "MIN_GOALS", 20)
     monkeypatch.setattr(gate_talk, "shipped_sessions", lambda: sessions)
     monkeypatch.setattr(improve_goals, "shipped_gate", lambda: goals(40, 5000))
-    ModelRegistry(isolated).use("nano")
     report = study(Forgetful, goals=goals(40), gate_goals=None)
     assert report.decision == decision, report.reason
     (row,) = [row for row in report.rows if row["category"] == "conversations"]

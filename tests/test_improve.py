@@ -8,21 +8,13 @@ from pathlib import Path
 import pytest
 from pupil import RIGHT, School, goals, study
 
-from autogpt.agent import gate
 from autogpt.agent.attempts import read_attempts
 from autogpt.agent.improve import ImproveOptions
 from autogpt.agent.improve_state import improvements, read_lines
 from autogpt.agent.improvement import Improvement
 from autogpt.llm.registry import NANO, ModelRegistry, facts_of
 
-
-@pytest.fixture(autouse=True)
-def nano_in_use(isolated: Path, monkeypatch: pytest.MonkeyPatch) -> ModelRegistry:
-    """Nano is what is improved, and the gate takes fewer goals, for the tests' sake."""
-    monkeypatch.setattr(gate, "MIN_GOALS", 20)
-    registry = ModelRegistry(isolated)
-    registry.use("nano")
-    return registry
+pytestmark = pytest.mark.usefixtures("nano_in_use")
 
 
 class Worse(School):

@@ -15,7 +15,7 @@ from pupil import RIGHT, School, goals, study, words
 from test_improve_inputs import run_of
 
 from autogpt import tool
-from autogpt.agent import gate, trial
+from autogpt.agent import trial
 from autogpt.agent.improve import ImproveOptions, ImproveReport, improve
 from autogpt.agent.improve_state import improvements, lock, read_lines
 from autogpt.agent.improvement import Improvement
@@ -29,18 +29,7 @@ from autogpt.memory.goals import family_hash, is_held_out
 from autogpt.settings import load
 from autogpt.tools.registry import Registry
 
-
-@pytest.fixture(autouse=True)
-def nano_in_use(isolated: Path, monkeypatch: pytest.MonkeyPatch) -> ModelRegistry:
-    monkeypatch.setattr(gate, "MIN_GOALS", 20)
-    registry = ModelRegistry(isolated)
-    registry.use("nano")
-    return registry
-
-
-@pytest.fixture
-def store(isolated: Path) -> RunStore:
-    return RunStore(isolated)
+pytestmark = pytest.mark.usefixtures("nano_in_use")
 
 
 def stop(*_: Any, **__: Any) -> Any:

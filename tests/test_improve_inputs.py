@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from pupil import RIGHT, WRONG, School, goals, study, words
 
-from autogpt.agent import canaries, gate, trial
+from autogpt.agent import canaries, trial
 from autogpt.agent.attempts import Attempt, read_attempts
 from autogpt.agent.events import Correction, Event, ModelTurn, Rating, RunEnded, RunStarted, ToolOutcome
 from autogpt.agent.improve import ImproveOptions
@@ -32,17 +32,7 @@ from autogpt.settings import load
 TOKENIZER = ChatTokenizer(NANO)
 
 
-@pytest.fixture(autouse=True)
-def nano_in_use(isolated: Path, monkeypatch: pytest.MonkeyPatch) -> ModelRegistry:
-    monkeypatch.setattr(gate, "MIN_GOALS", 20)
-    registry = ModelRegistry(isolated)
-    registry.use("nano")
-    return registry
-
-
-@pytest.fixture
-def store(isolated: Path) -> RunStore:
-    return RunStore(isolated)
+pytestmark = pytest.mark.usefixtures("nano_in_use")
 
 
 def run_of(

@@ -14,7 +14,6 @@ import torch
 from pupil import Pupil, School, goals, study
 from safetensors.torch import load_file
 
-from autogpt.agent import gate
 from autogpt.agent.improve import ImproveOptions
 from autogpt.agent.improve_machine import Machine
 from autogpt.agent.improve_state import read_lines
@@ -23,13 +22,7 @@ from autogpt.llm.brain import LocalModel
 from autogpt.llm.registry import NANO, ModelRegistry, facts_of
 from autogpt.llm.tokenizer import ChatTokenizer
 
-
-@pytest.fixture(autouse=True)
-def nano_in_use(isolated: Path, monkeypatch: pytest.MonkeyPatch) -> ModelRegistry:
-    monkeypatch.setattr(gate, "MIN_GOALS", 20)
-    registry = ModelRegistry(isolated)
-    registry.use("nano")
-    return registry
+pytestmark = pytest.mark.usefixtures("nano_in_use")
 
 
 class Real(School):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from makers.common import Record, answer, csv_text, file, goal, read, says
-from makers.public import table_file
+from makers.public import table_file, with_tables
 
 from autogpt.agent.goal import Goal
 
@@ -254,16 +254,13 @@ def errands(data: Path, count: int, seed: int) -> list[Goal]:
     """Return ``count`` errands, the kinds in turn, a question of the training split among them."""
     rng = random.Random(seed)
     single = [item for item in read(data, "wikisql_train") if len(item["answer"]) == 1]
-    questions = rng.sample(single, count // (len(MAKERS) + 1) + 1)
-    wanted = {item["table_id"] for item in questions}
-    by_id = {table["id"]: table for table in read(data, "wikisql_train_tables") if table["id"] in wanted}
+    questions = with_tables(data, rng.sample(single, count // (len(MAKERS) + 1) + 1))
     found = []
     for number in range(1, count + 1):
         turn = number % (len(MAKERS) + 1)
         if turn < len(MAKERS):
             kind, (text, folder, checks) = MAKERS[turn].__name__, MAKERS[turn](rng)
         else:
-            item = questions.pop()
-            kind, (text, folder, checks) = "asked", _question(rng, item, by_id[item["table_id"]])
+            kind, (text, folder, checks) = "asked", _question(rng, *questions.pop())
         found.append(Goal.model_validate(goal("errand", number, kind, text, folder, *checks)))
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,13 @@ from .common import Record, answer, csv_text, goal, read, slug
 def table_file(table: Record) -> tuple[str, str]:
     """Return the file name and CSV text of a table record."""
     return f"{slug(str(table['title']), 'table')}.csv", csv_text(table["header"], table["rows"])
+
+
+def with_tables(data: Path, questions: Sequence[Record]) -> list[tuple[Record, Record]]:
+    """Return questions of WikiSQL's training part, each with its table."""
+    wanted = {item["table_id"] for item in questions}
+    by_id = {table["id"]: table for table in read(data, "wikisql_train_tables") if table["id"] in wanted}
+    return [(item, by_id[item["table_id"]]) for item in questions]
 
 
 def tables(data: Path, count: int = 1000, seed: int = 11) -> list[Record]:

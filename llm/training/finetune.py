@@ -47,15 +47,21 @@ class FinetuneConfig(LoopConfig):
     """Train all weights, and write a whole model folder (``out/model``) in place of an adapter."""
 
 
-def whole_model(base: Path, init: Path | None, device: str) -> Any:
-    """Return the base in fp32, with the adapter ``init`` merged, all of its weights trainable."""
-    import peft
-    import torch
+def _pretrained(base: Path, dtype: Any) -> Any:
+    """Return the base in this number format, loaded without a word."""
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    return AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
+
+
+def whole_model(base: Path, init: Path | None, device: str) -> Any:
+    """Return the base in fp32, with the adapter ``init`` merged, all of its weights trainable."""
+    import peft
+    import torch
+
+    model = _pretrained(base, torch.float32)
     if init:
         model = peft.PeftModel.from_pretrained(model, str(init)).merge_and_unload()
     return model.to(device).requires_grad_(True)
@@ -73,14 +79,11 @@ def with_adapter(
     import warnings
 
     import peft
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
 
     from . import lora
 
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
-    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
+    model = _pretrained(base, dtype)
     model.to(device)
     if init:
         wrapped = peft.PeftModel.from_pretrained(model, str(init), is_trainable=True)
