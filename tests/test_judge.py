@@ -70,7 +70,7 @@ def test_a_judge_that_gives_no_grade_is_an_error() -> None:
 
 @pytest.mark.parametrize("check", [True, False])
 def test_rate_run_judge(
-    check: bool, tmp_path: Path, isolated: Path, capsys: pytest.CaptureFixture[str]
+    check: bool, tmp_path: Path, store: RunStore, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = script(tmp_path / "m.json", {"name": "finish", "arguments": {"answer": "4"}})
     goal = {"goal": "How many?", **({"check": [{"answer": {"equals": "5"}}]} if check else {})}
@@ -80,7 +80,6 @@ def test_rate_run_judge(
     capsys.readouterr()
     assert main(["rate", "last", "judge", "--model", judge]) == 0
     assert "rated 0.7 by scripted:" in capsys.readouterr().out
-    store = RunStore(isolated)
     events = store.load(store.resolve_run("last"))
     found = reward_of(events, FREE)
     assert isinstance(events[-1], Rating) and found is not None and found.parts.judge == 0.7

@@ -163,12 +163,11 @@ def script(file: Path, *turns: object) -> str:
     return f"scripted:{file}"
 
 
-def test_rate_says_what_it_replaces(run: str, isolated: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rate_says_what_it_replaces(run: str, store: RunStore, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["rate", run, "good"]) == 0
     assert capsys.readouterr().out == f"{run}: rated 1\n"
     assert main(["rate", "last", "0.25", "--why", "too long"]) == 0
     assert "rated 0.25; it was 1 before, the last one counts" in capsys.readouterr().out
-    store = RunStore(isolated)
     found = reward_of(store.load(run), FREE)
     assert found and (found.value, found.source, found.parts.checks) == (0.25, "person", 1.0)
     assert store.info(run).status == "achieved"  # it has ended as before
@@ -184,7 +183,7 @@ def test_wrong_ratings_are_usage_errors(
 
 
 def test_fix_keeps_a_preference_pair(
-    tmp_path: Path, isolated: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, store: RunStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     model = script(tmp_path / "c.json", {"name": "finish", "arguments": {"answer": "30"}})
@@ -195,7 +194,6 @@ def test_fix_keeps_a_preference_pair(
     assert "nothing to fix yet" in out.out and "/fix ANSWER" in out.out and "was given" in out.err
     assert "rated 0; it was 1 before, the last one counts" in out.out
     assert "autogpt experience allow" in out.out
-    store = RunStore(isolated)
     events = store.load(store.resolve_run("last"))
     (fixed,) = [event for event in events if isinstance(event, Correction)]
     given = events[fixed.turn]
@@ -204,7 +202,7 @@ def test_fix_keeps_a_preference_pair(
 
 
 def test_fix_call_keeps_a_call_that_the_model_could_have_made(
-    tmp_path: Path, isolated: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, store: RunStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     plan = {"name": "plan", "arguments": {"steps": [{"tool": "calculator", "for": "sum"}]}}
@@ -227,7 +225,6 @@ def test_fix_call_keeps_a_call_that_the_model_could_have_made(
     assert "no tool was called" in out.out and 'it was calculator {"expression": "2 + 2"}' in out.out
     assert "nothing is kept" in out.err and out.err.count("could not have made") == 2
     assert "as JSON" in out.err and "a JSON object" in out.err
-    store = RunStore(isolated)
     events = store.load(store.resolve_run("last"))
     (fixed,) = [event for event in events if isinstance(event, Correction)]
     assert fixed.chosen == fixed.rejected.replace("2 + 2", "2 + 3") != fixed.rejected
