@@ -12,20 +12,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .agent.facade import AutoGPT
-    from .agent.goal import Goal
+    from .agent.api import AutoGPT
+    from .agent.goals.load import Goal
     from .errors import AutoGPTError, ToolError, UserError
-    from .llm.scripted import ScriptedModel
+    from .llm.models.scripted import ScriptedModel
     from .tools.registry import tool
 
 __version__ = "0.1.0"
 __all__ = ["AutoGPT", "Goal", "tool", "ScriptedModel", "AutoGPTError", "ToolError", "UserError"]
 
 _HOMES = {
-    "AutoGPT": "agent.facade",
-    "Goal": "agent.goal",
+    "AutoGPT": "agent.api",
+    "Goal": "agent.goals.model",
     "tool": "tools.registry",
-    "ScriptedModel": "llm.scripted",
+    "ScriptedModel": "llm.models.scripted",
     "AutoGPTError": "errors",
     "ToolError": "errors",
     "UserError": "errors",

@@ -79,7 +79,7 @@ def digest(run: plan.Run, chosen: dict[str, list[Place]]) -> dict[str, Any]:
     """Return everything that is worth reporting."""
     from turns.ours import parameters
 
-    from autogpt.llm.tokenizer import ChatTokenizer
+    from autogpt.llm.text.tokenizer import ChatTokenizer
 
     kept, records = run.kept, recording.load(Path(run.base.transcripts))
     folder = Path(run.base.folder)
@@ -208,7 +208,7 @@ def _rest(found: dict[str, Any]) -> None:
 
 def record(base: Place, path: Path, name: str) -> int:
     """Record the transcripts anew."""
-    from autogpt.llm.brain import LocalModel
+    from autogpt.llm.models.local import LocalModel
 
     model = LocalModel.load(base.folder, adapter=base.adapter, device="cpu", dtype="float32", name=name)
     found = recording.record(model, say=lambda text: print(text, file=sys.stderr))

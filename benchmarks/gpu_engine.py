@@ -32,9 +32,9 @@ from typing import Any
 
 import torch
 
-from autogpt.llm.engine import Engine, Request
+from autogpt.llm.engine.engine import Engine, Request
 from autogpt.llm.message import Sampling
-from autogpt.llm.model import LoadedModel
+from autogpt.llm.nn.load import LoadedModel
 
 CONTEXT = 512
 SEQUENCES = (1, 4, 16)

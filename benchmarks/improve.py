@@ -30,12 +30,12 @@ from learning.pupils import MORE, achieved, first_model, home, played, put_in_us
 from makers.common import answer, goal, read
 from makers.public import table_file, with_tables
 
-from autogpt.agent.episodes.expert import Task
-from autogpt.agent.episodes.make import FAMILIES
-from autogpt.agent.goal import Goal
-from autogpt.agent.improve import ImproveOptions, ImproveReport, improve
-from autogpt.agent.improve_goals import shipped_gate
-from autogpt.agent.improve_state import Work, improvements
+from autogpt.agent.experts.expert import Task
+from autogpt.agent.experts.make import FAMILIES
+from autogpt.agent.goals.load import Goal
+from autogpt.agent.learn.goal_split import shipped_gate
+from autogpt.agent.learn.improve import ImproveOptions, ImproveReport, improve
+from autogpt.agent.learn.work import Work, improvements
 from autogpt.llm.registry import ModelRegistry
 from autogpt.settings import Settings, bound_spinning, load
 

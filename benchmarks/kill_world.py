@@ -17,11 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from autogpt.agent.active import ActiveRun
-from autogpt.agent.events import ToolIntent, ToolOutcome, dump_event
-from autogpt.agent.journal import DatabaseJournal
-from autogpt.agent.runner import Runner
-from autogpt.agent.runs import RunStore
+from autogpt.agent.record.events import ToolIntent, ToolOutcome, dump_event
+from autogpt.agent.record.journal import DatabaseJournal
+from autogpt.agent.record.store import RunStore
+from autogpt.agent.run.active import ActiveRun
+from autogpt.agent.run.runner import Runner
 from autogpt.tools.base import Effect, Replay, Tool, ToolContext, ToolResult
 
 WATCHED = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.copyfile", "fcntl.flock")

@@ -5,7 +5,7 @@
 Needs the data folder in AUTOGPT_DATA (see DATA.md) and the package ``autogpt`` installed. The same
 data give the same bytes: everything is drawn with fixed seeds. Each record is loaded as a goal
 before it is written, so a suite that a run would refuse is never made. What training may see is
-decided in ``autogpt/agent/splits.py`` alone; the suites use its held-out part, or ``valid`` files.
+decided in ``autogpt/agent/experts/splits.py`` alone; the suites use its held-out part, or ``valid`` files.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import zstandard
 from makers import chat, conversations, files, gate, memory, public, workflows
 from makers.common import Record
 
-from autogpt.agent.goal import Conversation, Goal
+from autogpt.agent.goals.load import Conversation, Goal
 
 SUITES = Path(__file__).parent / "suites"
-HELD_OUT = Path(__file__).parents[1] / "agent" / "held_out"
+HELD_OUT = Path(__file__).parents[1] / "agent" / "learn" / "held_out"
 SHIPPED = {"gate": HELD_OUT / "gate.jsonl.zst", "sessions": HELD_OUT / "sessions.jsonl.zst"}
 """What judges on a user's machine, packed."""
 

@@ -27,16 +27,16 @@ from typing import Any
 import numpy as np
 
 from autogpt import settings
-from autogpt.memory import embed
+from autogpt.memory.embedding import embed
 from autogpt.memory.entry import GLOBAL, Draft, Embedder, Kind
-from autogpt.memory.exact import Exact
-from autogpt.memory.index import open_index
-from autogpt.memory.rank import shipped_ranker
-from autogpt.memory.recall import Recaller
+from autogpt.memory.recall.rank import shipped_ranker
+from autogpt.memory.recall.recall import Recaller
 from autogpt.memory.store import MemoryStore
 from autogpt.memory.training.pairs import Asked, collection
 from autogpt.memory.training.ranker import Plain, Sample, decision, filled, samples_of
 from autogpt.memory.training.told import memories
+from autogpt.memory.vectors.exact import Exact
+from autogpt.memory.vectors.index import open_index
 
 DEEP = 100
 FUSION = 60

@@ -24,14 +24,14 @@ from typing import Any
 
 from makers import memory as maker
 
-from autogpt.agent.evaluate import Evaluation, evaluate
-from autogpt.agent.goal import Goal, load_goals
-from autogpt.agent.memories import SuiteMemories
-from autogpt.agent.remembering import BUDGET, KINDS
-from autogpt.agent.result import RunResult
-from autogpt.agent.setup import open_brain, open_registry, tool_names, with_model
+from autogpt.agent.evaluate.suite import Evaluation, evaluate
+from autogpt.agent.goals.load import Goal, load_goals
+from autogpt.agent.open import open_brain, open_registry, tool_names, with_model
+from autogpt.agent.record.result import RunResult
+from autogpt.agent.run.memories import SuiteMemories
+from autogpt.agent.run.memory import BUDGET, KINDS
 from autogpt.llm.message import Brain, Prompt, ToolCall
-from autogpt.llm.scripted import ScriptedModel
+from autogpt.llm.models.scripted import ScriptedModel
 from autogpt.settings import load
 
 SUITES = Path(__file__).parent / "suites"

@@ -20,15 +20,16 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from autogpt.agent.chat import ChatSession
-from autogpt.agent.episodes import facts, memory
-from autogpt.agent.episodes.expert import Task, call, finish
-from autogpt.agent.goal import Goal
-from autogpt.agent.memories import HomeMemory
-from autogpt.agent.runner import Runner
-from autogpt.agent.runs import RunStore
-from autogpt.llm.scripted import ScriptedModel
-from autogpt.memory.upkeep import audit
+from autogpt.agent.experts import facts
+from autogpt.agent.experts import remembering as memory
+from autogpt.agent.experts.expert import Task, call, finish
+from autogpt.agent.goals.load import Goal
+from autogpt.agent.record.store import RunStore
+from autogpt.agent.run.chat import ChatSession
+from autogpt.agent.run.memories import HomeMemory
+from autogpt.agent.run.runner import Runner
+from autogpt.llm.models.scripted import ScriptedModel
+from autogpt.memory.upkeep.upkeep import audit
 from autogpt.tools.registry import builtins
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from autogpt.agent.gate import DEFAULT_N, DISCORDANCE, Pair, judge
+from autogpt.agent.evaluate.statistics import DEFAULT_N, DISCORDANCE, Pair, judge
 
 CATEGORIES = ("tables", "files", "words", "workflows")
 

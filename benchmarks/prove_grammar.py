@@ -1,6 +1,6 @@
 """The full grammar campaign: calls drawn at random from grammars of random schemas, all of them checked.
 
-``tests/test_grammar.py`` runs a sample of this with a small tokenizer. Here every drawn call must
+``tests/llm/text/test_grammar.py`` runs a sample of this with a small tokenizer. Here every drawn call must
 parse, fit its schema (by jsonschema, which knows nothing of grammars) and carry the same forced
 marks as a second walk; and every known call, written by teacher forcing, must give its text back.
 
@@ -18,16 +18,16 @@ from types import ModuleType
 
 from autogpt import settings
 from autogpt.llm.fetch import base_folder
-from autogpt.llm.grammar import GrammarCompiler, mark_forced, parse_call, teacher_ids
 from autogpt.llm.schema import why_invalid
-from autogpt.llm.tokenizer import ChatTokenizer
+from autogpt.llm.text.grammar import GrammarCompiler, mark_forced, parse_call, teacher_ids
+from autogpt.llm.text.tokenizer import ChatTokenizer
 
 PER_SCHEMA = 50
 
 
 def generators() -> ModuleType:
     """Return the suite's module that makes random schemas and calls."""
-    path = Path(__file__).resolve().parent.parent / "tests" / "test_grammar.py"
+    path = Path(__file__).resolve().parent.parent / "tests" / "llm" / "text" / "test_grammar.py"
     spec = importlib.util.spec_from_file_location("grammar_generators", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

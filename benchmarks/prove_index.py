@@ -35,8 +35,8 @@ import numpy as np
 from index_damage import cases, victim
 
 from autogpt.memory.entry import GLOBAL, Draft, Kind, Vectors
-from autogpt.memory.index import MemoryIndex
 from autogpt.memory.store import MemoryStore
+from autogpt.memory.vectors.index import MemoryIndex
 
 DIMENSION = 384
 EMBEDDER = "prove-1"

@@ -34,13 +34,13 @@ import jsonschema  # noqa: F401  (loaded once here, not once in every process th
 from kill_world import Careless, Kill, Pay, Post, Switch, WatchedStore, lines, watch
 
 from autogpt import prompts
-from autogpt.agent.events import ModelTurn, RunEnded, ToolOutcome, dump_event
-from autogpt.agent.goal import Goal
-from autogpt.agent.replay import replay
-from autogpt.agent.runner import Runner
-from autogpt.agent.runs import RunStore
+from autogpt.agent.goals.load import Goal
+from autogpt.agent.record.events import ModelTurn, RunEnded, ToolOutcome, dump_event
+from autogpt.agent.record.store import RunStore
+from autogpt.agent.run.replay import replay
+from autogpt.agent.run.runner import Runner
 from autogpt.llm.message import Prompt, ToolCall
-from autogpt.llm.scripted import ScriptedModel
+from autogpt.llm.models.scripted import ScriptedModel
 from autogpt.tools.registry import Registry, builtins
 
 STEPS = ("files.write", "ledger.pay", "files.move", "post", "files.write")

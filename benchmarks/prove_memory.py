@@ -35,10 +35,10 @@ import numpy as np
 
 from autogpt.labels import Label
 from autogpt.memory.entry import Draft, Kind
-from autogpt.memory.forgetting import forget
 from autogpt.memory.store import MemoryStore
-from autogpt.memory.transfer import backup, check_file
-from autogpt.memory.upkeep import rebuild_words
+from autogpt.memory.upkeep.backup import backup, check_file
+from autogpt.memory.upkeep.forgetting import forget
+from autogpt.memory.upkeep.upkeep import rebuild_words
 
 EMBEDDER = "prove-1"
 BATCH = 20

@@ -26,11 +26,11 @@ from typing import Any
 import torch
 
 from autogpt import settings
-from autogpt.agent.goal import Goal
-from autogpt.agent.rollout import Rollout
-from autogpt.llm.brain import LocalModel
+from autogpt.agent.goals.load import Goal
+from autogpt.agent.run.rollout import Rollout
 from autogpt.llm.message import CallSpec, Prompt, Turn
-from autogpt.llm.probe import chip
+from autogpt.llm.models.local import LocalModel
+from autogpt.llm.nn.probe import chip
 from autogpt.llm.registry import ModelRegistry
 from autogpt.tools.registry import builtins
 

@@ -25,15 +25,15 @@ from typing import Any
 
 import torch
 
-from autogpt.agent.episodes.tables import wikisql
-from autogpt.agent.evaluate import wilson
-from autogpt.agent.goal import Goal, load_goals
-from autogpt.agent.judging import ATTEMPTS, collect, outcomes, read_parts
-from autogpt.agent.rollout import Rollout
-from autogpt.agent.setup import open_brain, open_registry, with_model
-from autogpt.llm.brain import LocalModel
-from autogpt.llm.training.value import fit_value, write_value
-from autogpt.llm.value import FILE, ValueHead
+from autogpt.agent.evaluate.suite import wilson
+from autogpt.agent.experts.tables import wikisql
+from autogpt.agent.goals.load import Goal, load_goals
+from autogpt.agent.learn.value_head import ATTEMPTS, collect, outcomes, read_parts
+from autogpt.agent.open import open_brain, open_registry, with_model
+from autogpt.agent.run.rollout import Rollout
+from autogpt.llm.engine.value_head import FILE, ValueHead
+from autogpt.llm.models.local import LocalModel
+from autogpt.llm.training.fit_value_head import fit_value, write_value
 from autogpt.settings import load
 
 SUITE = Path(__file__).parent / "suites" / "tables.jsonl"

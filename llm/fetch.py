@@ -68,7 +68,7 @@ def base_folder(home: Path) -> Path:
 
 def is_complete(folder: Path) -> bool:
     """Return whether ``folder`` holds a whole model: configuration, tokenizer, undamaged weights."""
-    from .model import weights_fingerprint
+    from .nn.load import weights_fingerprint
 
     if not all((folder / name).is_file() for name in ("config.json", "tokenizer.json")):
         return False
@@ -181,7 +181,7 @@ def _convert(gguf: Path, place: Path) -> Path:
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
     from transformers.utils import logging
 
-    from .tokenizer import prepare_tokenizer
+    from .text.tokenizer import prepare_tokenizer
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     folder = place / "made"

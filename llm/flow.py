@@ -1,7 +1,7 @@
 """Prompts that are answered as they come: a goal's next turn need not wait for the goals beside it.
 
 A driver of several goals opens a flow on its brain, puts each goal's prompt in when it is due and takes
-the turns that are ready. A brain that decodes here (:class:`~autogpt.llm.brain.LocalModel`) lets prompts
+the turns that are ready. A brain that decodes here (:class:`~.models.local.LocalModel`) lets prompts
 join the batch that is under way; any other is asked round by round, for all that wait together.
 
 Limit: one prompt a session at a time.

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from .sequence import Grammar, Matcher
+from .engine.sequence import Grammar, Matcher
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,9 @@ from langchain_core.vectorstores import VectorStore
 from ..errors import UsageError
 from ..labels import Label
 from .entry import GLOBAL, Draft, Embedder, Entry, Kind, VectorIndex, Verdict
-from .forgetting import forget
-from .index import FOLDER, purge
 from .store import MemoryStore
+from .upkeep.forgetting import forget
+from .vectors.index import FOLDER, purge
 
 
 class MemoryEmbeddings(Embeddings):

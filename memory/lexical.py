@@ -22,7 +22,7 @@ from ..labels import Label
 from . import tables as t
 from .entry import Kind
 from .rows import chosen, is_live
-from .wording import stem
+from .write_gate.wording import stem
 
 MOST_ROWS = 5_000
 """Rows that one query scores; about 15 ms."""

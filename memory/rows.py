@@ -17,10 +17,10 @@ from sqlalchemy.engine import Connection
 
 from ..labels import Label
 from . import tables as t
-from .claims import claims
 from .database import StorageError
 from .entry import Draft, Entry, Kind, Vectors
-from .wording import normal_hash
+from .write_gate.claims import claims
+from .write_gate.wording import normal_hash
 
 _BATCH = 400
 """Ids in one query; SQLite allows at least 999 variables."""

@@ -26,7 +26,6 @@ from ..labels import Label
 from . import tables as t
 from .database import Database
 from .entry import GLOBAL, Draft, Entry, Kind, Vectors, Verdict, Written
-from .gate import Decision, Neighbour, compare, inspect
 from .lexical import search
 from .rows import (
     check_dimension,
@@ -47,7 +46,8 @@ from .rows import (
     same_topic,
     to_entry,
 )
-from .wording import normal_hash
+from .write_gate.gate import Decision, Neighbour, compare, inspect
+from .write_gate.wording import normal_hash
 
 NEIGHBOURS = 12
 """How many of the entries most similar in words a draft is compared with."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from autogpt.agent.runs import RunStore
+    from autogpt.agent.record.store import RunStore
     from autogpt.llm.registry import ModelRegistry
 
 # Two workers share two cores: more threads than cores only makes them wait for each other.
@@ -38,7 +38,7 @@ def isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
 @pytest.fixture
 def nano_in_use(isolated: Path, monkeypatch: pytest.MonkeyPatch) -> ModelRegistry:
     """Nano is what is improved, and the gate takes fewer goals, for the tests' sake."""
-    from autogpt.agent import gate
+    from autogpt.agent.evaluate import statistics as gate
     from autogpt.llm.registry import ModelRegistry
 
     monkeypatch.setattr(gate, "MIN_GOALS", 20)
@@ -50,7 +50,7 @@ def nano_in_use(isolated: Path, monkeypatch: pytest.MonkeyPatch) -> ModelRegistr
 @pytest.fixture
 def store(isolated: Path) -> RunStore:
     """The runs of the test's home."""
-    from autogpt.agent.runs import RunStore
+    from autogpt.agent.record.store import RunStore
 
     return RunStore(isolated)
 
@@ -72,7 +72,7 @@ def chat_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a small real tokenizer, made like the base model's and prepared like it."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    from autogpt.llm.tokenizer import prepare_tokenizer
+    from autogpt.llm.text.tokenizer import prepare_tokenizer
 
     folder = tmp_path_factory.mktemp("chat")
     tokenizer = Tokenizer(models.BPE())

@@ -93,7 +93,9 @@ class Registry:
 
 def builtins() -> Registry:
     """Return a new registry with the built-in tools."""
-    from . import calculator, files, tables
+    from . import files
+    from .calculator import calculator
+    from .tables import tools as tables
 
     registry = Registry()
     for made in [*tables.tools(), *files.tools(), *calculator.tools()]:

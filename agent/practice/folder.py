@@ -20,9 +20,9 @@ from typing import Any
 from ...errors import ToolError, UsageError
 from ...tools.base import ToolContext, merge_facts
 from ...tools.files import decode
-from ...tools.table_query import qualified
-from ...tools.table_read import Source, quote, read_sources
-from ...tools.tables import TABLE_SUFFIXES, TablesDescribe, open_tables
+from ...tools.tables.query import qualified
+from ...tools.tables.read import Source, quote, read_sources
+from ...tools.tables.tools import TABLE_SUFFIXES, TablesDescribe, open_tables
 from .fields import Field, View, role_of, twins
 
 MOST_FILES = 100

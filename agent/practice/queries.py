@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from . import wording
+from . import phrasing
 from .conditions import Condition, answering, rows_met, spelt, together
 from .fields import Field, View, called, measure_like
 
@@ -76,7 +76,7 @@ def _made(
 ) -> Draft:
     """Put a query into words; ``conditions`` become one phrase after the noun that the slots name."""
     slots["where"] = " " + together(conditions, rng) if conditions else ""
-    question = wording.sentence(view, rng, texts, **slots)
+    question = phrasing.sentence(view, rng, texts, **slots)
     return Draft(kind, {**view.query, **query}, question, whole_table=not conditions)
 
 
@@ -101,9 +101,9 @@ def _look_up(view: View, rng: random.Random) -> Draft | None:
     if target.cells[row] is None or subject.cells.count(value) != 1:
         return None
     places = sum(any(cell == value for cell in item.cells) for item in view.fields)
-    texts = wording.LOOK_UP_BARE if places == 1 and subject.text and rng.random() < 0.6 else wording.LOOK_UP
+    texts = phrasing.LOOK_UP_BARE if places == 1 and subject.text and rng.random() < 0.6 else phrasing.LOOK_UP
     query = {"select": [target.name], "where": [[subject.name, "=", value]]}
-    question = wording.sentence(
+    question = phrasing.sentence(
         view, rng, texts, t=called(target.name, rng), s=called(subject.name, rng), v=spelt(value, rng)
     )
     return Draft("lookup", {**view.query, **query}, question)
@@ -117,7 +117,7 @@ def _list(view: View, rng: random.Random) -> Draft | None:
     if not conditions:
         return None
     query = {"select": [subject.name], **_where(conditions)}
-    return _made(view, rng, "list", query, conditions, wording.LIST, a=called(subject.name, rng))
+    return _made(view, rng, "list", query, conditions, phrasing.LIST, a=called(subject.name, rng))
 
 
 def _count(view: View, rng: random.Random) -> Draft | None:
@@ -125,7 +125,7 @@ def _count(view: View, rng: random.Random) -> Draft | None:
     if not conditions:
         return None
     query = {"select": ["count(*)"], **_where(conditions)}
-    return _made(view, rng, "count", query, conditions, wording.COUNT)
+    return _made(view, rng, "count", query, conditions, phrasing.COUNT)
 
 
 def _compute(view: View, rng: random.Random) -> Draft | None:
@@ -136,7 +136,7 @@ def _compute(view: View, rng: random.Random) -> Draft | None:
     item = rng.choice(fields)
     conditions = _conditions(view, rng, 0.65, item.name)
     query = {"select": [f"{function}({item.name})"], **_where(conditions)}
-    texts = wording.COMPUTE[function] if item.role == "measure" else wording.WHEN[function]
+    texts = phrasing.COMPUTE[function] if item.role == "measure" else phrasing.WHEN[function]
     return _made(view, rng, "compute", query, conditions, texts, n=called(item.name, rng))
 
 
@@ -153,8 +153,8 @@ def _extreme(view: View, rng: random.Random, count: int = 1) -> Draft | None:
     if values[count - 1] == values[count]:
         return None
     query = {"select": [subject.name], **_where(conditions), "order_by": f"{item.name} {way}", "limit": count}
-    kind, texts = ("extreme", wording.EXTREME) if count == 1 else ("top", wording.TOP)
-    top = rng.choice(wording.TOP_WORDS["measure" if item.role == "measure" else "when"][way])
+    kind, texts = ("extreme", phrasing.EXTREME) if count == 1 else ("top", phrasing.TOP)
+    top = rng.choice(phrasing.TOP_WORDS["measure" if item.role == "measure" else "when"][way])
     return _made(view, rng, kind, query, conditions, texts, a=called(subject.name, rng),
                  n=called(item.name, rng), top=top, k=count)  # fmt: skip
 
@@ -183,7 +183,7 @@ def _common(view: View, rng: random.Random) -> Draft | None:
         return None
     query = {"select": [item.name], **_where(conditions), "group_by": item.name,
              "order_by": f"count(*) {way}", "limit": 1}  # fmt: skip
-    texts = wording.COMMON if way == "desc" else wording.RARE
+    texts = phrasing.COMMON if way == "desc" else phrasing.RARE
     return _made(view, rng, "group", query, conditions, texts, g=called(item.name, rng))
 
 
@@ -206,9 +206,9 @@ def _best_group(view: View, rng: random.Random) -> Draft | None:
         return None
     query = {"select": [group.name], **_where(conditions), "group_by": group.name,
              "order_by": f"{function}({item.name}) {way}", "limit": 1}  # fmt: skip
-    return _made(view, rng, "group", query, conditions, wording.BEST_GROUP[function],
+    return _made(view, rng, "group", query, conditions, phrasing.BEST_GROUP[function],
                  g=called(group.name, rng), n=called(item.name, rng),
-                 top=rng.choice(wording.TOP_WORDS["measure"][way]))  # fmt: skip
+                 top=rng.choice(phrasing.TOP_WORDS["measure"][way]))  # fmt: skip
 
 
 Maker = Callable[[View, random.Random], Draft | None]

@@ -15,7 +15,7 @@ from typing import Any
 from makers.common import Record, answer, csv_text, file, goal, read, says
 from makers.public import table_file, with_tables
 
-from autogpt.agent.goal import Goal
+from autogpt.agent.goals.load import Goal
 
 Errand = tuple[str, dict[str, str], list[Record]]
 

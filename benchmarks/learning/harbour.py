@@ -13,7 +13,7 @@ import random
 import sys
 from pathlib import Path
 
-from autogpt.agent.goal import Goal
+from autogpt.agent.goals.load import Goal
 
 PLUGIN = '''"""Tides and berths of a small coast."""
 from autogpt import tool

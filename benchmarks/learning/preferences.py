@@ -15,13 +15,13 @@ from typing import Any
 
 from makers.chat import TALK
 
-from autogpt.agent.episodes import chat
-from autogpt.agent.events import Rating
-from autogpt.agent.goal import Goal
-from autogpt.agent.improve import ImproveOptions, improve
-from autogpt.agent.rollout import Rollout
-from autogpt.agent.runner import Runner
-from autogpt.agent.setup import open_brain, open_registry, open_store
+from autogpt.agent.experts import small_talk as chat
+from autogpt.agent.goals.load import Goal
+from autogpt.agent.learn.improve import ImproveOptions, improve
+from autogpt.agent.open import open_brain, open_registry, open_store
+from autogpt.agent.record.events import Rating
+from autogpt.agent.run.rollout import Rollout
+from autogpt.agent.run.runner import Runner
 from autogpt.llm.message import Sampling
 from autogpt.llm.registry import ModelRegistry
 from autogpt.settings import Settings

@@ -15,12 +15,12 @@ from typing import Any
 
 from makers.workflows import workflows
 
-from autogpt.agent.episodes.make import make
-from autogpt.agent.evaluate import converse, evaluate
-from autogpt.agent.gate import Pair, Row, mcnemar, table
-from autogpt.agent.goal import Goal, load_conversations, load_goals
-from autogpt.agent.improve_goals import shipped_gate
-from autogpt.agent.setup import open_brain, open_registry
+from autogpt.agent.evaluate.statistics import Pair, Row, mcnemar, table
+from autogpt.agent.evaluate.suite import converse, evaluate
+from autogpt.agent.experts.make import make
+from autogpt.agent.goals.load import Goal, load_conversations, load_goals
+from autogpt.agent.learn.goal_split import shipped_gate
+from autogpt.agent.open import open_brain, open_registry
 from autogpt.errors import UsageError
 from autogpt.llm.fetch import base_folder
 from autogpt.llm.registry import ModelRegistry

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 Record = dict[str, Any]
-"""One line of a suite: a goal, as ``autogpt.agent.goal`` reads it."""
+"""One line of a suite: a goal, as ``autogpt.agent.goals.load`` reads it."""
 
 
 def read(folder: Path, name: str) -> Iterator[Record]:

@@ -30,8 +30,8 @@ def machine(place: Place) -> dict[str, Any]:
     """
     import torch
 
-    from autogpt.llm.packed import has_bf16
-    from autogpt.llm.probe import chip
+    from autogpt.llm.nn.low_precision import has_bf16
+    from autogpt.llm.nn.probe import chip
 
     torch.set_num_threads(place.threads)
     large = torch.ones(128 * 1024 * 1024)
@@ -67,7 +67,7 @@ def loading(place: Place) -> dict[str, Any]:
     """Return the seconds of loading the model after torch was imported, in this fresh process."""
     import torch
 
-    from autogpt.llm.brain import LocalModel
+    from autogpt.llm.models.local import LocalModel
 
     torch.ones(1)
     begun = time.perf_counter()
@@ -84,11 +84,11 @@ def host(place: Place) -> dict[str, Any]:
     """
     import torch
 
-    from autogpt.llm.engine import Engine, Request
+    from autogpt.llm.engine.engine import Engine, Request
     from autogpt.llm.message import Sampling
-    from autogpt.llm.model import load_model
-    from autogpt.llm.packed import PROBE_TEXT, settle_width
-    from autogpt.llm.tokenizer import ChatTokenizer
+    from autogpt.llm.nn.load import load_model
+    from autogpt.llm.nn.low_precision import PROBE_TEXT, settle_width
+    from autogpt.llm.text.tokenizer import ChatTokenizer
 
     tokenizer = ChatTokenizer(Path(place.folder))
     loaded = load_model(place.folder, "cpu", place.width, place.adapter, plain=True)
@@ -119,9 +119,9 @@ def host(place: Place) -> dict[str, Any]:
 
 def table_goals(place: Place, limit: int) -> dict[str, Any]:
     """Return the times from opening a run to the checked answer, of public table goals, one at a time."""
-    from autogpt.agent.evaluate import evaluate
-    from autogpt.agent.goal import load_goals
-    from autogpt.llm.brain import LocalModel
+    from autogpt.agent.evaluate.suite import evaluate
+    from autogpt.agent.goals.load import load_goals
+    from autogpt.llm.models.local import LocalModel
     from autogpt.tools.registry import builtins
 
     model = LocalModel.load(place.folder, adapter=place.adapter, device="cpu", dtype=place.width)

@@ -57,9 +57,9 @@ class Generate:
 
         from transformers import DynamicCache
 
-        from autogpt.llm.grammar import GrammarCompiler
-        from autogpt.llm.model import load_model
-        from autogpt.llm.tokenizer import ChatTokenizer
+        from autogpt.llm.nn.load import load_model
+        from autogpt.llm.text.grammar import GrammarCompiler
+        from autogpt.llm.text.tokenizer import ChatTokenizer
 
         loaded = load_model(place.folder, device="cpu", dtype="float32", adapter=place.adapter)
         torch.set_num_threads(place.threads)

@@ -75,7 +75,7 @@ def _vocabulary(writer: Any, folder: Path, config: Any) -> None:
     """Write the tokens; prompts are given as ids, but its grammar needs their texts."""
     import gguf
 
-    from autogpt.llm.tokenizer import ChatTokenizer
+    from autogpt.llm.text.tokenizer import ChatTokenizer
 
     tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     texts = [f"[UNUSED{i}]" for i in range(config.vocab_size)]

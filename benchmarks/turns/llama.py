@@ -44,8 +44,8 @@ class Llama:
                 "llama-cpp-python is not installed: pip install -r requirements/bench.in (it is compiled), "
                 "or leave llama out with --engines ours,generate"
             ) from None
-        from autogpt.llm.grammar import GrammarCompiler
-        from autogpt.llm.tokenizer import CALL_CLOSE, CALL_OPEN, ChatTokenizer
+        from autogpt.llm.text.grammar import GrammarCompiler
+        from autogpt.llm.text.tokenizer import CALL_CLOSE, CALL_OPEN, ChatTokenizer
 
         self._c = llama_cpp
         path = Path(place.scratch) / f"model-{place.width}.gguf"

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from autogpt.llm.tokenlog import SAMPLED
+from autogpt.llm.engine.tokenlog import SAMPLED
 
 from .recording import GoalRecord, TurnRecord
 from .subject import LIMIT, Place, Played
 
 if TYPE_CHECKING:
-    from autogpt.llm.batch import Batch
-    from autogpt.llm.engine import Engine
+    from autogpt.llm.engine.batch import Batch
+    from autogpt.llm.engine.engine import Engine
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
 PIECE = 16
@@ -33,13 +33,13 @@ PIECE = 16
 
 
 class Ours:
-    """:class:`autogpt.llm.engine.Engine` behind the comparison's interface."""
+    """:class:`autogpt.llm.engine.engine.Engine` behind the comparison's interface."""
 
     def __init__(self, place: Place) -> None:
-        from autogpt.llm.grammar import GrammarCompiler
-        from autogpt.llm.model import load_model
-        from autogpt.llm.packed import PROBE_TEXT, settle_width
-        from autogpt.llm.tokenizer import ChatTokenizer
+        from autogpt.llm.nn.load import load_model
+        from autogpt.llm.nn.low_precision import PROBE_TEXT, settle_width
+        from autogpt.llm.text.grammar import GrammarCompiler
+        from autogpt.llm.text.tokenizer import ChatTokenizer
 
         tokenizer = ChatTokenizer(Path(place.folder))
         loaded = load_model(place.folder, "cpu", place.width, place.adapter, plain=True)
@@ -56,7 +56,7 @@ class Ours:
         """See the module's text for the options; ``threads`` besides."""
         import torch
 
-        from autogpt.llm.engine import Engine
+        from autogpt.llm.engine.engine import Engine
 
         torch.set_num_threads(int(options.get("threads", self._threads)))
         self._kept, self._shared = options.get("kept", True), options.get("shared", True)
@@ -101,7 +101,7 @@ class Ours:
         number: int,
     ) -> None:
         """Let a goal's turn join the batch; compiling its grammar counts in the turn's time."""
-        from autogpt.llm.engine import Request
+        from autogpt.llm.engine.engine import Request
         from autogpt.llm.message import Sampling
 
         if not self._kept:
@@ -114,7 +114,7 @@ class Ours:
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[float, float]:
         """Compute prompts and sample nothing; return seconds and multiplications with decoder weights."""
-        from autogpt.llm.engine import Request
+        from autogpt.llm.engine.engine import Request
         from autogpt.llm.message import Sampling
 
         rows = self._engine.stats.rows
@@ -125,7 +125,7 @@ class Ours:
 
     def fork(self, turn: TurnRecord, count: int) -> tuple[float, int]:
         """Compute the prompt once, then sample all candidates in one batch."""
-        from autogpt.llm.engine import Request
+        from autogpt.llm.engine.engine import Request
         from autogpt.llm.message import Sampling
 
         grammar = self._compiler.compile(turn.calls)

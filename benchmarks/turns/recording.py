@@ -92,7 +92,7 @@ def record(model: Any, count: int = 24, say: Callable[[str], None] = print) -> T
 
     Half of them are scripted conversations, a third sessions on public tables, the rest workflows.
     """
-    from autogpt.agent.rollout import Rollout
+    from autogpt.agent.run.rollout import Rollout
     from autogpt.tools.registry import builtins
 
     tables, scripted = count // 3, count // 2
@@ -118,8 +118,8 @@ def record(model: Any, count: int = 24, say: Callable[[str], None] = print) -> T
 
 def _hold(item: Any, rollout: Any) -> None:
     """Run one goal, or hold one conversation."""
-    from autogpt.agent.evaluate import converse
-    from autogpt.agent.goal import Conversation
+    from autogpt.agent.evaluate.suite import converse
+    from autogpt.agent.goals.load import Conversation
 
     if isinstance(item, Conversation):
         converse("transcripts", [item], rollout.brain, rollout.registry)
@@ -128,20 +128,20 @@ def _hold(item: Any, rollout: Any) -> None:
 
 
 def _conversations() -> Iterator[Any]:
-    from autogpt.agent.goal import load_conversations
+    from autogpt.agent.goals.load import load_conversations
 
     yield from load_conversations(str(SUITES / "conversations.jsonl"))
 
 
 def _workflows() -> Iterator[Any]:
-    from autogpt.agent.goal import load_goals
+    from autogpt.agent.goals.load import load_goals
 
     yield from load_goals(str(SUITES / "workflows.jsonl"))
 
 
 def _table_sessions() -> Iterator[Any]:
     """Yield conversations of three or more questions about one public table."""
-    from autogpt.agent.goal import Conversation
+    from autogpt.agent.goals.load import Conversation
 
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for line in (SUITES / "tables.jsonl").read_text(encoding="utf-8").splitlines():

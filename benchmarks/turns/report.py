@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from autogpt.llm.grammar import parse_call
+from autogpt.llm.text.grammar import parse_call
 
 from .recording import Transcripts
 from .subject import Place

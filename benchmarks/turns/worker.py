@@ -111,8 +111,8 @@ class Worker:
 
     def do_logits(self, goals: int, path: str) -> dict[str, Any]:
         """Write the logits at the places where the recorded model had a choice."""
-        from autogpt.llm.grammar import GrammarCompiler
-        from autogpt.llm.tokenizer import ChatTokenizer
+        from autogpt.llm.text.grammar import GrammarCompiler
+        from autogpt.llm.text.tokenizer import ChatTokenizer
 
         subject = self.subject
         compiler = GrammarCompiler(ChatTokenizer(Path(self._place.folder)))
@@ -134,7 +134,7 @@ class Worker:
 
     def do_gguf(self, widths: list[str]) -> dict[str, Any]:
         """Write the model as GGUF in these widths."""
-        from autogpt.llm.model import load_model
+        from autogpt.llm.nn.load import load_model
 
         place = self._place
         loaded = load_model(place.folder, device="cpu", dtype="float32", adapter=place.adapter)

@@ -64,7 +64,7 @@ def write_card(folder: Path, facts: Mapping[str, Any]) -> None:
     Args:
         facts: ``name`` and any of the fields named in ``_TITLES``.
     """
-    from ..probe import chip
+    from ..nn.probe import chip
 
     kept = read_card(folder)
     dated = {"chip": chip(), "date": datetime.now(UTC).date().isoformat()}

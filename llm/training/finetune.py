@@ -109,7 +109,7 @@ def finetune(config: FinetuneConfig, progress: Callable[[Progress], None] | None
     """
     import torch
 
-    from ..model import weights_fingerprint
+    from ..nn.load import weights_fingerprint
 
     torch.manual_seed(config.seed)
     identity: dict[str, str | int] = {

@@ -153,7 +153,7 @@ def open_run(
     """
     import torch
 
-    from ..model import weights_fingerprint
+    from ..nn.load import weights_fingerprint
 
     torch.manual_seed(config.seed)
     base_sha256 = weights_fingerprint(config.base)

@@ -24,7 +24,7 @@ from pydantic import Field
 from ...errors import UsageError
 from ..fetch import base_folder
 from ..message import Message
-from ..tokenizer import RESULT_CLOSE, RESULT_OPEN, ChatTokenizer
+from ..text.tokenizer import RESULT_CLOSE, RESULT_OPEN, ChatTokenizer
 from .build import build_model, build_tokenizer
 from .card import write_card
 from .checkpoint import Checkpoint, file_sha256, replace_bytes

@@ -33,10 +33,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from ...errors import UsageError
-from .collapse import repetition
 from .console import Progress
 from .data import Sample
 from .logprobs import Row, pad, row_logprobs, spread
+from .monitor import repetition
 from .pace import Report
 from .policy import MixedConfig, PolicyRun, digest, open_run
 from .trl_common import train

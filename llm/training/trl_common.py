@@ -30,9 +30,9 @@ from functools import cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from .collapse import Sentinel
 from .console import Progress
 from .logprobs import Answers, begin, cut
+from .monitor import Sentinel
 from .pace import Report, Watch, finish, rate_at
 from .policy import PolicyConfig, PolicyRun, Work, reference, shuffled
 from .prefix import backward_shared

@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from ... import settings
 from ...errors import UsageError
 from .. import tables
-from ..embed import MINILM, load
-from ..static import PIECES, Floats, Words, is_chinese, words_of
+from ..embedding.embed import MINILM, load
+from ..embedding.static import PIECES, Floats, Words, is_chinese, words_of
 from .pairs import Pair, read, teaching
 
 ENGLISH, CHARACTERS, CHINESE_PAIRS = 17_000, 4_000, 6_000

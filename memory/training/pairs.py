@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UsageError
-from ..wording import normal_hash
+from ..write_gate.wording import normal_hash
 
 Pair = tuple[str, str]
 

@@ -26,12 +26,12 @@ from numpy.typing import NDArray
 
 from ... import settings
 from ...errors import UsageError
+from ..embedding.static import Floats, StaticEmbedder, read
 from ..entry import GLOBAL, Draft, Embedder, Kind
-from ..exact import Exact
-from ..rank import FEATURES, UNRANKED, Ranker, read_ranker
-from ..recall import Recaller
-from ..static import Floats, StaticEmbedder, read
+from ..recall.rank import FEATURES, UNRANKED, Ranker, read_ranker
+from ..recall.recall import Recaller
 from ..store import MemoryStore
+from ..vectors.exact import Exact
 from .pairs import Asked, collection
 from .told import Memory, memories
 

@@ -1,0 +1,1 @@
+"""Evaluation: suites of goals, and the statistics that compare two models on them."""

@@ -1,0 +1,214 @@
+"""Making the training file: the mixture of all families, executed and written as JSON lines.
+
+``make(folder, tokenizer_folder)`` plays every task, keeps what succeeded, shuffles, and writes
+``train.jsonl.zst`` with a small held-out ``valid.jsonl.zst`` beside it. The same seed gives the same
+files. Recipes say how many tasks of each family there are: ``whole`` to train from the base model,
+``update`` to teach an adapter what it lacks, with a good share of the rest so that nothing is
+forgotten, ``recall`` the same with two fifths of memory, ``replay`` for the sample of ordinary work that
+ships for that purpose (``llm/replay``), without what may only be passed on under its own licence. On the
+command line: ``autogpt data make episodes``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...errors import UsageError
+from ...llm.text.tokenizer import ChatTokenizer
+from ...tools.registry import Registry, builtins
+from . import (
+    conversations,
+    exact,
+    files,
+    mixed,
+    stubs,
+    tables,
+    words,
+    workflows,
+)
+from . import (
+    remembering as memory,
+)
+from . import (
+    small_talk as chat,
+)
+from .expert import Recorder, Task, unplanned
+
+HELD_OUT = 200
+"""Samples put aside for the evaluation loss."""
+
+
+@dataclass
+class Report:
+    """What was made: samples and tokens per kind, and why tasks were dropped."""
+
+    samples: Counter[str] = field(default_factory=Counter)
+    tokens: Counter[str] = field(default_factory=Counter)
+    learned: Counter[str] = field(default_factory=Counter)
+    """Tokens that carry loss."""
+    refused: Counter[str] = field(default_factory=Counter)
+
+    def lines(self) -> list[str]:
+        """Return the report as text lines."""
+        rows = [
+            f"{kind}: {count} samples, {self.tokens[kind] / count:.0f} tokens after the prefix, "
+            f"{self.learned[kind] / count:.1f} learned"
+            for kind, count in sorted(self.samples.items())
+        ]
+        return [*rows, *(f"dropped {count}: {why}" for why, count in self.refused.most_common(12))]
+
+
+WITH_MEMORY = 4
+"""One episode in so many of those that need no memory has it all the same, as runs of users do: its calls
+are in the prompt, and what it recalled has nothing to do with the goal."""
+UNPLANNED = 12
+"""One episode in so many is played without a plan, so that ``--no-plan`` is a format the model knows."""
+
+Family = Callable[[random.Random, int], Iterator[Task]]
+"""Yields so many tasks, or fewer where the data give out."""
+
+FAMILIES: dict[str, Family] = {
+    "wikisql": lambda rng, number: tables.wikisql(rng),
+    "wtq": lambda rng, number: tables.wtq(rng),
+    "tables": tables.templated,
+    "wikisql templated": lambda rng, number: tables.templated(rng, number, ["wikisql_train"]),
+    "mawps": lambda rng, number: words.mawps(rng),
+    "gsm8k": words.gsm8k,
+    "gsm8k chained": words.chained,
+    "words": words.templated,
+    "files": files.chores,
+    "exact": exact.chores,
+    "workflows": workflows.chores,
+    "answers to files": mixed.answers_to_file,
+    "mixed": mixed.chores,
+    "conversations": conversations.sessions,
+    "chatty conversations": conversations.chatty,
+    "chat": chat.own,
+    "talk": chat.talk,
+    "chatterbot": chat.chatterbot,
+    "seal-tools": lambda rng, number: stubs.seal_tools(rng, number, strangers=3),
+    "chat beside tools": lambda rng, number: stubs.beside(chat.own(rng, number), rng),
+    "talk beside tools": lambda rng, number: stubs.beside(chat.talk(rng, number), rng),
+    "chatterbot beside tools": lambda rng, number: stubs.beside(chat.chatterbot(rng, number), rng),
+    "files beside tools": lambda rng, number: stubs.beside(files.chores(rng, number), rng),
+    "tables beside tools": lambda rng, number: stubs.beside(tables.templated(rng, number), rng),
+    "words beside tools": lambda rng, number: stubs.beside(words.templated(rng, number), rng),
+    "memory": memory.chores,
+    "memory alone": lambda rng, number: (t for t in memory.chores(rng, 2 * number) if t.kind == "memory"),
+}
+
+RECIPES: dict[str, Mapping[str, int]] = {
+    "whole": {
+        "wikisql": 4500, "wtq": 700, "tables": 1700, "mawps": 1400, "gsm8k": 500, "gsm8k chained": 500,
+        "words": 700, "files": 2400, "exact": 1400, "workflows": 2400, "answers to files": 1000,
+        "mixed": 1800, "conversations": 600, "chatty conversations": 200, "chat": 400, "talk": 200,
+        "chatterbot": 200, "seal-tools": 800, "chat beside tools": 400, "talk beside tools": 500,
+        "chatterbot beside tools": 300, "files beside tools": 150, "tables beside tools": 150,
+        "words beside tools": 150, "memory": 2400,
+    },
+    "update": {
+        "wikisql": 420, "wtq": 60, "tables": 180, "mawps": 170, "gsm8k": 40, "gsm8k chained": 60,
+        "words": 110, "files": 260, "exact": 120, "workflows": 270, "answers to files": 100, "mixed": 190,
+        "conversations": 110, "chatty conversations": 60, "chat": 60, "talk": 40, "chatterbot": 30,
+        "seal-tools": 100, "chat beside tools": 80, "talk beside tools": 90, "chatterbot beside tools": 50,
+        "files beside tools": 25, "tables beside tools": 25, "words beside tools": 25, "memory": 420,
+    },
+    "recall": {
+        "wikisql": 300, "wtq": 40, "tables": 130, "mawps": 150, "gsm8k": 30, "gsm8k chained": 40,
+        "words": 90, "files": 190, "exact": 90, "workflows": 230, "answers to files": 80, "mixed": 130,
+        "conversations": 90, "chatty conversations": 40, "chat": 50, "talk": 30, "chatterbot": 20,
+        "seal-tools": 70, "chat beside tools": 60, "talk beside tools": 60, "chatterbot beside tools": 40,
+        "files beside tools": 20, "tables beside tools": 20, "words beside tools": 20, "memory": 1300,
+    },
+    "replay": {
+        "wikisql": 900, "wikisql templated": 330, "mawps": 260, "gsm8k": 90, "gsm8k chained": 90,
+        "words": 120, "files": 440, "exact": 260, "workflows": 440, "answers to files": 180, "mixed": 330,
+        "conversations": 110, "chatty conversations": 40, "chat": 75, "talk": 40, "chatterbot": 40,
+        "seal-tools": 150, "chat beside tools": 75, "talk beside tools": 90, "chatterbot beside tools": 55,
+        "files beside tools": 30, "words beside tools": 30, "memory alone": 330,
+    },
+}  # fmt: skip
+"""Tasks per family at scale 1."""
+
+
+def size(recipe: str) -> int:
+    """Return about how many tasks a recipe gives at scale 1."""
+    return sum(RECIPES[recipe].values())
+
+
+def mixture(seed: int, scale: float, recipe: str = "whole", without: Collection[str] = ()) -> Iterator[Task]:
+    """Yield the tasks of all families of a recipe, ``scale`` times as many as it says.
+
+    ``without``: texts of goals that must not be trained on, such as those of a suite; case, white space
+    and marks at their ends do not count.
+    """
+    rng, aside = random.Random(seed), random.Random(seed + 1)
+    barred = {plain(text) for text in without}
+    for family, count in RECIPES[recipe].items():
+        wanted = max(1, round(count * scale))
+        for task in itertools.islice(FAMILIES[family](rng, wanted), wanted):
+            texts = [task.goal.goal, *(text for text, _ in task.turns)]
+            if barred.isdisjoint(map(plain, texts)):
+                if task.memory is None and aside.randrange(WITH_MEMORY) == 0:
+                    task = memory.beside(task, aside)
+                yield unplanned(task) if aside.randrange(UNPLANNED) == 0 else task
+
+
+def plain(text: str) -> str:
+    """Return a text without case, white space at will, and marks at its ends."""
+    return re.sub(r"\s+", " ", text.casefold()).strip(" .!?,;:'\"")
+
+
+def make(
+    folder: Path,
+    tokenizer_folder: Path,
+    *,
+    seed: int = 0,
+    scale: float = 1.0,
+    recipe: str = "whole",
+    without: Collection[str] = (),
+    progress: Callable[[int], None] | None = None,
+    registry: Registry | None = None,
+) -> Report:
+    """Write ``train.jsonl.zst`` and ``valid.jsonl.zst`` into ``folder``; return what was made.
+
+    Tokens are those of ``tokenizer_folder``; for ``recipe`` and ``without`` see :func:`mixture`.
+    ``progress`` hears how many samples there are so far.
+    Raises UsageError when a data file is missing (``AUTOGPT_DATA``) or the folder cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot make this folder ({error.strerror})") from error
+    report = Report()
+    recorder = Recorder(ChatTokenizer(tokenizer_folder), registry or builtins(), seed)
+    samples: list[dict[str, Any]] = []
+    for sample in recorder.samples(mixture(seed, scale, recipe, without)):
+        samples.append(sample)
+        kind = sample["kind"]
+        report.samples[kind] += 1
+        report.tokens[kind] += len(sample["ids"]) - sample["prefix"]
+        report.learned[kind] += sum(sample["mask"])
+        if progress:
+            progress(len(samples))
+    report.refused = recorder.refused
+    random.Random(seed + 1).shuffle(samples)
+    held = min(HELD_OUT, len(samples) // 10)
+    _write(folder / "valid.jsonl.zst", samples[:held])
+    _write(folder / "train.jsonl.zst", samples[held:])
+    return report
+
+
+def _write(path: Path, samples: list[dict[str, Any]]) -> None:
+    import zstandard
+
+    text = "".join(json.dumps(sample, separators=(",", ":")) + "\n" for sample in samples)
+    path.write_bytes(zstandard.ZstdCompressor(level=9).compress(text.encode()))

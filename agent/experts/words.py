@@ -1,0 +1,153 @@
+"""Arithmetic: word problems from MAWPS and GSM8K, and our own wordings, done with the calculator.
+
+The equation that a data set records becomes the calculator's expression; GSM8K's marked calculations
+become one call each, which may take earlier results by handle. Kept only when the checked answer is
+reached.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from ...errors import ToolError
+from ...tools.calculator.calculator import calculate
+from ..goals.load import Goal
+from .data import read_records
+from .expert import Task, call, finish, plan
+from .splits import is_train
+
+_MARKED = re.compile(r"<<([^=<>]+)=([^<>]+)>>")
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+PURPOSES = ("the answer", "work it out", "compute the result", "calculate")
+
+
+def _task(question: str, expressions: list[str], answer: str, rng: random.Random) -> Task:
+    goal = Goal.model_validate({"goal": question, "check": [{"answer": {"number": float(answer)}}]})
+    steps = [
+        plan(
+            *[
+                ("calculator", rng.choice(PURPOSES) if len(expressions) == 1 else f"step {n}")
+                for n in range(1, min(len(expressions), 6) + 1)
+            ]
+        )
+    ]
+    steps += [call("calculator", expression=expression) for expression in expressions]
+    return Task("words", goal, [*steps, finish(f"${len(expressions)}")])
+
+
+def _problems(source: str, rng: random.Random) -> list[dict[str, Any]]:
+    """Return the training problems of ``source``, shuffled."""
+    records = [record for record in read_records(f"{source}_train") if is_train(source, record["question"])]
+    rng.shuffle(records)
+    return records
+
+
+def mawps(rng: random.Random) -> Iterator[Task]:
+    """Yield word problems with an equation of one to three operators."""
+    records = _problems("mawps", rng)
+    for record in records:
+        equation = record["equation"].strip()
+        if len(equation.split()) <= 7:
+            yield _task(record["question"], [equation], record["answer"], rng)
+
+
+def gsm8k(rng: random.Random, limit: int) -> Iterator[Task]:
+    """Yield problems of at most four marked calculations."""
+    records = _problems("gsm8k", rng)
+    made = 0
+    for record in records:
+        marked = _MARKED.findall(record["solution"])
+        if not 1 <= len(marked) <= 4 or len(record["question"]) > 400 or made >= limit:
+            continue
+        made += 1
+        yield _task(
+            record["question"], [left.strip() for left, _ in marked], record["answer"].replace(",", ""), rng
+        )
+
+
+def chained(rng: random.Random, limit: int) -> Iterator[Task]:
+    """Yield problems of two or three calculations, in which earlier results are handles."""
+    records = _problems("gsm8k", rng)
+    made = 0
+    for record in records:
+        marked = _MARKED.findall(record["solution"])
+        if not 2 <= len(marked) <= 3 or len(record["question"]) > 300 or made >= limit:
+            continue
+        expressions = _chain(record["question"], marked)
+        if "$" in "".join(expressions):
+            made += 1
+            yield _task(record["question"], expressions, record["answer"].replace(",", ""), rng)
+
+
+def _chain(question: str, marked: list[tuple[str, str]]) -> list[str]:
+    """Write the handle of an earlier result wherever it is used, unless the question has that number too."""
+    handles: dict[str, str] = {}
+    expressions = []
+    for number, (left, result) in enumerate(marked, start=1):
+        expressions.append(_NUMBER.sub(lambda match: handles.get(match[0], match[0]), left.strip()))
+        if not re.search(rf"(?<![\d.]){re.escape(result)}(?![\d.])", question):
+            handles[result] = f"${number}"
+    return expressions
+
+
+NAMES = ("Mia", "Omar", "Lena", "Ravi", "Nora", "Jonas", "Aisha", "Peter", "Sofia", "Ken", "Ivan", "Clara",
+         "Hugo", "Yuki", "Paul", "Zoe", "Tariq", "Emma", "Felix", "Ines")  # fmt: skip
+THINGS = ("apples", "books", "marbles", "stickers", "coins", "cards", "eggs", "pencils", "flowers", "tickets",
+          "cookies", "bottles", "boxes", "stamps", "shells", "balloons", "candles", "buttons")  # fmt: skip
+_SUMS = (
+    ("{n} has {a} {t}. {m} gives {n} {b} more. How many {t} does {n} have now?", "{a} + {b}"),
+    ("{n} picked {a} {t} in the morning and {b} in the afternoon. How many {t} is that in all?", "{a} + {b}"),
+    ("There are {a} red {t} and {b} blue {t}. How many {t} are there altogether?", "{a} + {b}"),
+    ("{n} had {c} {t} and gave {a} of them to {m}. How many {t} are left?", "{c} - {a}"),
+    ("A shop had {c} {t} and sold {b}. How many {t} remain?", "{c} - {b}"),
+    ("{n} has {c} {t}, {m} has {a}. How many more {t} does {n} have than {m}?", "{c} - {a}"),
+    ("{n} needs {c} {t} but only has {b}. How many more are needed?", "{c} - {b}"),
+    ("Each box holds {a} {t}. How many {t} are in {d} boxes?", "{a} * {d}"),
+    ("{n} buys {d} packs of {a} {t} each. How many {t} does {n} have?", "{a} * {d}"),
+    ("One ticket costs {a} dollars. How much do {d} tickets cost?", "{a} * {d}"),
+    ("{n} reads {a} pages a day. How many pages does {n} read in {d} days?", "{a} * {d}"),
+    ("{n} shares {p} {t} equally among {d} friends. How many does each get?", "{p} / {d}"),
+    ("{p} {t} are packed into {d} equal boxes. How many {t} are in each box?", "{p} / {d}"),
+    ("A car drives {p} miles in {d} hours. How many miles per hour is that?", "{p} / {d}"),
+    ("{n} earned {p} dollars in {d} hours. How much is that per hour?", "{p} / {d}"),
+    ("What is {a} plus {b}?", "{a} + {b}"),
+    ("What is {c} minus {a}?", "{c} - {a}"),
+    ("What is {a} times {d}?", "{a} * {d}"),
+    ("Divide {p} by {d}.", "{p} / {d}"),
+    ("Add {a}, {b} and {c}.", "{a} + {b} + {c}"),
+    ("What is {q}% of {c}?", "{q}% of {c}"),
+    ("How much is {q} percent of {c}?", "{q}% of {c}"),
+    ("A {t} set costs {c} dollars. It is {q}% off. What is the new price?", "{c} - {q}%"),
+    ("A price of {c} rises by {q}%. What is it now?", "{c} + {q}%"),
+    ("Convert {a} km to miles.", "{a} km in miles"),
+    ("How many minutes are {d} hours?", "{d} hours in minutes"),
+    ("How many pounds are {a} kg?", "{a} kg in pounds"),
+    ("How many days are there between 2024-0{x}-1{y} and 2025-0{y}-2{x}?",
+     "days between 2024-0{x}-1{y} and 2025-0{y}-2{x}"),
+    ("Calculate ({a} + {b}) * {d}.", "({a} + {b}) * {d}"),
+    ("Compute {a} * {b} - {c}.", "{a} * {b} - {c}"),
+    ("What is the square root of {s}?", "sqrt({s})"),
+)  # fmt: skip
+
+
+def templated(rng: random.Random, count: int) -> Iterator[Task]:
+    """Yield about ``count`` problems of our own wording, with numbers of many sizes."""
+    for _ in range(count):
+        text, expression = rng.choice(_SUMS)
+        n, m = rng.sample(NAMES, 2)
+        top = rng.choice((10, 30, 100, 1000))
+        a, b, d = rng.randint(2, top), rng.randint(2, top), rng.randint(2, 12)
+        values = {
+            "n": n, "m": m, "t": rng.choice(THINGS), "a": a, "b": b, "c": a + b + rng.randint(1, top), "d": d,
+            "p": d * rng.randint(2, top), "q": rng.choice((5, 10, 12, 15, 20, 25, 30, 40, 7.5)),
+            "x": rng.randint(1, 9), "y": rng.randint(1, 9), "s": rng.randint(2, 40) ** 2,
+        }  # fmt: skip
+        expression = expression.format(**values)
+        try:
+            answer, _ = calculate(expression)
+        except ToolError:  # a date that does not exist
+            continue
+        yield _task(text.format(**values), [expression], str(answer), rng)

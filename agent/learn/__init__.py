@@ -1,0 +1,1 @@
+"""Learning from runs: collect, practise, train, gate, promote."""

@@ -1,0 +1,124 @@
+"""From settings to the live objects that commands and the facade share: store, tools, brain.
+
+A model is named by one word everywhere: a registered name (``small``), a folder or hub name,
+``langchain:PROVIDER/NAME``, or ``scripted:FILE`` for demonstrations and tests. The name that was
+given is the name that is recorded, so that a resumed run finds its model again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import UsageError
+from ..llm.message import Brain
+from ..settings import Settings, bound_spinning
+from ..tools.registry import Registry, builtins, load_plugins
+from .record.store import RunStore
+
+if TYPE_CHECKING:
+    from .run.memories import HomeMemory
+
+log = logging.getLogger(__name__)
+
+
+def open_store(settings: Settings) -> RunStore:
+    """Return the runs of this home; the database is made on first use."""
+    return RunStore(settings.home)
+
+
+def open_memory(settings: Settings, store: RunStore) -> HomeMemory | None:
+    """Return the memory of this home, or None where the settings want none; it opens on first use."""
+    from .run.memories import HomeMemory
+
+    if not settings.memory:
+        return None
+    return HomeMemory(settings.home, store.database, embedder=settings.embedder, server=settings.chroma)
+
+
+@contextmanager
+def with_memory(settings: Settings, store: RunStore) -> Iterator[HomeMemory | None]:
+    """Yield :func:`open_memory`'s memory, and stop what it does in the background afterwards."""
+    memory = open_memory(settings, store)
+    try:
+        yield memory
+    finally:
+        if memory is not None:
+            memory.close()
+
+
+def open_registry(own: Iterable[object] = ()) -> Registry:
+    """Return built-ins, plugins and ``own`` tools; a plugin that fails is a logged warning."""
+    registry = builtins()
+    for warning in load_plugins(registry):
+        log.warning("%s", warning)
+    for thing in own:
+        registry.register(thing)
+    return registry
+
+
+def tool_names(registry: Registry) -> Collection[str]:
+    """Return every name that a goal's ``tools`` may hold: tools and families."""
+    return [*registry.select(None), *registry.families()]
+
+
+def with_model(settings: Settings) -> Settings:
+    """Return the settings with ``model`` filled in: the one in use where none is named."""
+    if settings.model:
+        return settings
+    from ..llm.registry import ModelRegistry
+
+    return settings.model_copy(update={"model": ModelRegistry(settings.home).current()})
+
+
+def check_best_of(count: int, brain: Brain) -> int:
+    """Return ``count`` candidates per turn if ``brain`` can write them; raises UsageError."""
+    if count < 1:
+        raise UsageError("--best-of must be at least 1")
+    if count > 1:
+        from ..llm.models.local import LocalModel
+
+        if not isinstance(brain, LocalModel):
+            raise UsageError(f"--best-of: {brain.name} cannot rank candidates; take a local model")
+    return count
+
+
+def heads_folder(settings: Settings, fingerprint: str) -> Path:
+    """Return where this home keeps the value head that was fitted for the model with ``fingerprint``."""
+    return settings.home / "models" / "heads" / fingerprint[:16]
+
+
+def open_brain(settings: Settings) -> Brain:
+    """Load the model that the settings name. Raises ModelUnavailable or UsageError."""
+    name = with_model(settings).model
+    kind, _, rest = name.partition(":")
+    if kind == "scripted":
+        from ..llm.models.scripted import ScriptedModel
+
+        if not rest:
+            raise UsageError("scripted: needs a file, as in scripted:turns.yaml")
+        brain = ScriptedModel.from_file(rest)
+        brain.name = name
+        return brain
+    if kind == "langchain":
+        from ..llm.models.langchain import LangChainBrain
+
+        return LangChainBrain.load(rest)
+    bound_spinning()
+    from ..llm.models.local import LocalModel, value_in
+    from ..llm.registry import ModelRegistry
+
+    found = ModelRegistry(settings.home).resolve(name)
+    model = LocalModel.load(
+        found.source,
+        adapter=found.adapter,
+        device=settings.device,
+        dtype=settings.dtype,
+        cache_dir=settings.cache,
+        name=found.name,
+    )
+    model.value = value_in(heads_folder(settings, model.fingerprint), model.loaded) or model.value
+    return model

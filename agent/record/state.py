@@ -1,0 +1,246 @@
+"""What a list of events means: the state of a run, folded from its journal.
+
+``State.of(events)`` is the only place that interprets events for the loop. It is pure and cheap (one
+pass), so the loop may call it anew for each decision; nothing is kept between calls.
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...tools.base import Facts, merge_facts
+from .events import (
+    ConversationFolded,
+    Event,
+    MemoryRecalled,
+    MemoryWritten,
+    ModelTurn,
+    PersonAnswered,
+    PersonAsked,
+    PersonSaid,
+    RecalledEntry,
+    RunEnded,
+    RunStarted,
+    ToolIntent,
+    ToolOutcome,
+)
+
+CORE_CALLS = ("plan", "finish", "ask", "remember", "recall")
+
+
+@dataclass(frozen=True)
+class PlanStep:
+    """One step of a plan: the tool it will use and what for."""
+
+    tool: str
+    purpose: str
+
+
+@dataclass
+class State:
+    """A run as its events leave it. ``turn_*`` fields count since the last message of the user."""
+
+    started: RunStarted
+    facts: Facts = field(default_factory=dict)
+    handles: list[str] = field(default_factory=list)
+    """Every handle so far; the next one is numbered after them."""
+    offered: list[str] = field(default_factory=list)
+    """The handles that a call may take as a value: all but those of the driver's table descriptions,
+    which the model reads but never passes on."""
+    plan: tuple[PlanStep, ...] = ()
+    """The plan in force; empty before the first plan of a goal or message."""
+    planned_tools: tuple[str, ...] = ()
+    """Every tool that a plan of this goal or message has named, in order of first mention."""
+    plans: int = 0
+    inspected: set[str] = field(default_factory=set)
+    """Keys of the driver's inspections that have an outcome."""
+    pending: tuple[str, str, dict[str, Any]] | None = None
+    """A call of the model without outcome: (call id, tool, arguments)."""
+    question: str | None = None
+    """A question of the model that has no answer yet."""
+    waiting: PersonAsked | None = None
+    """The question or approval that was put to a person and has no answer yet."""
+    answer: Any = None
+    finished: bool = False
+    outcomes: list[ToolOutcome] = field(default_factory=list)
+    """Outcomes of the model's calls since the last message of the user."""
+    failures: int = 0
+    """Calls in a row that failed or were refused, since the last plan."""
+    repeated: bool = False
+    """The last call was made before with the same arguments and the same result."""
+    repeats: int = 0
+    """How many calls were such repetitions."""
+    invalid_row: int = 0
+    """Invalid calls in a row."""
+    doubts: int = 0
+    """Turns in a row whose chance of success, by the value head, was below the goal's limit."""
+    refused: set[str] = field(default_factory=set)
+    """Tools of which a call was refused since the last message of the user."""
+    turns: int = 0
+    """Model turns since the last message of the user."""
+    turns_total: int = 0
+    tokens: int = 0
+    """Tokens computed: generated ones, and those of prompts that were not in the cache."""
+    seconds: float = 0.0
+    said: str = ""
+    """The goal, or in a conversation the user's last message."""
+    looked_back: bool = False
+    """Whether the driver has recalled what may help with the goal or message."""
+    recalls: int = 0
+    """Recalls of the model's own since the last message."""
+    remembered: int = 0
+    """What the model asked to keep since the last message."""
+    memory_call: tuple[str, str] | None = None
+    """A call of the model to its memory without outcome: (``remember`` or ``recall``, its text)."""
+    shown: dict[int, RecalledEntry] = field(default_factory=dict)
+    """Entries of memory that the prompt shows."""
+    messages: dict[int, int] = field(default_factory=dict)
+    """Per message of the user in the prompt: its event and the tokens of the prompt before it."""
+    context: int = 0
+    """Tokens of the prompt when the model had answered last; 0 where none are counted."""
+    folded: int = 0
+    """The event that the prompt begins with after a fold; 0 before the first."""
+    ended: RunEnded | None = None
+    inputs: list[str] = field(default_factory=list)
+    _seen: dict[str, str] = field(default_factory=dict)
+    _calls: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, events: Sequence[Event]) -> State:
+        """Fold ``events`` (the first must be ``run.started``) into a state."""
+        if not events or not isinstance(events[0], RunStarted):
+            raise ValueError("a run begins with run.started")
+        state = cls(started=events[0])
+        state.inputs = input_names(events[0].goal)
+        if events[0].mode != "chat":
+            state.said = str(events[0].goal.get("goal", ""))
+        for number, event in enumerate(events[1:], start=1):
+            if isinstance(event, PersonSaid):
+                state.messages[number] = state.context or events[0].system_tokens
+            elif isinstance(event, ConversationFolded):
+                state._fold(event, events)
+            state._apply(event)
+        return state
+
+    def _apply(self, event: Event) -> None:
+        match event:
+            case ModelTurn():
+                self._model_turn(event)
+            case ToolIntent(by="model"):
+                self.pending = (event.call_id, event.tool, event.arguments)
+            case ToolOutcome():
+                self._outcome(event)
+            case MemoryRecalled():
+                self._recalled(event)
+            case MemoryWritten(by="model"):
+                self.memory_call = None
+                self.remembered += 1
+            case PersonSaid():
+                self._new_message(event)
+            case PersonAsked():
+                self.waiting = event
+            case PersonAnswered():
+                self.waiting = None
+                self.question = None
+            case RunEnded():
+                self.ended = event
+
+    def _model_turn(self, turn: ModelTurn) -> None:
+        self.turns += 1
+        self.turns_total += 1
+        if turn.prompt_tokens:
+            self.context = turn.prompt_tokens + len(turn.ids) + 1  # the line break after an answer
+        self.tokens += len(turn.ids) + max(0, turn.prompt_tokens - turn.cached_tokens)
+        self.seconds += turn.seconds
+        self.repeated = False
+        hopeless = turn.value is not None and turn.value < (self.started.limits.get("chance") or 0.0)
+        self.doubts = self.doubts + 1 if hopeless else 0
+        if turn.call is None:
+            self.invalid_row += 1
+            return
+        self.invalid_row = 0
+        name, arguments = turn.call["name"], turn.call["arguments"]
+        if name == "plan":
+            self.plan = tuple(PlanStep(s["tool"], s["for"]) for s in arguments["steps"])
+            named = [*self.planned_tools, *(step.tool for step in self.plan)]
+            self.planned_tools = tuple(dict.fromkeys(named))
+            self.plans += 1
+            self.failures = 0
+        elif name == "finish":
+            self.finished, self.answer = True, arguments["answer"]
+        elif name == "ask":
+            self.question = arguments["question"]
+        elif name in ("remember", "recall"):
+            self.memory_call = (name, arguments["text" if name == "remember" else "query"])
+        else:
+            self.pending = (f"c{self.turns_total}", name, arguments)
+        if name not in CORE_CALLS:
+            self._calls[f"c{self.turns_total}"] = name + json.dumps(arguments, sort_keys=True)
+
+    def _outcome(self, outcome: ToolOutcome) -> None:
+        self.seconds += outcome.seconds
+        self.facts = merge_facts(self.facts, outcome.facts)
+        if outcome.handle:
+            self.handles.append(outcome.handle)
+            if outcome.by != "driver" or outcome.tool != "tables.describe":
+                self.offered.append(outcome.handle)
+        if outcome.by == "driver":
+            self.inspected.add(outcome.call_id)
+            return
+        self.pending = None
+        self.outcomes.append(outcome)
+        if outcome.state == "refused":
+            self.refused.add(outcome.tool)
+        self.failures = 0 if outcome.state == "done" else self.failures + 1
+        key = self._calls.get(outcome.call_id, "")
+        self.repeated = bool(key) and self._seen.get(key) == outcome.preview
+        self.repeats += self.repeated
+        self._seen[key] = outcome.preview
+
+    def _recalled(self, event: MemoryRecalled) -> None:
+        self.shown.update((entry.id, entry) for entry in event.entries)
+        self.seconds += event.seconds
+        if event.by == "driver":
+            self.looked_back = True
+        else:
+            self.memory_call = None
+            self.recalls += 1
+
+    def _fold(self, event: ConversationFolded, events: Sequence[Event]) -> None:
+        """Forget what the prompt does not show any more."""
+        self.folded, self.context = event.upto, event.left
+        kept = {start: before for start, before in self.messages.items() if start >= event.upto}
+        self.messages = {start: before - event.tokens for start, before in kept.items()}
+        seen = [one for one in events[event.upto :] if isinstance(one, MemoryRecalled)]
+        self.shown = {entry.id: entry for one in seen for entry in one.entries}
+
+    def _new_message(self, message: PersonSaid) -> None:
+        self.plan, self.planned_tools, self.plans = (), (), 0
+        self.finished, self.answer, self.outcomes = False, None, []
+        self.question, self.waiting = None, None
+        self.failures = self.repeats = self.turns = self.invalid_row = self.doubts = 0
+        self.tokens, self.seconds = 0, 0.0
+        self.repeated = False
+        self.said, self.looked_back, self.memory_call = message.text, False, None
+        self.recalls = self.remembered = 0
+        self._seen.clear()  # asking again in a new message is no loop
+        self.refused.clear()
+        self.inputs.extend(path for path in message.inputs if path not in self.inputs)
+
+
+def input_names(goal: dict[str, Any]) -> list[str]:
+    """Return the workspace paths of a goal's inputs: copied files by name, inline files by path.
+
+    In a workspace that is used in place, inputs stay where they are below it.
+    """
+    given = [str(path).replace("\\", "/") for path in goal.get("inputs") or []]
+    place = goal.get("workspace")
+    if place is None:
+        names = [path.rsplit("/", 1)[-1] for path in given]
+    else:
+        names = [posixpath.relpath(path, place) for path in given]
+    return [*names, *(goal.get("files") or {})]

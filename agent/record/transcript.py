@@ -1,0 +1,116 @@
+"""From events to the conversation that the model reads.
+
+The first user message holds the goal, what was recalled and what was inspected beforehand; then turns
+and results alternate. Where a conversation was folded it begins with the first message that was kept, and
+what was inspected before is shown there again. Append-only: the messages of n events are a prefix of those
+of n+1 (once the first turn has been taken, and between two folds), so a kept KV cache always fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from ... import prompts
+from ...llm.message import Message
+from .events import (
+    ConversationFolded,
+    Event,
+    MemoryRecalled,
+    MemoryWritten,
+    ModelTurn,
+    PersonAnswered,
+    PersonSaid,
+    RunStarted,
+    ToolIntent,
+    ToolOutcome,
+    ToolSpec,
+)
+
+
+def messages(events: Sequence[Event]) -> tuple[Message, ...]:
+    """Return the conversation of a run so far."""
+    started = events[0]
+    assert isinstance(started, RunStarted)
+    own = [_line(spec) for spec in started.tools if spec.source != "built-in"]
+    shared = [_line(spec) for spec in started.tools if spec.source == "built-in"]
+    conversation = [Message("system", prompts.system(shared, started.memory), parts=_parts(shared))]
+    opening: str | None = None if started.mode == "chat" else str(started.goal.get("goal", ""))
+    first = True
+    seen: list[prompts.Observation] = []
+    remembered: list[prompts.MemoryLine] = []
+    calls: dict[str, str] = {}
+
+    def flush() -> None:
+        nonlocal opening, first
+        if opening is None:
+            return
+        if first:
+            text = prompts.goal(opening, own, seen, remembered)
+        else:
+            text = prompts.said(opening, seen, remembered)
+        conversation.append(Message("user", text, parts=_parts(own if first else [], remembered)))
+        opening, first = None, False
+        seen.clear()
+        remembered.clear()
+
+    begin = max((event.upto for event in events if isinstance(event, ConversationFolded)), default=1)
+    for number, event in enumerate(events[1:], start=1):
+        if number < begin and not isinstance(event, ToolIntent | ToolOutcome):
+            continue
+        match event:
+            case PersonSaid():
+                flush()
+                opening = event.text
+            case ToolIntent():
+                short = " ".join(str(value) for value in event.arguments.values())
+                calls[event.call_id] = f"{event.tool} {short}".strip()
+            case ToolOutcome(by="driver"):
+                call = calls.get(event.call_id, event.tool)
+                seen.append(prompts.Observation(event.handle, call, event.preview))
+            case ModelTurn():
+                flush()
+                conversation.append(Message("assistant", event.text, tuple(event.ids) or None))
+                if event.call is None:
+                    conversation.append(Message("tool", f"invalid call: {event.invalid}"))
+            case ToolOutcome() if number >= begin:
+                text = prompts.observation(prompts.Observation(event.handle, event.tool, event.preview))
+                conversation.append(Message("tool", text))
+            case MemoryRecalled(by="driver"):
+                remembered.extend(_lines(event))
+            case MemoryRecalled():
+                text = prompts.recalled(_lines(event))
+                conversation.append(Message("tool", text, parts=(("memory", text),)))
+            case MemoryWritten(by="model"):
+                conversation.append(Message("tool", _kept(event)))
+            case PersonAnswered(decision=None):
+                conversation.append(Message("tool", event.text))
+    flush()
+    return tuple(conversation)
+
+
+def _parts(
+    tools: Sequence[prompts.ToolLine], remembered: Sequence[prompts.MemoryLine] = ()
+) -> tuple[tuple[Literal["tools", "memory"], str], ...]:
+    """Name the tools' and the memory's text inside a message, for the token ledger."""
+    found: list[tuple[Literal["tools", "memory"], str]] = []
+    if tools:
+        found.append(("tools", "\n".join(f"{tool.signature}: {tool.description}" for tool in tools)))
+    if remembered:
+        found.append(("memory", prompts.recalled(remembered)))
+    return tuple(found)
+
+
+def _lines(event: MemoryRecalled) -> list[prompts.MemoryLine]:
+    return [prompts.MemoryLine(entry.id, entry.text) for entry in event.entries]
+
+
+def _kept(event: MemoryWritten) -> str:
+    """Return what the model reads after ``remember``."""
+    if event.verdict == "refused":
+        return f"not kept: {event.reason}"
+    return f"kept as [{event.entry}]"
+
+
+def _line(spec: ToolSpec) -> prompts.ToolLine:
+    return prompts.ToolLine(spec.name, spec.parameters, spec.description)

@@ -1,0 +1,1 @@
+"""Carrying out a run: the pure decision, its drivers, and what surrounds a call."""

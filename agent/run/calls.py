@@ -1,0 +1,109 @@
+"""Which calls the model may make now, and with which arguments.
+
+The loop steers by masks: first only ``plan``, ``ask`` or ``finish``; then the tools that the plan
+named; after repeated failures or a repeated call, ``plan`` again. Where a memory is at hand, ``remember``
+and ``recall`` stand last among them. Each call's schema is narrowed to
+what the run knows. With our engine the masks hold at the token level; other brains are validated
+after the fact with the same schemas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...llm.message import CallSpec
+from ...tools.base import Effect, Tool
+from ..record.state import State
+
+MAX_STEPS_IN_PLAN = 6
+FAILURES_BEFORE_REPLAN = 2
+MAX_PLANS = 4
+MAX_REMEMBERED = 3
+"""Things that the model may ask to keep per goal or message."""
+MAX_RECALLS = 2
+"""Recalls of the model's own per goal or message, beside the one that the driver makes."""
+
+
+def allowed_calls(state: State, tools: Mapping[str, Tool]) -> tuple[CallSpec, ...]:
+    """Return the calls that may come next, narrowed, in a fixed order (tools by registry order)."""
+    if state.started.plan and not state.plan:
+        first = (plan_call(state, tools), finish_call(state), ask_call(), *memory_calls(state))
+        return tuple(spec for spec in first if spec is not None)
+    stuck = state.failures >= FAILURES_BEFORE_REPLAN or state.repeated
+    may_plan = state.started.plan and bool(state.outcomes) and state.plans < MAX_PLANS
+    if stuck and may_plan and state.failures > 0:
+        replan = plan_call(state, tools)
+        return (replan,) if replan else (finish_call(state),)
+    specs: list[CallSpec | None] = []
+    if not stuck:
+        names = state.planned_tools if state.started.plan else tuple(tools)
+        narrowed = (_narrowed(name, state, tools) for name in names)
+        specs.extend(spec for spec in narrowed if spec is not None)
+    if state.outcomes or not specs or not state.started.plan:
+        specs.append(finish_call(state))
+    if may_plan:
+        specs.append(plan_call(state, tools))
+    specs.append(ask_call())
+    specs.extend(memory_calls(state))
+    return tuple(spec for spec in specs if spec is not None)
+
+
+def _narrowed(name: str, state: State, tools: Mapping[str, Tool]) -> CallSpec | None:
+    tool = tools.get(name)
+    if tool is None or name in state.refused:
+        return None
+    schema = tool.narrow(state.facts, tuple(state.offered))
+    return None if schema is None else CallSpec(name, schema, tool.description)
+
+
+def plan_call(state: State, tools: Mapping[str, Tool]) -> CallSpec | None:
+    """Return the ``plan`` call; a later plan may not add effects that the first did not name."""
+    later = state.plans > 0
+    names = [
+        name
+        for name, tool in tools.items()
+        if name not in state.refused
+        and (not later or tool.effect == Effect.READ or name in state.planned_tools)
+    ]
+    if not names:
+        return None
+    step = _object(tool={"enum": names}, **{"for": {"type": "string", "maxLength": 80}})
+    steps = {"type": "array", "items": step, "minItems": 1, "maxItems": MAX_STEPS_IN_PLAN}
+    return CallSpec("plan", _object(steps=steps))
+
+
+def finish_call(state: State) -> CallSpec:
+    """Return the ``finish`` call: a handle that exists, or a bounded text that is none."""
+    text = {"type": "string", "pattern": r"^[^$](.|\n){0,599}$"}
+    answer: dict[str, Any] = text
+    if state.offered:
+        answer = {"anyOf": [{"enum": list(state.offered)}, text]}
+    return CallSpec("finish", _object(answer=answer))
+
+
+def ask_call() -> CallSpec:
+    """Return the ``ask`` call."""
+    return CallSpec("ask", _object(question={"type": "string", "minLength": 1, "maxLength": 200}))
+
+
+def memory_calls(state: State) -> tuple[CallSpec, ...]:
+    """Return ``remember`` and ``recall`` where a memory is at hand, until their number is used up."""
+    if not state.started.memory:
+        return ()
+    text = {"type": "string", "minLength": 1, "maxLength": 300}
+    calls = []
+    if state.remembered < MAX_REMEMBERED:
+        calls.append(CallSpec("remember", _object(text=text)))
+    if state.recalls < MAX_RECALLS:
+        calls.append(CallSpec("recall", _object(query={**text, "maxLength": 120})))
+    return tuple(calls)
+
+
+def _object(**properties: Any) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }

@@ -1,0 +1,188 @@
+"""A conversation: one durable run in which each message of the user is an event.
+
+Between messages the run is idle; a process may end there, or be killed anywhere, and a later one
+continues it with ``ChatSession(runner, run=...)``. Limits count per message. A question of the model
+is answered by the next message when nobody else answers it (``Runner.ask``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ...errors import UsageError
+from ...tools.handles import text_form
+from ..goals.load import Goal
+from ..record.events import (
+    Consent,
+    Event,
+    PersonAnswered,
+    PersonSaid,
+    Rating,
+    RunEnded,
+    RunInterrupted,
+)
+from ..record.journal import Paused
+from ..record.result import RunResult
+from ..record.state import State
+from .active import ActiveRun
+from .calls import allowed_calls
+from .feedback import answer_of, called, corrected_call, correction, who
+from .runner import Interrupted, Runner
+from .workspace import add_inputs
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came back on a message."""
+
+    answer: Any
+    """The exact value; for a question, its text."""
+    status: Literal["answered", "question", "limit", "failed"]
+    cause: str = ""
+
+    @property
+    def text(self) -> str:
+        """The answer as a person reads it."""
+        return text_form(self.answer) if self.answer is not None else self.cause
+
+
+class ChatSession:
+    """A conversation with the model of ``runner``, begun from ``goal`` or continued by run id.
+
+    ``goal`` gives tools, grants, limits (per message), inputs and a workspace; its text is not
+    shown to the model. Raises UsageError when ``run`` is no conversation or has ended.
+    """
+
+    def __init__(self, runner: Runner, goal: Goal | None = None, *, run: str | None = None) -> None:
+        self._runner = runner
+        if run is None:
+            self._run: ActiveRun = runner.start(goal or Goal(goal="a conversation"), mode="chat")
+        else:
+            self._run = runner.reopen(run)
+            events = self._run.events
+            if self._run.started.mode != "chat" or any(isinstance(event, RunEnded) for event in events):
+                runner.close(self._run)
+                raise UsageError(f"run {run} is not a conversation that can go on")
+
+    @property
+    def run(self) -> str:
+        """The run's id."""
+        return self._run.id
+
+    @property
+    def workspace(self) -> Path:
+        """Where the conversation's files are."""
+        return self._run.workspace
+
+    @property
+    def folder(self) -> str:
+        """The folder in which the conversation began; memory of projects goes by it."""
+        return self._run.started.folder
+
+    @property
+    def events(self) -> Sequence[Event]:
+        """What happened so far; the first is ``run.started``."""
+        return self._run.events
+
+    def rate(self, value: float, text: str = "", by: str = "") -> None:
+        """Keep the person's rating (0 to 1) of the last answer; recalled entries that helped gain by it.
+
+        ``by`` names the person. Raises UsageError for a value outside 0 to 1.
+        """
+        if not 0.0 <= value <= 1.0:
+            raise UsageError(f"rating {value:g}: a number from 0 to 1 is wanted")
+        self._run.memory.credit(self.events, value >= 0.5)
+        self._run.append(Rating(value=value, text=text, by=by))
+
+    @property
+    def answer(self) -> tuple[int, str] | None:
+        """The last message's answer: the place of its turn among the events, and its text."""
+        return answer_of(self.events, self._run.bench.values(self.events))
+
+    def correct(self, answer: str, by: str = "") -> None:
+        """Keep ``answer`` as what the last answer should have been, for training.
+
+        Raises UsageError when there is no answer yet, or the model could not have given this one.
+        """
+        last = self.answer
+        if last is None:
+            raise UsageError("there is no answer to correct yet")
+        self._run.append(correction(self.events, last[0], answer, by))
+
+    @property
+    def call(self) -> tuple[int, str] | None:
+        """The last message's last tool call: the place of its turn, and the call as a person reads it."""
+        return called(self.events)
+
+    def correct_call(self, text: str, by: str = "") -> None:
+        """Keep ``text`` as what that call should have been: ``NAME {ARGUMENTS}``.
+
+        Raises UsageError when there was no call, or the model could not have made this one then.
+        """
+        last = self.call
+        if last is None:
+            raise UsageError("no tool was called for the last message")
+        before = State.of(self.events[: last[0]])
+        allowed = allowed_calls(before, self._run.bench.tools)
+        self._run.append(corrected_call(self.events, last[0], text, allowed, by))
+
+    def consent(self, learn: bool, by: str = "") -> None:
+        """Keep whether a model may learn from this conversation."""
+        self._run.append(Consent(learn=learn, by=by))
+
+    def say(self, text: str, inputs: Sequence[Path] = ()) -> Reply:
+        """Send a message (with further input files) and return the reply.
+
+        Raises UsageError for an empty message or a bad input, :class:`Interrupted` on Ctrl-C; the
+        conversation can then go on.
+        """
+        if not text.strip():
+            raise UsageError("the message is empty")
+        waiting = State.of(self._run.events).waiting
+        if waiting is not None:  # a message is no approval, so it turns one down
+            decision = "no" if waiting.kind == "approval" else None
+            self._runner.answer(self._run, PersonAnswered(text=text, decision=decision, by=who()))
+        else:
+            names = add_inputs(self.workspace, inputs)
+            self._run.append(PersonSaid(text=text, inputs=names, by=who()))
+        return self.continue_()
+
+    def continue_(self) -> Reply:
+        """Work until the model has answered the last message (also after a crash or Ctrl-C)."""
+        try:
+            while (think := self._runner.advance(self._run)) is not None:
+                self._runner.think(self._run, think)
+        except KeyboardInterrupt:
+            self._run.interrupt("stopped by the user")
+            self._runner.brain.close_session(self.run)  # a generation may have been cut off
+            raise Interrupted([self.run]) from None
+        except Paused as error:
+            self._run.interrupt(str(error))
+            raise
+        return self._reply()
+
+    def result(self) -> RunResult:
+        """Return the whole conversation so far in numbers."""
+        return self._runner.result(self._run)
+
+    def close(self, *, end: bool = True) -> None:
+        """Let go of the conversation; with ``end`` it is over, without it can be continued."""
+        try:
+            if end:
+                self._run.append(RunEnded(status="achieved", cause="the conversation ended"))
+            else:
+                self._run.append(RunInterrupted(cause="left by the user"))
+        finally:
+            self._runner.close(self._run)
+
+    def _reply(self) -> Reply:
+        state, stopped = State.of(self._run.events), self._run.stopped
+        if state.waiting is not None:
+            return Reply(state.waiting.text, "question")
+        if state.finished:
+            return Reply(self._run.value(state.answer), "answered")
+        cause = stopped.cause if stopped else ""
+        return Reply(None, "limit" if stopped and stopped.status == "limit" else "failed", cause)

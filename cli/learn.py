@@ -1,0 +1,180 @@
+"""What ``autogpt improve`` does: options in, a table and a verdict out, and a page beside them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import time
+from dataclasses import asdict
+from typing import Any
+
+from ..agent.evaluate import statistics as gate
+from ..agent.goals.load import Goal, load_goals
+from ..agent.learn import gate_play, promotion, trial
+from ..agent.learn.improve import following, improve, unfinished
+from ..agent.learn.improve_report import ImproveReport
+from ..agent.learn.improvement import SHARES
+from ..agent.learn.machine import subject_of
+from ..agent.learn.methods import choose
+from ..agent.learn.survey import survey
+from ..agent.learn.work import Options
+from ..agent.open import open_registry, open_store, tool_names
+from ..errors import UsageError
+from ..settings import Settings, load
+from .gate_commands import show_gate
+from .progress import progress_line
+from .tables import show_table
+
+WATCH = 60.0
+"""Seconds between two looks for new runs."""
+FRESH = 10
+"""New rewarded runs after which a watching improve begins again."""
+UNITS = {"s": 1 / 60, "m": 1.0, "h": 60.0}
+
+
+def run(args: argparse.Namespace) -> int:
+    """Improve the model in use, or say what would be done; exit code 0 however the gate decides."""
+    settings = load(model=args.model, device=args.device, dtype=args.dtype)
+    options = options_of(args)
+    if args.watch and args.dry_run:
+        raise UsageError("--watch goes on for ever, --dry-run does nothing: name one of the two")
+    names = tool_names(open_registry())
+    goals = [goal for suite in args.goals for goal in load_goals(suite, names)]
+    if args.dry_run:
+        return dry_run(settings, options, goals, args.json)
+    if not args.watch:
+        once(settings, options, goals, args.json)
+        return 0
+    seen = -1
+    while True:
+        now = _learnable(settings)
+        if seen < 0 or now >= seen + FRESH:
+            settings = once(settings, options, goals, args.json)
+            seen = now
+        time.sleep(WATCH)
+
+
+def once(settings: Settings, options: Options, goals: list[Goal], as_json: bool) -> Settings:
+    """Improve once, with all rounds; returns the settings that go on with what was promoted."""
+    begun = unfinished(settings.home, subject_of(settings).reference)
+    if begun is not None:
+        print(
+            f"going on with {begun.state.id} at `{begun.state.stage}`, with the goals and options "
+            "that it began with",
+            file=sys.stderr,
+        )
+    with progress_line() as say:
+        reports = improve(
+            settings, options, goals=goals, say=say, on_round=lambda report: show(report, as_json)
+        )
+    promoted = [report.version for report in reports if report.version]
+    if (named := load().model) and promoted and promoted[-1] != named:
+        print(f"note: a setting names the model {named}, which comes first", file=sys.stderr)
+    for report in reports:
+        settings = following(settings, report)
+    return settings
+
+
+def options_of(args: argparse.Namespace) -> Options:
+    """Return the options that the arguments name. Raises UsageError."""
+    from pydantic import ValidationError
+
+    wanted = {
+        "method": args.method,
+        "budget_minutes": None if args.budget is None else minutes(args.budget),
+        "attempts": args.attempts,
+        "rounds": args.rounds,
+        "planned": args.planned,
+        "seed": args.seed,
+        "dp_epsilon": args.dp_epsilon,
+        "full": args.full or None,
+    }
+    try:
+        return Options(**{key: value for key, value in wanted.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]).removesuffix("_minutes").replace("_", "-")
+        raise UsageError(f"--{name}: {first['msg']}, got {first['input']!r}") from error
+
+
+def minutes(text: str) -> float:
+    """Return the minutes that ``30m``, ``2h``, ``90s`` or ``45`` say. Raises UsageError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip().lower())
+    if match is None or float(match[1]) <= 0:
+        raise UsageError(f"--budget {text!r}: a time such as 30m, 2h or 90s is wanted")
+    return float(match[1]) * UNITS[match[2] or "m"]
+
+
+def show(report: ImproveReport, as_json: bool = False) -> None:
+    """Print how a round ended."""
+    if as_json:
+        data: dict[str, Any] = {**asdict(report), "folder": str(report.folder), "page": str(report.page)}
+        print(json.dumps(data, ensure_ascii=False), flush=True)
+        return
+    facts = report.facts
+    if "tries" in facts:
+        print(
+            f"practised {facts['goals']} goals: {facts['solved_tries']} of {facts['tries']} tries achieved, "
+            f"{facts['sometimes']} goals sometimes, {facts['never']} never; trained on {facts['kept']} "
+            f"successes, {facts['again']} earlier ones and {facts['replayed']} of ordinary work"
+        )
+    if report.rows:
+        rows = [gate.Row(**{k: v for k, v in row.items() if k != "difference"}) for row in report.rows]
+        verdict = {**report.verdict, "worse": tuple(report.verdict["worse"])}
+        show_gate(rows, gate.Verdict(**verdict))
+    if report.decision == "promoted":
+        print(f"promoted: {report.version} is in use; 'autogpt model rollback' goes back to {report.parent}")
+        if facts.get("trial"):
+            print(
+                f"its first {trial.RUNS} live runs are on trial: when they go worse, {report.parent} returns"
+            )
+    elif report.decision == "kept":
+        print(f"kept {report.parent}: {report.reason}")
+    else:
+        print(f"nothing was trained: {report.reason}")
+    print(f"page: {report.page}")
+
+
+def dry_run(settings: Settings, options: Options, goals: list[Goal], as_json: bool) -> int:
+    """Say what there is and what would happen; nothing is written but what was read from the journals."""
+    subject = subject_of(settings)
+    found = survey(settings, open_store(settings), subject, goals, seed=options.seed)
+    solved = sum(attempt.solved for attempt in found.past)
+    up = sum(one.good for one in found.said.rated)
+    counts = {"pairs": len(found.said.pairs), "thumbs": len(found.said.rated), "thumbs_up": up}
+    counts |= {"thumbs_down": counts["thumbs"] - up, "goals": len(found.drawn.train)}
+    method = choose(options, counts, promotion.method_of(settings.home, subject.reference))
+    planned = gate_play.at_most(method, options.planned, len(found.judging))
+    gaps = found.gaps(method)
+    told: dict[str, Any] = {
+        "model": subject.reference,
+        "becomes": subject.stands(options.full),
+        "goals to practise": len(found.drawn.train),
+        "past runs to learn from": f"{len(found.past)}, {solved} achieved",
+        "corrections and ratings": f"{counts['pairs']} pairs, {up} up, {counts['thumbs_down']} down",
+        **{f"  refused: {why}": n for why, n in (found.refused + found.said.refused).items()},
+        **{f"  not practised: {why}": count for why, count in found.drawn.dropped.items()},
+        "own held-out goals": len(found.drawn.held_out),
+        "gate": f"up to {planned} of {len(found.judging)} held-out goals, both models",
+    }
+    if options.budget_minutes:
+        told["budget"] = ", ".join(
+            f"{name} {share * options.budget_minutes:.0f} min" for name, share in SHARES.items()
+        )
+    told["method"] = method
+    told["would"] = "do nothing" if gaps else "practise, train, play the gate"
+    if as_json:
+        print(json.dumps({**told, "missing": gaps}, ensure_ascii=False))
+        return 0
+    show_table(("improve", ""), [(key, str(value)) for key, value in told.items()])
+    for gap in gaps:
+        print(f"missing: {gap}")
+    return 0
+
+
+def _learnable(settings: Settings) -> int:
+    from ..agent.learn.learning import collect
+
+    return collect(open_store(settings), settings).stats().learnable

@@ -1,0 +1,1 @@
+"""Decoding: batches of sequences, sampling, speculation, failures."""

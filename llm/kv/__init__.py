@@ -1,0 +1,1 @@
+"""Keys and values: the cache, the prefix tree over it, and prompt snapshots on disk."""

@@ -1,0 +1,334 @@
+"""The local model as a brain: prompts in, one grammatical call each out, with its exact tokens.
+
+This is where the pieces of the folder meet: the tokenizer renders the conversation, the grammar
+compiler turns the allowed calls into masks, the engine decodes all prompts in one batch, and the
+text is parsed back into a call. A call cut by the token limit is the only one that can be invalid.
+
+Limits: one engine, so calls from several threads take turns; a prompt longer than the model's
+context is refused, not shortened (shortening is the transcript's work).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from ...errors import ModelUnavailable, UserError
+from ..flow import OnText
+from ..message import Message, Prompt, Sampling, Turn
+from ..text.grammar import GrammarCompiler, parse_call
+from ..text.tokenizer import ChatTokenizer
+from .best_of import Scorer, best, candidates
+from .token_budget import ContextOverflow, ledger, overflow
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..engine.engine import Engine, Generated, Request
+    from ..engine.value_head import ValueHead
+    from ..nn.forward import Forward
+    from ..nn.load import LoadedModel
+
+__all__ = ["ContextOverflow", "LocalModel", "OnText"]
+
+log = logging.getLogger(__name__)
+
+
+class LocalModel:
+    """A Hugging Face model on this machine, decoded by our engine under grammars."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        tokenizer: ChatTokenizer,
+        name: str | None = None,
+        thought_chars: int = 0,
+        cache_bytes: int | None = None,
+        snapshots: Path | None = None,
+        forward: Forward | None = None,
+    ) -> None:
+        """Put a brain around a loaded model; ``thought_chars`` > 0 lets it think before a call.
+
+        ``snapshots`` is the folder that keeps the keys and values of system messages; ``forward`` is
+        the model's, if it was made already.
+        """
+        from ..engine.engine import Engine
+        from ..kv.snapshots import Snapshots
+
+        self.loaded = loaded
+        self.tokenizer = tokenizer
+        self.thought_chars = thought_chars
+        self.name = name or Path(loaded.name).name
+        self.fingerprint = loaded.fingerprint
+        self.tokenizer_hash = tokenizer.fingerprint
+        self.context = int(getattr(loaded.config, "max_position_embeddings", 0)) or 1 << 30
+        self.compiler = GrammarCompiler(tokenizer, loaded.vocabulary)
+        kept = None if snapshots is None else Snapshots(snapshots, loaded.numerics, loaded.device)
+        self.engine: Engine = Engine(loaded, cache_bytes, snapshots=kept, forward=forward)
+        self.scorer: Scorer | None = None
+        """Ranks the candidates of a turn (``Sampling.best_of``) in place of the value head."""
+        self.value: ValueHead | None = None
+        """Ranks them by the chance of success, else their mean log-probability does (:mod:`.best`)."""
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        adapter: str | Path | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        cache_dir: Path | None = None,
+        thought_chars: int = 0,
+        name: str | None = None,
+    ) -> LocalModel:
+        """Load a model folder or hub name, with ``adapter`` (a PEFT folder) merged into it.
+
+        ``cache_dir`` keeps the verdicts of the device probe and of the gate on narrow weights, and the
+        keys and values of system messages.
+        Raises :class:`~autogpt.errors.ModelUnavailable` or :class:`~autogpt.errors.UsageError`.
+        """
+        from ..nn.load import load_model, locate_model
+        from ..nn.low_precision import PROBE_TEXT, settle_width
+
+        place = locate_model(str(folder))
+        tokenizer = ChatTokenizer(place)
+        loaded = load_model(place, device, dtype, adapter, cache_dir, plain=True)
+        snapshots = None if cache_dir is None else cache_dir / "kv"
+        loaded, forward = settle_width(loaded, tokenizer.plain(PROBE_TEXT), cache_dir, release=True)
+        name = name or Path(folder).name
+        model = cls(loaded, tokenizer, name, thought_chars, snapshots=snapshots, forward=forward)
+        model.value = None if adapter is None else value_in(Path(adapter), loaded)
+        return model
+
+    def respond(self, prompts: Sequence[Prompt], on_text: OnText | None = None) -> list[Turn]:
+        """Answer each prompt with one of its calls, all in one batch.
+
+        A single prompt that cannot be served raises :class:`ContextOverflow` or
+        :class:`~autogpt.llm.schema.GrammarError`; in a batch it becomes an invalid turn, so that
+        the others are answered.
+        """
+        turns: list[Turn | None] = [None] * len(prompts)
+        flow = self.flow(on_text)
+        for i, prompt in enumerate(prompts):
+            try:
+                flow.put(i, prompt)
+            except UserError as error:
+                if len(prompts) == 1:
+                    raise
+                turns[i] = Turn(None, "", invalid=str(error))
+        while ready := flow.ready():
+            for i, turn in ready:
+                turns[i] = turn
+        return [turn for turn in turns if turn is not None]
+
+    def flow(self, on_text: OnText | None = None) -> LocalFlow:
+        """Open a flow: prompts that join the batch under way (:mod:`.flow`)."""
+        return LocalFlow(self, on_text)
+
+    def states(self, prompts: Sequence[Prompt], turns: Sequence[Turn]) -> Tensor:
+        """Return the last hidden state after each turn, ``[n, width]``: what a value head reads.
+
+        To be asked for right after :meth:`respond`, while the sessions hold what they said.
+        """
+        from ..engine.value_head import last_states
+
+        said = [self._encode(p.messages) + list(t.ids) for p, t in zip(prompts, turns, strict=True)]
+        return last_states(self.engine, [(p.session, ids) for p, ids in zip(prompts, said, strict=True)])
+
+    def prefill(self, prompts: Sequence[Prompt]) -> None:
+        """Compute what is known of the next prompts before they are complete, as while a tool runs.
+
+        ``messages`` may end with anything that the next prompt will begin with; calls do not matter.
+        """
+        for prompt in prompts:
+            ids = self.tokenizer.encode_messages(prompt.messages).ids
+            if 0 < len(ids) < self.context:
+                self.engine.prefill(prompt.session, ids)
+
+    def pick(self, prompt: Prompt, group: Sequence[Request], answers: Sequence[Generated]) -> Turn:
+        """Keep the best of a prompt's candidates, in the prompt's own session."""
+        turns = [self._turn(answer) for answer in answers]
+        chances = self._chances(prompt, group, turns)
+        place = best(prompt, turns, self.scorer, chances)
+        if place:
+            self.engine.fork(group[place].session, prompt.session)
+        for request in group[1:]:
+            self.engine.forget(request.session)
+        value = None if chances is None else chances[place]
+        return replace(turns[place], cached_tokens=turns[0].cached_tokens, value=value)
+
+    def _chances(
+        self, prompt: Prompt, group: Sequence[Request], turns: Sequence[Turn]
+    ) -> list[float | None] | None:
+        """Return the value head's chance per candidate, None for invalid ones; None: nobody asks for it."""
+        from ..engine.value_head import last_states
+
+        if self.value is None or not (len(group) > 1 or prompt.sampling.judged):
+            return None
+        valid = [place for place, turn in enumerate(turns) if turn.invalid is None and turn.ids]
+        found: list[float | None] = [None] * len(turns)
+        if valid:
+            said = [(group[i].session, [*group[i].ids, *turns[i].ids]) for i in valid]
+            chances = self.value.chances(last_states(self.engine, said), [turns[i] for i in valid])
+            for i, chance in zip(valid, chances, strict=True):
+                found[i] = chance
+        return found
+
+    def generate(
+        self,
+        text: str,
+        max_tokens: int = 256,
+        sampling: Sampling | None = None,
+        system: str | None = None,
+        on_text: Callable[[str], None] | None = None,
+    ) -> str:
+        """Answer ``text`` freely, without grammar or tools; greedy unless ``sampling`` says otherwise.
+
+        ``max_tokens`` applies when no ``sampling`` is given. Raises :class:`ContextOverflow`.
+        """
+        from ..engine.engine import Request
+
+        messages = [Message("user", text)]
+        if system is not None:
+            messages.insert(0, Message("system", system))
+        ids = self._encode(messages)
+        session = f"generate-{uuid4().hex}"
+        chosen = sampling or Sampling(max_tokens=max_tokens)
+        request = Request(session, ids, None, chosen, frozenset(self.tokenizer.stop_ids))
+        heard = None if on_text is None else lambda _, piece: on_text(piece)
+        stream = None if heard is None else _Stream(self.tokenizer, heard, {0: 0})
+        try:
+            answer = self.engine.generate([request], stream)[0]
+        finally:
+            self.engine.close(session)
+        if answer.error:
+            raise UserError(f"{self.name} could not answer: {answer.error}")
+        return self.tokenizer.decode(answer.ids)
+
+    def close_session(self, session: str) -> None:
+        """Forget the keys and values kept for ``session``."""
+        self.engine.close(session)
+
+    def request(self, prompt: Prompt) -> Request:
+        """Return what the engine is asked; UserError for a prompt too long or calls without a grammar."""
+        from ..engine.engine import Request
+
+        grammar = self.compiler.compile(prompt.calls, self.thought_chars)
+        ids, first = self._encode(prompt.messages), prompt.messages[:1]
+        core = len(self.tokenizer.encode_messages([m for m in first if m.role == "system"]).ids)
+        return Request(prompt.session, ids, grammar, prompt.sampling, core=core)
+
+    def _encode(self, messages: Sequence[Message]) -> list[int]:
+        ids = self.tokenizer.encode_messages(messages, continue_assistant=True).ids
+        if len(ids) >= self.context:
+            raise overflow(self.name, self.context - 1, ledger(self.tokenizer, messages))
+        return ids
+
+    def _turn(self, answer: Generated) -> Turn:
+        """Read what the engine produced."""
+        text = self.tokenizer.decode(answer.ids)
+        call, invalid = None, answer.error
+        if invalid is None and not answer.complete:
+            invalid = "cut by the token limit"
+        if invalid is None:
+            call, invalid = parse_call(text)
+        return Turn(
+            call=call,
+            text=text,
+            ids=tuple(answer.ids),
+            origins=answer.origins,
+            logprobs=tuple(answer.logprobs),
+            invalid=invalid,
+            prompt_tokens=answer.prompt_tokens,
+            cached_tokens=answer.cached_tokens,
+            seconds=answer.seconds,
+        )
+
+
+def value_in(folder: Path, loaded: LoadedModel) -> ValueHead | None:
+    """Return the value head in a folder; one that does not belong to this model is left out, and said so."""
+    from ..engine.value_head import FILE, ValueHead
+
+    path = folder.expanduser() / FILE
+    if not path.exists():
+        return None
+    try:
+        return ValueHead.load(path, loaded.fingerprint, int(loaded.config.hidden_size))
+    except ModelUnavailable as error:
+        log.warning("%s; until then candidates are ranked without it", error)
+        return None
+
+
+class LocalFlow:
+    """A flow on a local model's engine; the candidates of a prompt (``Sampling.best_of``) side by side."""
+
+    def __init__(self, model: LocalModel, on_text: OnText | None = None) -> None:
+        self._model, self._on_text = model, on_text
+        self._stream = None if on_text is None else _Stream(model.tokenizer, on_text, {})
+        self._batch = model.engine.batch(self._stream)
+        self._asked: dict[int, _Asked] = {}
+        """By the engine's number of each candidate."""
+
+    def put(self, number: int, prompt: Prompt) -> None:
+        """Let ``prompt`` join; raises what :meth:`LocalModel.respond` does for a single one."""
+        asked = _Asked(number, prompt, candidates(self._model.request(prompt)))
+        for request in asked.group:
+            place = self._batch.add(request)
+            self._asked[place] = asked
+            asked.places.append(place)
+        if self._stream is not None and len(asked.group) == 1:
+            self._stream.places[asked.places[0]] = number
+
+    def ready(self) -> list[tuple[int, Turn]]:
+        """Decode until at least one prompt is answered; return the answered."""
+        ready: list[tuple[int, Turn]] = []
+        while not ready and self._batch:
+            for place, answer in self._batch.finished():
+                asked = self._asked.pop(place)
+                asked.answers[place] = answer
+                if len(asked.answers) < len(asked.group):
+                    continue
+                answers = [asked.answers[place] for place in asked.places]
+                turn = self._model.pick(asked.prompt, asked.group, answers)
+                if self._on_text is not None and len(asked.group) > 1:
+                    self._on_text(asked.number, turn.text)
+                ready.append((asked.number, turn))
+        return ready
+
+
+@dataclass(eq=False)
+class _Asked:
+    """A prompt under way and the candidates of its turn."""
+
+    number: int
+    prompt: Prompt
+    group: list[Request]
+    places: list[int] = field(default_factory=list)
+    answers: dict[int, Generated] = field(default_factory=dict)
+
+
+class _Stream:
+    """Turns new ids into new text; a character spread over tokens waits until it is whole."""
+
+    def __init__(self, tokenizer: ChatTokenizer, on_text: OnText, places: dict[int, int]) -> None:
+        self._tokenizer = tokenizer
+        self.places = places
+        """From the engine's number to the caller's; what is not here is not heard."""
+        self._on_text = on_text
+        self._ids: dict[int, list[int]] = {}
+        self._said: dict[int, int] = {}
+
+    def __call__(self, index: int, ids: list[int]) -> None:
+        if index not in self.places:
+            return
+        so_far = self._ids.setdefault(index, [])
+        so_far.extend(ids)
+        text = self._tokenizer.decode(so_far)
+        said = self._said.get(index, 0)
+        if len(text) > said and not text.endswith("\ufffd"):
+            self._said[index] = len(text)
+            self._on_text(self.places[index], text[said:])

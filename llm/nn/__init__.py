@@ -1,0 +1,1 @@
+"""The network: loading weights, the forward pass, and the precision this machine computes in."""

@@ -1,0 +1,134 @@
+"""Adapters: small LoRA weights that turn a base model into ours, merged when the model is loaded.
+
+The file format is PEFT's (``adapter_config.json`` and ``adapter_model.safetensors``), the merge is
+the formula of LoRA, ``W += scale * B @ A`` with ``scale = alpha / r`` (Hu et al. 2021; ``alpha /
+sqrt(r)`` for rsLoRA, Kalajdzievski 2023), computed in fp32. Importing PEFT for this would cost more
+time than the merge. Beside the files stands ``autogpt.json`` with ``base_sha256``, the fingerprint
+of the base that the adapter was trained on: an adapter on any other base is refused, because it
+would load and talk nonsense. DoRA, trained biases and embedding adapters are refused, not guessed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import ModelUnavailable
+
+CARD = "autogpt.json"
+_PREFIX = "base_model.model."
+
+
+def adapter_fingerprint(folder: Path) -> str:
+    """Return the sha256 of the adapter's weights file."""
+    return hashlib.sha256(_weights_file(folder).read_bytes()).hexdigest()
+
+
+def check_base(folder: Path, base_sha256: str) -> None:
+    """Raise :class:`~autogpt.errors.ModelUnavailable` unless the adapter names this base."""
+    card = folder / CARD
+    known = _json(card).get("base_sha256") if card.exists() else None
+    if known is None:
+        known = _json(folder / "adapter_config.json").get("autogpt_base")
+    if known is not None and known != base_sha256:
+        raise ModelUnavailable(
+            f"adapter {folder} was trained on another base ({str(known)[:12]}, this one is "
+            f"{base_sha256[:12]}): load it with its own base, or train it again on this one"
+        )
+
+
+def merge_adapter(model: nn.Module, folder: Path) -> None:
+    """Add the adapter's weights to ``model`` in place.
+
+    Raises :class:`~autogpt.errors.ModelUnavailable` when files are missing or broken, a weight has
+    no place in the model or another shape, or the adapter uses what we do not merge.
+    """
+    config = _json(folder / "adapter_config.json")
+    if config.get("peft_type", "LORA") != "LORA" or config.get("use_dora"):
+        raise ModelUnavailable(f"adapter {folder} is not plain LoRA: merge it with PEFT first")
+    weights = _read(folder)
+    parameters = dict(model.named_parameters())
+    merged = 0
+    with torch.no_grad():
+        for key, a in weights.items():
+            name = key.removeprefix(_PREFIX)
+            if name.endswith(".lora_B.weight"):
+                continue
+            if name.endswith(".lora_A.weight"):
+                module = name.removesuffix(".lora_A.weight")
+                b = weights.get(f"{_PREFIX}{module}.lora_B.weight")
+                target = parameters.get(f"{module}.weight")
+                if b is None or target is None:
+                    raise _misfit(folder, name)
+                scale = _scale(config, module, a.shape[0])
+                if (b.shape[0], a.shape[1]) == target.shape and _is_plain(target, config):
+                    target.addmm_(b.float(), a.float(), alpha=scale)  # in one pass over the weight
+                    merged += 1
+                    continue
+                delta = scale * (b.float() @ a.float())
+                delta = delta.T if config.get("fan_in_fan_out") else delta
+            else:  # a module that was trained whole (`modules_to_save`)
+                target = parameters.get(name.replace(".modules_to_save.default", ""))
+                if target is None:
+                    raise _misfit(folder, name)
+                delta = a.to(target.device).float() - target.float()
+            if delta.shape != target.shape:
+                raise _misfit(folder, name)
+            target.copy_(target.float() + delta.to(target.device))
+            merged += 1
+    if not merged:
+        raise ModelUnavailable(f"adapter {folder} holds no weights")
+
+
+def _is_plain(target: Tensor, config: Mapping[str, Any]) -> bool:
+    """Say whether a weight is an fp32 matrix on the CPU, stored as LoRA's product is."""
+    return target.dtype == torch.float32 and target.device.type == "cpu" and not config.get("fan_in_fan_out")
+
+
+def _misfit(folder: Path, name: str) -> ModelUnavailable:
+    return ModelUnavailable(f"adapter {folder} does not fit this model: {name} has no place in it")
+
+
+def _scale(config: Mapping[str, Any], module: str, rank: int) -> float:
+    """Return LoRA's scale for one module; patterns override the general ``lora_alpha``."""
+    alpha = float(config.get("lora_alpha", rank))
+    for pattern, value in (config.get("alpha_pattern") or {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", module):
+            alpha = float(value)
+            break
+    return alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
+
+
+def _weights_file(folder: Path) -> Path:
+    path = folder / "adapter_model.safetensors"
+    if not path.exists():
+        raise ModelUnavailable(f"no adapter_model.safetensors in {folder}: is it a PEFT folder?")
+    return path
+
+
+def _read(folder: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(_weights_file(folder))
+    except SafetensorError as error:
+        raise ModelUnavailable(f"adapter {folder} is damaged ({error}): fetch it again") from error
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelUnavailable(f"cannot read {path}: {error}") from error
+    if not isinstance(found, dict):
+        raise ModelUnavailable(f"{path} does not hold a JSON object")
+    return found

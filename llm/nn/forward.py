@@ -1,0 +1,341 @@
+"""The forward pass: our own for Llama, Mistral, Qwen2 and Qwen3 shapes, the module's for the rest.
+
+Decoding small models is bound by reading weights and by the cost of each operation, so
+:class:`FusedForward` does what the architecture needs and nothing else: one projection for queries,
+keys and values, one for gate and up, norms in fp32, keys and values written in place into a
+:class:`~.cache.Slot`, grouped-query attention without repeating heads, and the output head only for
+the rows (and, under a grammar, only the tokens) that can be chosen. Several sequences of different
+lengths share every linear layer: their rows lie one after another in ``[rows, hidden]``; only
+attention goes sequence by sequence. The fused weights replace the module's own storage (its
+parameters become views), so memory is not doubled and weight updates in place are seen here.
+
+Any other transformers architecture goes through its own module (:mod:`.module_forward`).
+
+Shapes: R rows in all, H query heads, G key-value heads, D head width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import Any, Protocol, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..kv.cache import Cache, Slot
+from .attention import Attention, layout
+from .low_precision import WIDTHS, Dense, Gated, Linear, Width
+from .module_forward import ModuleForward
+from .transfer import ship
+
+FUSED_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
+_STATIC_ROPE = frozenset({"default", "linear", "llama3", "yarn"})
+
+
+class Forward(Protocol):
+    """A model as the engine sees it."""
+
+    def new_cache(self) -> Cache:
+        """Return an empty cache."""
+        ...
+
+    def hidden(
+        self,
+        batch: Sequence[tuple[Cache, Sequence[int]]],
+        every: bool = False,
+        tails: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Run new ids through the model, extending each sequence's cache.
+
+        Returns what :meth:`head` takes, one row ``[width]`` for each of the last ``tails[i]`` ids of
+        sequence i (None: 1 each), sequence after sequence; all ``[R, width]`` when ``every`` is set.
+        """
+        ...
+
+    def refresh(self) -> None:
+        """Take over weights that were changed in place."""
+        ...
+
+    def head(self, hidden: Tensor, allowed: Tensor | None = None) -> Tensor:
+        """Return fp32 logits ``[rows, V]``, or ``[rows, len(allowed)]`` for those ids alone."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """Fused weights of one decoder layer; ``window`` is 0 for full attention."""
+
+    norm: Tensor
+    qkv: Linear
+    q_norm: Tensor | None
+    k_norm: Tensor | None
+    out: Linear
+    mlp_norm: Tensor
+    gated: Linear
+    """Gate and up projections in one, their product coming out."""
+    down: Linear
+    window: int
+
+    def linears(self) -> list[Linear]:
+        """Return the layer's linear parts."""
+        return [self.qkv, self.out, self.gated, self.down]
+
+    def packed(self, width: Width) -> _Layer:
+        """Return this layer of dense linears in ``width``."""
+        qkv, out, down = map(width.linear, cast("list[Dense]", [self.qkv, self.out, self.down]))
+        gated = width.gated(cast(Dense, cast(Gated, self.gated).inner))
+        return replace(self, qkv=qkv, out=out, gated=gated, down=down)
+
+
+def _fuse(linears: Sequence[nn.Linear]) -> Dense:
+    """Join linears row-wise and point their parameters at the joined storage."""
+    weight = torch.cat([linear.weight.data for linear in linears])
+    biased = linears[0].bias is not None
+    bias = torch.cat([linear.bias.data for linear in linears]) if biased else None
+    start = 0
+    for linear in linears:
+        end = start + linear.weight.shape[0]
+        linear.weight.data = weight[start:end]
+        if bias is not None:
+            linear.bias.data = bias[start:end]
+        start = end
+    return Dense(weight, bias)
+
+
+def _prepare(linears: Sequence[Linear]) -> None:
+    """Prepare one after another; stop when the interpreter wants to end (in the background it waits).
+
+    glibc keeps what is freed piece by piece, here the fp32 weights: it is asked for it now and then.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    for number, linear in enumerate(linears):
+        if trim is not None and number % 16 == 15:
+            trim(0)
+        if threading.main_thread().is_alive():
+            linear.prepare()
+    if trim is not None:
+        trim(0)
+
+
+def _dense(linear: nn.Linear) -> Dense:
+    return Dense(linear.weight.data, None if linear.bias is None else linear.bias.data)
+
+
+def can_fuse(config: Any) -> bool:
+    """Say whether :class:`FusedForward` computes exactly what this configuration means."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    plain = rope.get("rope_type", "default") in _STATIC_ROPE
+    return config.model_type in FUSED_TYPES and config.hidden_act == "silu" and plain
+
+
+def make_forward(model: nn.Module, config: Any, packing: str = "") -> Forward:
+    """Return the fastest forward that is correct for ``model``, its layers in the width ``packing``."""
+    if not can_fuse(config):
+        return ModuleForward(model, config)
+    forward = FusedForward(model, config)
+    if packing:
+        forward.pack(WIDTHS[packing])
+    if next(model.parameters()).device.type == "cuda":
+        from .cuda_graphs import GraphedForward
+
+        return GraphedForward(forward, int(config.max_position_embeddings))
+    return forward
+
+
+class FusedForward:
+    """Our own forward; see the module's text."""
+
+    def __init__(self, model: nn.Module, config: Any) -> None:
+        self._heads = int(config.num_attention_heads)
+        self._groups = int(config.num_key_value_heads)
+        dim = getattr(config, "head_dim", None)
+        self._dim = int(dim or config.hidden_size // self._heads)
+        self._eps = float(config.rms_norm_eps)
+        body = cast(Any, model).model
+        self._embedding: Tensor = body.embed_tokens.weight.data
+        self._norm: Tensor = body.norm.weight.data
+        self._head_weight: Tensor = cast(Any, model).lm_head.weight.data
+        self._head: Linear = Dense(self._head_weight)
+        self._dense = [_read_layer(layer, config, i) for i, layer in enumerate(body.layers)]
+        self._layers = self._dense
+        self.windows = {layer.window for layer in self._dense}
+        self.width: Width | None = None
+        self._inv_freq: Tensor = body.rotary_emb.inv_freq.float()
+        self._rope_scale = float(getattr(body.rotary_emb, "attention_scaling", 1.0))
+        self._cos = self._sin = self._embedding.new_empty(0, 1, self._dim)
+
+    def new_cache(self) -> Slot:
+        """Return an empty slot of this model's shape."""
+        shares = not any(self.windows)
+        return Slot(len(self._layers), self._groups, self._dim, self._embedding, shares)
+
+    def head(self, hidden: Tensor, allowed: Tensor | None = None) -> Tensor:
+        """Return fp32 logits of ``hidden [rows, width]``; ``allowed`` picks rows of the head."""
+        if allowed is None:
+            return self._head(hidden).float()
+        return F.linear(hidden, self._head_weight[allowed]).float()
+
+    def pack(self, width: Width | None, wait: bool = True) -> None:
+        """Compute every linear layer in ``width``; None: with the layers as loaded.
+
+        Packed layers are copies: after a change of weights call :meth:`refresh`. Without ``wait`` they
+        are prepared in the background, while a first prompt is computed.
+        """
+        self.width = width
+        dense = Dense(self._head_weight)
+        self._head = dense if width is None else width.linear(dense)
+        self._layers = self._dense if width is None else [layer.packed(width) for layer in self._dense]
+        # the head is the largest: it comes last, when the others have let go of their fp32 weights
+        linears = [*(part for layer in self._layers for part in layer.linears()), self._head]
+        if wait:
+            _prepare(linears)
+        else:
+            threading.Thread(target=_prepare, args=(linears,), name="packing").start()
+
+    def refresh(self) -> None:
+        """Take over weights that were changed in place."""
+        if self.width is not None and self._dense:
+            self.pack(self.width)
+
+    def release(self, model: nn.Module) -> bool:
+        """Give up the decoder's fp32 linear weights, if the width in use needs them for no row count.
+
+        ``model``, whose parameters are views of them, is left with empty ones: it can be neither run nor
+        trained. Only embeddings, norms and the head stay. Returns whether anything was given up.
+        """
+        if self.width is None or not self.width.every or not self._dense:
+            return False
+        self._dense = []
+        for layer in cast(Any, model).model.layers:
+            for part in (*layer.self_attn.children(), *layer.mlp.children()):
+                weight = getattr(part, "weight", None)
+                if weight is not None and weight.ndim == 2:
+                    weight.data = weight.data.new_empty(0)
+        return True
+
+    def hidden(
+        self,
+        batch: Sequence[tuple[Cache, Sequence[int]]],
+        every: bool = False,
+        tails: Sequence[int] | None = None,
+        look: Callable[[str, Tensor], None] | None = None,
+    ) -> Tensor:
+        """See :class:`Forward`. A cache's length moves only when all layers are done.
+
+        ``look`` is shown the residual stream after the embedding and after each layer, by name.
+        """
+        slots = [cast(Slot, cache) for cache, _ in batch]
+        counts = [len(ids) for _, ids in batch]
+        for slot, count in zip(slots, counts, strict=True):
+            slot.reserve(slot.length + count)
+        flat = ship([i for _, ids in batch for i in ids], self._embedding.device)
+        cos, sin = self._rotation(slots, counts)
+        x = self.run(flat, cos, sin, layout(slots, counts, self.windows, self._embedding), look)
+        for slot, count in zip(slots, counts, strict=True):
+            slot.length += count
+        return self.normed(x if every else _last_rows(x, counts, tails))
+
+    def run(
+        self,
+        ids: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        attention: Attention,
+        look: Callable[[str, Tensor], None] | None = None,
+    ) -> Tensor:
+        """Run rows ``ids [R]``, rotated by ``cos, sin [R, 1, D]``, through all layers: ``[R, width]``."""
+        x = F.embedding(ids, self._embedding)
+        if look is not None:
+            look("model.embed_tokens", x)
+        for index, layer in enumerate(self._layers):
+            x = self._layer(x, index, layer, cos, sin, attention)
+            if look is not None:
+                look(f"model.layers.{index}", x)
+        return x
+
+    def normed(self, x: Tensor) -> Tensor:
+        """Return what :meth:`head` takes of rows that passed all layers."""
+        return self._rms(x, self._norm)
+
+    def _rms(self, x: Tensor, weight: Tensor) -> Tensor:
+        """RMS norm computed in fp32, rounded before the weight is applied, as transformers does."""
+        if x.dtype == torch.float32 or x.is_cuda:  # there one kernel, in fp32 inside, rounds once at the end
+            return F.rms_norm(x, (x.shape[-1],), weight, self._eps)
+        wide = x.float()
+        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self._eps)
+        return weight * wide.to(x.dtype)
+
+    def _rotation(self, slots: Sequence[Slot], counts: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return cosines and signed sines ``[R, 1, D]`` of the new rows' positions."""
+        cos, sin = self.turns(max(s.length + n for s, n in zip(slots, counts, strict=True)))
+        parts = [slice(s.length, s.length + n) for s, n in zip(slots, counts, strict=True)]
+        if len(parts) == 1:
+            return cos[parts[0]], sin[parts[0]]
+        return torch.cat([cos[p] for p in parts]), torch.cat([sin[p] for p in parts])
+
+    def turns(self, positions: int) -> tuple[Tensor, Tensor]:
+        """Return cosines and signed sines ``[P, 1, D]`` of all positions, P at least ``positions``."""
+        if positions > self._cos.shape[0]:
+            size = -(-positions // 1024) * 1024
+            angles = torch.arange(size, device=self._inv_freq.device).float()[:, None] * self._inv_freq
+            cos, sin = angles.cos() * self._rope_scale, angles.sin() * self._rope_scale
+            # sin carries the sign of rotate_half, so that a plain roll of the halves is enough
+            self._cos = torch.cat([cos, cos], -1)[:, None].to(self._embedding)
+            self._sin = torch.cat([-sin, sin], -1)[:, None].to(self._embedding)
+        return self._cos, self._sin
+
+    def _layer(
+        self, x: Tensor, index: int, w: _Layer, cos: Tensor, sin: Tensor, attention: Attention
+    ) -> Tensor:
+        """One decoder layer over all rows; ``x [R, width]`` is updated in place and returned."""
+        heads, groups, dim = self._heads, self._groups, self._dim
+        qkv = w.qkv(self._rms(x, w.norm)).view(-1, heads + 2 * groups, dim)
+        qk, v = qkv[:, : heads + groups], qkv[:, heads + groups :]
+        if w.q_norm is not None and w.k_norm is not None:
+            qk = torch.cat([self._rms(qk[:, :heads], w.q_norm), self._rms(qk[:, heads:], w.k_norm)], 1)
+        qk = (qk * cos).addcmul_(qk.roll(dim // 2, -1), sin)
+        x += w.out(attention.attend(qk[:, :heads], qk[:, heads:], v, index, w.window))
+        x += w.down(w.gated(self._rms(x, w.mlp_norm)))
+        return x
+
+
+def _last_rows(x: Tensor, counts: Sequence[int], tails: Sequence[int] | None) -> Tensor:
+    """Return the last ``tails[i]`` (None: 1) of each sequence's ``counts[i]`` rows of ``x``."""
+    wanted = tails or [1] * len(counts)
+    if sum(wanted) == len(x):
+        return x
+    ends = accumulate(counts)
+    rows = [row for end, n in zip(ends, wanted, strict=True) for row in range(end - n, end)]
+    return x[ship(rows, x.device)]
+
+
+def _read_layer(layer: Any, config: Any, index: int) -> _Layer:
+    """Fuse one transformers decoder layer; its parameters become views of the fused tensors."""
+    attention, mlp = layer.self_attn, layer.mlp
+    normed = hasattr(attention, "q_norm")
+    return _Layer(
+        norm=layer.input_layernorm.weight.data,
+        qkv=_fuse([attention.q_proj, attention.k_proj, attention.v_proj]),
+        q_norm=attention.q_norm.weight.data if normed else None,
+        k_norm=attention.k_norm.weight.data if normed else None,
+        out=_dense(attention.o_proj),
+        mlp_norm=layer.post_attention_layernorm.weight.data,
+        gated=Gated(_fuse([mlp.gate_proj, mlp.up_proj])),
+        down=_dense(mlp.down_proj),
+        window=_window(config, index),
+    )
+
+
+def _window(config: Any, index: int) -> int:
+    """Return the layer's sliding window, 0 for full attention."""
+    window = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None)
+    if not window or (kinds is not None and kinds[index] != "sliding_attention"):
+        return 0
+    return int(window)

@@ -1,0 +1,309 @@
+"""Loading a model: a Hugging Face folder or hub name, a device, a number format, an adapter.
+
+The common small shapes are read without transformers where only our own forward will run them
+(:mod:`.plain`); other folders with plain safetensors are read straight into a module built without
+memory; anything else goes through ``from_pretrained``. Every way in which a model can be missing or
+broken ends in one :class:`~autogpt.errors.ModelUnavailable` whose line says what and what to do. The
+fingerprint samples each tensor's bytes, so it is the same however the file is laid out, costs
+milliseconds, and changes with any training; it is an identity, not a proof against tampering.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import DefectError, ModelUnavailable
+from .adapter import adapter_fingerprint, check_base, merge_adapter
+from .forward import can_fuse
+from .low_precision import WIDTHS
+from .plain import PlainModel, assemble, plain_config, read_plain
+from .probe import DTYPES, probe_device
+
+_AT_ONCE = 32
+"""Tensors read before a file's mapping is given back."""
+_SAMPLE = 4096
+"""Bytes read at the start, middle and end of each tensor for the fingerprint."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to decode: its module is in evaluation mode, the adapter merged."""
+
+    model: nn.Module
+    config: Any
+    device: str
+    dtype: torch.dtype
+    name: str
+    fingerprint: str
+    """sha256 of base and adapter; kept with every run."""
+    base_fingerprint: str
+    """sha256 of the base alone: what an adapter's card names."""
+    vocabulary: int
+    """Rows of the output head (may exceed the tokenizer's size)."""
+    widths: tuple[str, ...] = ()
+    """Packed widths to consider for the linear layers, the fastest first (:mod:`.packed`)."""
+    gated: bool = True
+    """Whether a width must pass the gate; False: the user named it."""
+    packing: str = ""
+    """The width that linear layers are computed in; "": as loaded."""
+    released: bool = False
+    """The fp32 weights of the linear layers are given up: the module can be neither run nor trained."""
+
+    @property
+    def numerics(self) -> str:
+        """What keys and values computed by this model depend on."""
+        return f"{self.fingerprint}|{self.dtype}|{self.packing}"
+
+    @property
+    def row_cost(self) -> float:
+        """What a further row costs, as a share of a forward of one.
+
+        A processor in fp32 is soon bound by arithmetic; narrow weights say themselves
+        (:class:`~.packed.Width`); a GPU is not bound by it at these sizes.
+        """
+        if torch.device(self.device).type != "cpu":
+            return 0.01
+        if self.packing:
+            return WIDTHS[self.packing].row_cost
+        return 0.2 if self.dtype == torch.float32 else 0.08
+
+    def whole(self) -> nn.Module:
+        """The model as a transformers module, over the same tensors; may take seconds to build.
+
+        Raises :class:`~autogpt.errors.DefectError` when its weights were released.
+        """
+        if self.released:
+            raise DefectError("the module's weights were released: load the model without that")
+        return self.model.whole() if isinstance(self.model, PlainModel) else self.model
+
+
+def load_model(
+    name: str | Path,
+    device: str = "auto",
+    dtype: str = "auto",
+    adapter: str | Path | None = None,
+    cache_dir: Path | None = None,
+    plain: bool = False,
+) -> LoadedModel:
+    """Load a folder, or a model from the hub (its local copy if there is one).
+
+    ``adapter`` is a PEFT folder to merge; ``cache_dir`` keeps the device probe's verdict.
+    With ``plain`` the common shapes are read without transformers (seconds faster; :mod:`.plain`).
+    Raises :class:`~autogpt.errors.ModelUnavailable`, or :class:`~autogpt.errors.UsageError` for a wrong
+    device or dtype.
+    """
+    choice = probe_device(device, dtype, cache_dir)
+    if choice.device == "cpu":
+        torch.set_num_threads(choice.threads)
+    folder = locate_model(str(name))
+    adapter_folder = None if adapter is None else Path(adapter).expanduser()
+    if adapter_folder is not None and not (adapter_folder / "adapter_config.json").exists():
+        raise ModelUnavailable(f"no adapter_config.json in {adapter_folder}: is it a PEFT folder?")
+    base = weights_fingerprint(folder)
+    fingerprint = base
+    if adapter_folder is not None:
+        check_base(adapter_folder, base)
+        parts = f"{base}+{adapter_fingerprint(adapter_folder)}"
+        fingerprint = hashlib.sha256(parts.encode()).hexdigest()
+    config: Any = plain_config(folder) if plain else None
+    model: Any = None if config is None else _plain(folder, config, DTYPES[choice.dtype])
+    if model is None:
+        config = _config(folder)
+        model = _module(folder, config, DTYPES[choice.dtype])
+    if adapter_folder is not None:
+        merge_adapter(model, adapter_folder)
+    model = model.to(choice.device).eval().requires_grad_(False)
+    head: Any = model.lm_head if isinstance(model, PlainModel) else model.get_output_embeddings()
+    rows = int(head.weight.shape[0])
+    return LoadedModel(
+        model,
+        config,
+        choice.device,
+        DTYPES[choice.dtype],
+        str(name),
+        fingerprint,
+        base,
+        rows,
+        choice.widths,
+        choice.gated,
+    )
+
+
+def weights_fingerprint(folder: Path) -> str:
+    """Return a sha256 over a model folder's tensors: names, types, shapes and sampled bytes.
+
+    Also checks every safetensors file for completeness. Raises
+    :class:`~autogpt.errors.ModelUnavailable` when there are no weights or a file is cut off.
+    """
+    tensors: dict[str, bytes] = {}
+    for path in weight_files(folder):
+        if path.suffix != ".safetensors":  # pickled weights: by size and ends
+            tensors[path.name] = _sample(path, 0, path.stat().st_size)
+            continue
+        offset, header = _header(path)
+        for key, entry in header.items():
+            start, end = entry["data_offsets"]
+            about = f"{entry['dtype']}{entry['shape']}".encode()
+            tensors[key] = about + _sample(path, offset + start, end - start)
+    digest = hashlib.sha256()
+    for key in sorted(tensors):
+        digest.update(key.encode() + b"\0" + tensors[key] + b"\0")
+    return digest.hexdigest()
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return a folder's weight files, safetensors preferred."""
+    for pattern in ("model*.safetensors", "*.safetensors", "pytorch_model*.bin"):
+        found = sorted(p for p in folder.glob(pattern) if not p.name.startswith("adapter_"))
+        if found:
+            return found
+    raise ModelUnavailable(f"no weights (model.safetensors) in {folder}: fetch the model again")
+
+
+def _sample(path: Path, start: int, size: int) -> bytes:
+    """Hash a stretch of a file by its size, start, middle and end."""
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        for place in (0, max(0, size // 2 - _SAMPLE // 2), max(0, size - _SAMPLE)):
+            file.seek(start + place)
+            digest.update(file.read(min(_SAMPLE, size)))
+    return digest.digest()
+
+
+def _header(path: Path) -> tuple[int, dict[str, Any]]:
+    """Return where a safetensors file's data begin and its header, after checking its length."""
+    size = path.stat().st_size
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 0 < length < size:
+                raise ValueError("its header is cut off")
+            header = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+        end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        if end != size:
+            raise ValueError(f"{size} bytes where its header promises {end}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelUnavailable(f"{path} is damaged ({error}): fetch the model again") from error
+    return 8 + length, header
+
+
+def locate_model(name: str) -> Path:
+    """Return the folder of a model: itself, its copy in the hub's cache, or a fresh download."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
+        raise ModelUnavailable(f"no model folder {name}: give an existing folder or a hub name (owner/model)")
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
+    try:
+        return Path(snapshot_download(name, local_files_only=True, allow_patterns=patterns))
+    except (OSError, ValueError):
+        pass  # not here yet: ask the hub
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns))
+    except Exception as error:  # the hub's client raises errors of several HTTP libraries
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelUnavailable(
+            f"{name} is no folder here and could not be fetched from the hub ({reason}): "
+            "check the name and the network, or give a local folder"
+        ) from error
+
+
+def _config(folder: Path) -> Any:
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig
+
+    if not (folder / "config.json").exists():
+        raise ModelUnavailable(f"no config.json in {folder}: it is not a Hugging Face model folder")
+    try:
+        return AutoConfig.from_pretrained(str(folder), local_files_only=True)
+    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
+        reason = str(error).strip().splitlines()[-1].strip().removeprefix("ValueError: ")
+        raise ModelUnavailable(f"cannot read {folder / 'config.json'}: {reason}") from error
+
+
+def _module(folder: Path, config: Any, dtype: torch.dtype) -> Any:
+    """Return the module with its weights, on the CPU.
+
+    Weights that the files lack are refused: transformers would draw them at random and go on.
+    """
+    files = weight_files(folder)
+    if can_fuse(config) and all(path.suffix == ".safetensors" for path in files):
+        weights = dict(_tensors(files, dtype))
+        model = assemble(config, weights, folder)
+        if model is not None:
+            return model
+    try:
+        with _quiet():
+            model, about = _from_pretrained(folder, dtype)
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelUnavailable(f"transformers cannot load {folder}: {reason}") from error
+    if lacking := sorted(about["missing_keys"]):
+        raise ModelUnavailable(
+            f"{folder}: {len(lacking)} weights that its config.json asks for are not in its files, first "
+            f"{lacking[0]}: the files do not belong together; fetch the model again"
+        )
+    return model
+
+
+def _plain(folder: Path, config: Any, dtype: torch.dtype) -> PlainModel | None:
+    """Read the weights into bare modules, None where they are not plainly what the config says."""
+    files = weight_files(folder)
+    if not can_fuse(config) or any(path.suffix != ".safetensors" for path in files):
+        return None
+    return read_plain(folder, config, dict(_tensors(files, dtype)))
+
+
+def _from_pretrained(folder: Path, dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:
+    from transformers import AutoModelForCausalLM
+
+    loader = cast(Any, AutoModelForCausalLM)
+    found: tuple[Any, dict[str, Any]] = loader.from_pretrained(
+        str(folder), dtype=dtype, local_files_only=True, output_loading_info=True
+    )
+    return found
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers' bars and tables off the screen; we show progress and name errors ourselves."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(100)  # above critical
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def _tensors(files: list[Path], dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+    """Yield all tensors by name, in ``dtype``; a file is opened anew for every few of them.
+
+    What was read of a mapped file counts as this process's memory until the file is closed.
+    """
+    from safetensors import safe_open
+
+    for path in files:
+        with safe_open(str(path), "pt") as file:
+            keys = list(file.keys())
+        for start in range(0, len(keys), _AT_ONCE):
+            with safe_open(str(path), "pt") as file:
+                for key in keys[start : start + _AT_ONCE]:
+                    yield key, file.get_tensor(key).to(dtype)

@@ -1,0 +1,174 @@
+"""A model without transformers: the common small shapes, read in the time their bytes take.
+
+Importing transformers and asking it for a configuration and a module costs seconds, more than all
+else in loading a small model. Our own forward needs neither: where ``config.json`` says plainly that
+it is one of the shapes it computes (Llama, Mistral, Qwen2, Qwen3 with ordinary positions and full
+attention) and the files hold exactly the tensors of that shape, :func:`read_plain` puts them into
+bare modules with the checkpoint's names. Anything unusual, and anything left to a default, returns
+None and is loaded through transformers, whose errors are also the better ones.
+:meth:`PlainModel.whole` builds the transformers module over the same tensors when it is needed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import ModelUnavailable
+
+_NEEDED = (
+    "model_type",
+    "hidden_act",
+    "hidden_size",
+    "intermediate_size",
+    "max_position_embeddings",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "num_key_value_heads",
+    "rms_norm_eps",
+    "tie_word_embeddings",
+    "vocab_size",
+)
+_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
+
+
+def plain_config(folder: Path) -> SimpleNamespace | None:
+    """Return a folder's configuration if it leaves nothing to defaults or to transformers, else None."""
+    try:
+        found = json.loads((folder / "config.json").read_text("utf-8"))
+        theta = _theta(found)
+        if theta is None or any(found[key] is None for key in _NEEDED):
+            return None
+        if found["model_type"] not in _TYPES or found["hidden_act"] != "silu":
+            return None
+        if "quantization_config" in found or found.get("attention_bias") or found.get("mlp_bias"):
+            return None
+        if found.get("sliding_window") and found.get("use_sliding_window") is not False:
+            return None
+        dim = found.get("head_dim") or found["hidden_size"] // found["num_attention_heads"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    kept = {key: found[key] for key in _NEEDED}
+    rope = {"rope_type": "default", "rope_theta": theta}
+    return SimpleNamespace(**kept, head_dim=dim, rope_parameters=rope, sliding_window=None)
+
+
+def _theta(found: Mapping[str, Any]) -> float | None:
+    """Return the base of ordinary rotary positions, None for any other kind."""
+    rope = found.get("rope_parameters")
+    if rope is None:
+        return None if found.get("rope_scaling") else float(found["rope_theta"])
+    plain = rope.get("rope_type") == "default" and set(rope) == {"rope_type", "rope_theta"}
+    return float(rope["rope_theta"]) if plain else None
+
+
+class PlainModel(nn.Module):
+    """The weights under the checkpoint's names; computing is :class:`~.forward.FusedForward`'s work."""
+
+    model: nn.Module
+    lm_head: nn.Module
+
+    def __init__(self, config: SimpleNamespace, weights: Mapping[str, Tensor], folder: Path) -> None:
+        super().__init__()
+        self._folder = folder
+        for name, tensor in weights.items():
+            *path, leaf = name.split(".")
+            _place(self, path).register_parameter(leaf, nn.Parameter(tensor, requires_grad=False))
+        if config.tie_word_embeddings:
+            cast(Any, self.lm_head).weight = cast(Any, self.model).embed_tokens.weight
+        steps = torch.arange(0, config.head_dim, 2).float() / config.head_dim
+        rotary = _place(self, ["model", "rotary_emb"])
+        rotary.register_buffer("inv_freq", 1.0 / config.rope_parameters["rope_theta"] ** steps, False)
+
+    def whole(self) -> nn.Module:
+        """Return the transformers module over the same tensors."""
+        from transformers import AutoConfig
+
+        config = AutoConfig.from_pretrained(str(self._folder), local_files_only=True)
+        model: nn.Module = assemble(config, dict(self.state_dict()), self._folder)
+        return model.eval().requires_grad_(False)
+
+
+def _place(root: nn.Module, path: list[str]) -> nn.Module:
+    """Return the module at ``path``, making what is missing; numbers make lists."""
+    for i, name in enumerate(path):
+        child = root._modules.get(name)
+        if child is None:
+            child = nn.ModuleList() if path[i + 1 : i + 2] == ["0"] else nn.Module()
+            child.register_parameter("bias", None)
+            root.add_module(name, child)
+        root = child
+    return root
+
+
+def expected(config: SimpleNamespace) -> dict[str, list[int]]:
+    """Return the names and shapes of the tensors that a configuration asks for."""
+    width, inner, dim = config.hidden_size, config.intermediate_size, config.head_dim
+    q, kv = config.num_attention_heads * dim, config.num_key_value_heads * dim
+    layer = {
+        "input_layernorm.weight": [width],
+        "self_attn.q_proj.weight": [q, width],
+        "self_attn.k_proj.weight": [kv, width],
+        "self_attn.v_proj.weight": [kv, width],
+        "self_attn.o_proj.weight": [width, q],
+        "post_attention_layernorm.weight": [width],
+        "mlp.gate_proj.weight": [inner, width],
+        "mlp.up_proj.weight": [inner, width],
+        "mlp.down_proj.weight": [width, inner],
+    }
+    if config.model_type == "qwen2":
+        layer |= {f"self_attn.{name}_proj.bias": [size] for name, size in (("q", q), ("k", kv), ("v", kv))}
+    if config.model_type == "qwen3":
+        layer |= {"self_attn.q_norm.weight": [dim], "self_attn.k_norm.weight": [dim]}
+    found = {"model.embed_tokens.weight": [config.vocab_size, width], "model.norm.weight": [width]}
+    found["lm_head.weight"] = [config.vocab_size, width]
+    for i in range(config.num_hidden_layers):
+        found |= {f"model.layers.{i}.{name}": shape for name, shape in layer.items()}
+    return found
+
+
+def read_plain(folder: Path, config: SimpleNamespace, weights: dict[str, Tensor]) -> PlainModel | None:
+    """Return a model over ``weights``; None if they are not exactly those that ``config`` asks for."""
+    wanted = expected(config)
+    if config.tie_word_embeddings and "model.embed_tokens.weight" in weights:
+        weights = weights | {"lm_head.weight": weights["model.embed_tokens.weight"]}
+    if set(weights) != set(wanted):
+        return None
+    check_shapes(folder, weights, wanted)
+    return PlainModel(config, {name: weights[name] for name in wanted}, folder)
+
+
+def check_shapes(folder: Path, weights: Mapping[str, Tensor], wanted: Mapping[str, list[int]]) -> None:
+    """Raise :class:`~autogpt.errors.ModelUnavailable` for a tensor whose shape the config denies."""
+    for name, shape in wanted.items():
+        if list(weights[name].shape) != shape:
+            raise ModelUnavailable(
+                f"{folder}: {name} has shape {list(weights[name].shape)}, its config.json says "
+                f"{shape}: the files do not belong together"
+            )
+
+
+def assemble(config: Any, weights: dict[str, Tensor], folder: Path | None = None) -> Any:
+    """Return a transformers module built without memory over ``weights``; None if names do not match."""
+    from transformers import AutoModelForCausalLM
+
+    dtype = next(iter(weights.values())).dtype
+    with torch.device("meta"):
+        model = cast(Any, AutoModelForCausalLM).from_config(config, dtype=dtype)
+    state = model.state_dict()
+    if config.tie_word_embeddings:
+        weights = weights | {"lm_head.weight": weights.get("model.embed_tokens.weight", torch.empty(0))}
+    if set(weights) != set(state):
+        return None
+    check_shapes(folder or Path(), weights, {name: list(value.shape) for name, value in state.items()})
+    model.load_state_dict(weights, strict=True, assign=True)
+    model.tie_weights()
+    # its frequencies are computed when it is built, and on the meta device that is nothing
+    model.model.rotary_emb = type(model.model.rotary_emb)(config=config)
+    return model

@@ -1,0 +1,1 @@
+"""Text to ids: the tokenizer and the grammar that masks its tokens."""

@@ -1,0 +1,202 @@
+"""From a conversation to token ids and a loss mask: one function for serving and every training.
+
+The format is ChatML with Hermes tool calls. Each message is ``<|im_start|>role``, a new line, the
+body, ``<|im_end|>``, a new line, and every piece is tokenised on its own, so that rendering n+1
+messages starts with the ids of n: a key-value cache stays valid and masks never shift. Framing
+ids come only from this module. What users, files and tools say goes through a second tokenizer
+without added tokens, so ``<|im_end|>`` in a web page stays eleven harmless characters.
+
+Built on ``tokenizers`` alone, because importing transformers costs seconds. Limits: models whose
+vocabulary lacks a framing token get it spelt in ordinary tokens; the format is not taken from a
+foreign model's own chat template.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import ModelUnavailable
+from ..message import Message
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+START, END = "<|im_start|>", "<|im_end|>"
+CALL_OPEN, CALL_CLOSE = "<tool_call>", "</tool_call>"
+RESULT_OPEN, RESULT_CLOSE = "<tool_response>", "</tool_response>"
+_RENAMED = {3: CALL_OPEN, 4: CALL_CLOSE, 5: RESULT_OPEN, 6: RESULT_CLOSE}
+_CALL = re.compile(r"([^<]*)<tool_call>(.*)</tool_call>", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A rendered conversation: ``mask[i]`` is True where ``ids[i]`` was said by the assistant."""
+
+    ids: list[int]
+    mask: list[bool]
+
+
+class ChatTokenizer:
+    """The tokenizer of a model folder together with our chat format."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read ``folder/tokenizer.json``; raises ModelUnavailable when it is missing or broken."""
+        from tokenizers import Tokenizer
+
+        path = Path(folder) / "tokenizer.json"
+        try:
+            raw = path.read_bytes()
+            self._full: Tokenizer = Tokenizer.from_str(raw.decode())
+        except FileNotFoundError:
+            raise ModelUnavailable(f"{path}: no such file; a model folder needs a tokenizer.json") from None
+        except Exception as error:  # the library raises bare Exception for malformed files
+            raise ModelUnavailable(f"{path}: not a readable tokenizer ({error})") from error
+        self.json: str = raw.decode()
+        self.fingerprint: str = hashlib.sha256(raw).hexdigest()
+        self._plain: Tokenizer = _without_added_tokens(self._full)
+        self._added: dict[str, int] = {
+            token.content: i for i, token in self._full.get_added_tokens_decoder().items()
+        }
+        self._added_ids = frozenset(self._added.values())
+        self.vocab_size: int = max(self._full.get_vocab(with_added_tokens=True).values()) + 1
+        self.eos_id: int = self._eos(Path(folder))
+        self.stop_ids: tuple[int, ...] = tuple(sorted({self.eos_id, *self._ids_of("<|endoftext|>")}))
+        self.plain = lru_cache(maxsize=4096)(self._encode_plain)
+
+    def frame(self, token: str) -> tuple[int, ...]:
+        """Return the ids of one framing token: a single id where the vocabulary has it."""
+        if token == END:
+            return (self.eos_id,)
+        return self._ids_of(token) or self.plain(token)
+
+    def single(self, token: str) -> int | None:
+        """Return the id of a framing token, or None when the vocabulary does not have it."""
+        return self._added.get(token)
+
+    def is_added(self, token_id: int) -> bool:
+        """Say whether ``token_id`` is an added (framing or special) token, not ordinary text."""
+        return token_id in self._added_ids
+
+    def assistant_ids(self, text: str) -> tuple[int, ...]:
+        """Return the ids of an assistant body, the end-of-message token included.
+
+        A body of the form ``thought<tool_call>json</tool_call>`` gets framing ids around the call;
+        anything else, markup inside the JSON too, is ordinary text.
+        """
+        match = _CALL.fullmatch(text)
+        if match is None:
+            return (*self.plain(text), self.eos_id)
+        thought, body = match.groups()
+        opened, closed = self.frame(CALL_OPEN), self.frame(CALL_CLOSE)
+        return (*self.plain(thought), *opened, *self.plain(body), *closed, self.eos_id)
+
+    def encode_messages(self, messages: Sequence[Message], continue_assistant: bool = False) -> Encoded:
+        """Return ids and mask of a conversation; with ``continue_assistant`` ready for an answer.
+
+        Assistant messages that carry ``ids`` contribute exactly these. The mask covers assistant
+        bodies with their end-of-message token and nothing else.
+        """
+        ids: list[int] = []
+        mask: list[bool] = []
+
+        def add(piece: Iterable[int], said: bool = False) -> None:
+            before = len(ids)
+            ids.extend(piece)
+            mask.extend([said] * (len(ids) - before))
+
+        for message in messages:
+            add(self._header("user" if message.role == "tool" else message.role))
+            if message.role == "assistant":
+                add(self.assistant_ids(message.content) if message.ids is None else message.ids, said=True)
+            else:
+                add(self._quoted(message))
+                add(self.frame(END))
+            add(self.plain("\n"))
+        if continue_assistant:
+            add(self._header("assistant"))
+        return Encoded(ids, mask)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ``ids``; control tokens vanish, tool-call markup stays."""
+        return str(self._full.decode(list(ids), skip_special_tokens=True))
+
+    def count(self, text: str) -> int:
+        """Return how many tokens ``text`` costs as ordinary text."""
+        return len(self.plain(text))
+
+    def _header(self, role: str) -> tuple[int, ...]:
+        return (*self.frame(START), *self.plain(role + "\n"))
+
+    def _quoted(self, message: Message) -> tuple[int, ...]:
+        body = self.plain(message.content)
+        if message.role != "tool":
+            return body
+        return (*self.frame(RESULT_OPEN), *body, *self.frame(RESULT_CLOSE))
+
+    def _encode_plain(self, text: str) -> tuple[int, ...]:
+        return tuple(self._plain.encode(text, add_special_tokens=False).ids)
+
+    def _ids_of(self, token: str) -> tuple[int, ...]:
+        found = self._added.get(token)
+        return () if found is None else (found,)
+
+    def _eos(self, folder: Path) -> int:
+        """Return the id that ends a message: ``<|im_end|>``, or the model's own eos token."""
+        if END in self._added:
+            return self._added[END]
+        settings = folder / "tokenizer_config.json"
+        declared: Any = json.loads(settings.read_text()).get("eos_token") if settings.is_file() else None
+        token = declared.get("content") if isinstance(declared, dict) else declared
+        found = self._full.token_to_id(token) if isinstance(token, str) else None
+        if found is None:
+            raise ModelUnavailable(f"{folder}: the tokenizer has neither {END} nor a declared eos_token")
+        return int(found)
+
+
+def prepare_tokenizer(folder: Path) -> None:
+    """Give the base model's tokenizer our framing tokens, in place (again is harmless).
+
+    Four unused special tokens (ids 3 to 6) become the Hermes markers, not special, so that decoding
+    keeps them: standard Hermes text at one token a marker. Digits are split singly again, as in the
+    original SmolLM2; the conversion from GGUF loses that, which changes the ids of runs of spaces
+    before a number. The chat template is copied beside it.
+    """
+    path = Path(folder) / "tokenizer.json"
+    data = json.loads(path.read_text(encoding="utf-8"))
+    vocabulary: dict[str, int] = data["model"]["vocab"]
+    for token in data["added_tokens"]:
+        new = _RENAMED.get(token["id"])
+        if new is None:
+            continue
+        vocabulary.pop(token["content"], None)
+        vocabulary[new] = token["id"]
+        token.update(content=new, special=False, normalized=False, lstrip=False, rstrip=False)
+    if "Digits" not in json.dumps(data["pre_tokenizer"]):
+        digits = {"type": "Digits", "individual_digits": True}
+        data["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [digits, data["pre_tokenizer"]]}
+    path.write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
+    (Path(folder) / "chat_template.jinja").write_text(chat_template(), encoding="utf-8")
+
+
+def chat_template() -> str:
+    """Return the chat format as a Jinja template, for transformers, vLLM and llama.cpp."""
+    return (Path(__file__).parents[2] / "prompts" / "chat_template.jinja").read_text(encoding="utf-8")
+
+
+def _without_added_tokens(full: Tokenizer) -> Tokenizer:
+    """Return a tokenizer of the same vocabulary that reads every marker as ordinary text."""
+    from tokenizers import Tokenizer
+
+    plain = Tokenizer(full.model)
+    if full.normalizer is not None:
+        plain.normalizer = full.normalizer
+    if full.pre_tokenizer is not None:
+        plain.pre_tokenizer = full.pre_tokenizer
+    return plain

@@ -1,0 +1,1 @@
+"""Documents: files cut into chunks and kept in step with the disk."""

@@ -1,0 +1,1 @@
+"""Recall: what fits a query and is worth showing."""

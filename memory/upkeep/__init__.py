@@ -1,0 +1,1 @@
+"""Upkeep: forgetting, tidying, backup and audit."""

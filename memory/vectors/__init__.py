@@ -1,0 +1,1 @@
+"""Nearest neighbours: exact search, and the Chroma collection kept in step with the truth."""

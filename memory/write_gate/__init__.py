@@ -1,0 +1,1 @@
+"""The write gate: what may be remembered, and what supersedes what."""

@@ -1,0 +1,301 @@
+"""Our brain inside LangChain's own agent, and LangChain's own chat models as our brain."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from langchain.agents import create_agent
+from langchain_core.language_models.chat_models import BaseChatModel
+from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages.tool import invalid_tool_call
+from langchain_core.outputs import ChatGeneration, ChatResult
+from langchain_core.tools import tool
+from pydantic import BaseModel, Field
+
+from autogpt.errors import ModelUnavailable, UsageError
+from autogpt.llm.message import CallSpec, Message, Prompt, ToolCall
+from autogpt.llm.models.langchain import ATTEMPTS, ChatAutoGPT, LangChainBrain, RemoteModelError
+from autogpt.llm.models.scripted import ScriptedModel
+
+
+@tool
+def late_deliveries(supplier: str, month: int = 3) -> str:
+    """Count late deliveries of a supplier."""
+    return f"{supplier}: {month * 4}"
+
+
+def answer(text: str) -> ToolCall:
+    return ToolCall("finish", {"answer": text})
+
+
+def count(supplier: str) -> ToolCall:
+    return ToolCall("late_deliveries", {"supplier": supplier})
+
+
+# --- our brain as a LangChain chat model -------------------------------------------------------
+
+
+def test_create_agent_calls_tools_and_answers() -> None:
+    model = ScriptedModel([count("Nordfracht"), answer("12 deliveries")])
+    agent: Any = create_agent(ChatAutoGPT(brain=model), [late_deliveries], system_prompt="Be brief.")
+    talk = agent.invoke({"messages": [("user", "How many were late?")]})["messages"]
+    assert [type(message) for message in talk] == [HumanMessage, AIMessage, ToolMessage, AIMessage]
+    assert talk[2].content == "Nordfracht: 12"
+    assert talk[-1].content == "12 deliveries" and not talk[-1].tool_calls
+    first, second = model.prompts
+    assert [call.name for call in first.calls] == ["late_deliveries", "finish"]
+    assert first.messages[0].content.startswith("Be brief.")
+    assert (
+        "late_deliveries(supplier, month?): Count late deliveries of a supplier." in first.messages[0].content
+    )
+    assert [message.role for message in second.messages] == ["system", "user", "assistant", "tool"]
+    assert second.messages[:2] == first.messages
+    assert second.messages[2].content == count("Nordfracht").text()
+    assert first.session == second.session
+
+
+def test_a_call_outside_the_schema_does_not_reach_the_tool() -> None:
+    model = ScriptedModel([ToolCall("late_deliveries", {"supplier": 3})])
+    agent: Any = create_agent(ChatAutoGPT(brain=model), [late_deliveries])
+    last = agent.invoke({"messages": [("user", "go")]})["messages"][-1]
+    assert not last.tool_calls
+    assert "supplier" in last.invalid_tool_calls[0]["error"]
+
+
+class Verdict(BaseModel):
+    """The verdict."""
+
+    supplier: str
+    late: int = Field(ge=0)
+
+
+def test_structured_answers_force_the_call() -> None:
+    model = ScriptedModel([ToolCall("Verdict", {"supplier": "Nordfracht", "late": 12})])
+    agent: Any = create_agent(ChatAutoGPT(brain=model), [], response_format=Verdict)
+    result = agent.invoke({"messages": [("user", "Who?")]})
+    assert result["structured_response"] == Verdict(supplier="Nordfracht", late=12)
+    assert [call.name for call in model.prompts[0].calls] == ["Verdict"]
+
+
+@pytest.mark.parametrize(
+    ("choice", "allowed"),
+    [
+        (None, ["late_deliveries", "finish"]),
+        ("auto", ["late_deliveries", "finish"]),
+        ("any", ["late_deliveries"]),
+        ("late_deliveries", ["late_deliveries"]),
+        ("none", ["finish"]),
+    ],
+)
+def test_tool_choice_decides_what_is_allowed(choice: str | None, allowed: list[str]) -> None:
+    model = ScriptedModel([answer("x")], check=False)
+    ChatAutoGPT(brain=model).bind_tools([late_deliveries], tool_choice=choice).invoke("hi")
+    assert [call.name for call in model.prompts[0].calls] == allowed
+
+
+def test_an_unknown_tool_choice_is_refused() -> None:
+    bound = ChatAutoGPT(brain=ScriptedModel([answer("x")])).bind_tools([late_deliveries], tool_choice="gone")
+    with pytest.raises(UsageError, match=r"'gone'.*late_deliveries"):
+        bound.invoke("hi")
+
+
+def test_without_tools_it_just_answers_and_earlier_answers_are_kept() -> None:
+    model = ScriptedModel([answer("Hello."), answer("Bye. now")])
+    chat = ChatAutoGPT(brain=model, max_tokens=50, temperature=0.5, seed=9)
+    first = chat.invoke([SystemMessage("Be kind."), HumanMessage("hi")])
+    assert first.content == "Hello."
+    second = chat.invoke([HumanMessage("hi"), first, HumanMessage("bye")], stop=["."])
+    assert second.content == "Bye"
+    assert model.prompts[1].messages[2].content == answer("Hello.").text()
+    sampling = model.prompts[0].sampling
+    assert (sampling.max_tokens, sampling.temperature, sampling.seed) == (50, 0.5, 9)
+
+
+def test_a_tool_named_finish_keeps_its_name() -> None:
+    @tool
+    def finish(grade: int) -> str:
+        """End the term."""
+        return str(grade)
+
+    model = ScriptedModel([ToolCall("reply", {"answer": "done"})])
+    assert ChatAutoGPT(brain=model).bind_tools([finish]).invoke("hi").content == "done"
+    assert [call.name for call in model.prompts[0].calls] == ["finish", "reply"]
+
+
+# --- a LangChain chat model as our brain -------------------------------------------------------
+
+
+class Remote(BaseChatModel):
+    """A chat model that knows tools, in LangChain's own manner: answers (or raises) what it is given."""
+
+    answers: list[Any]
+    seen: list[list[BaseMessage]] = []
+    bound: list[dict[str, Any]] = []
+
+    @property
+    def _llm_type(self) -> str:
+        return "remote"
+
+    def bind_tools(self, tools: Sequence[Any], *, tool_choice: str | None = None, **kwargs: Any) -> Any:
+        self.bound.append({"tools": tools, "tool_choice": tool_choice})
+        return self.bind(tools=tools)
+
+    def _generate(
+        self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kwargs: Any
+    ) -> Any:
+        self.seen.append(messages)
+        said = self.answers.pop(0)
+        if isinstance(said, Exception):
+            raise said
+        return ChatResult(generations=[ChatGeneration(message=said)])
+
+
+def calls(name: str, **arguments: Any) -> AIMessage:
+    return AIMessage("", tool_calls=[{"name": name, "args": arguments, "id": "1"}])
+
+
+READ = CallSpec(
+    "files.read",
+    {"type": "object", "properties": {"path": {"enum": ["a.txt"]}}, "required": ["path"]},
+    "Read a file.",
+)
+FINISH = CallSpec("finish", {"type": "object", "properties": {"answer": {"type": "string"}}})
+
+
+def prompt(*messages: Message) -> Prompt:
+    return Prompt("s", messages or (Message("user", "go"),), (READ, FINISH))
+
+
+def test_calls_are_bound_as_tools_and_come_back_under_their_own_names() -> None:
+    remote = Remote(answers=[calls("files__read", path="a.txt")])
+    turn = LangChainBrain(remote).respond([prompt()])[0]
+    assert turn.call == ToolCall("files.read", {"path": "a.txt"}) and turn.invalid is None
+    assert turn.text == turn.call.text() and turn.ids == ()
+    function = remote.bound[0]["tools"][0]["function"]
+    assert (function["name"], function["description"]) == ("files__read", "Read a file.")
+    assert function["parameters"]["properties"] == {"path": {"enum": ["a.txt"]}}
+    assert remote.bound[0]["tool_choice"] == "any"
+
+
+@pytest.mark.parametrize(
+    ("said", "says"),
+    [
+        (calls("files__read", path="b.txt"), "'b.txt' is not one of"),
+        (calls("files__write", path="a.txt"), "files__write is not allowed now"),
+        (AIMessage("The file says hello."), "no complete <tool_call>"),
+        (
+            AIMessage("", invalid_tool_calls=[invalid_tool_call(name="finish", args="{", error="cut")]),
+            "not JSON",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_an_invalid_turn(said: AIMessage, says: str) -> None:
+    turn = LangChainBrain(Remote(answers=[said])).respond([prompt()])[0]
+    assert turn.call is None and turn.invalid is not None and says in turn.invalid
+    assert turn.text
+
+
+def test_models_without_tool_binding_may_write_the_call() -> None:
+    brain = LangChainBrain(GenericFakeChatModel(messages=iter([answer("ok").text(), "hm"])))
+    assert brain.respond([prompt()])[0].call == answer("ok")
+    assert brain.respond([prompt()])[0].call is None
+
+
+def test_the_conversation_becomes_linked_calls_and_results() -> None:
+    remote = Remote(answers=[calls("finish", answer="ok")])
+    LangChainBrain(remote).respond(
+        [
+            prompt(
+                Message("system", "sys"),
+                Message("user", "go"),
+                Message("assistant", ToolCall("files.read", {"path": "a.txt"}).text(), (3, 4, 2)),
+                Message("tool", "$1 = hello"),
+                Message("assistant", "nonsense"),
+                Message("tool", "invalid call: no call"),
+                Message("assistant", answer("first").text()),
+                Message("user", "and then?"),
+            )
+        ]
+    )
+    seen = remote.seen[0]
+    assert [type(message).__name__[:2] for message in seen] == [
+        "Sy",
+        "Hu",
+        "AI",
+        "To",
+        "AI",
+        "Hu",
+        "AI",
+        "Hu",
+    ]
+    said, result = seen[2], seen[3]
+    assert isinstance(said, AIMessage) and isinstance(result, ToolMessage)
+    assert said.tool_calls[0]["name"] == "files__read" and said.tool_calls[0]["args"] == {"path": "a.txt"}
+    assert result.tool_call_id == said.tool_calls[0]["id"] and result.content == "$1 = hello"
+    assert seen[6].content == answer("first").text()
+
+
+class Overloaded(Exception):
+    status_code = 529
+
+
+def test_what_may_pass_is_tried_again_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    remote = Remote(answers=[ConnectionResetError("gone"), Overloaded("busy"), calls("finish", answer="ok")])
+    with caplog.at_level(logging.WARNING):
+        turn = LangChainBrain(remote, wait=0.001).respond([prompt()])[0]
+    assert turn.call == answer("ok")
+    assert len([record for record in caplog.records if "Retrying" in record.message]) == 2
+
+
+def test_tries_are_bounded() -> None:
+    remote = Remote(answers=[TimeoutError("slow") for _ in range(9)])
+    with pytest.raises(RemoteModelError, match="langchain:here did not answer: TimeoutError: slow"):
+        LangChainBrain(remote, name="langchain:here", wait=0.001).respond([prompt()])
+    assert len(remote.seen) == ATTEMPTS
+
+
+def test_what_will_not_pass_is_not_tried_again() -> None:
+    remote = Remote(answers=[ValueError("bad key\nsecond line"), calls("finish", answer="ok")])
+    with pytest.raises(RemoteModelError, match="ValueError: bad key second line"):
+        LangChainBrain(remote, wait=0.001).respond([prompt()])
+    assert len(remote.seen) == 1
+
+
+def test_several_prompts_are_answered_in_order() -> None:
+    class Echo(Remote):
+        def _generate(self, messages: list[BaseMessage], *rest: Any, **kwargs: Any) -> Any:
+            said = calls("finish", answer=str(messages[-1].content))
+            return ChatResult(generations=[ChatGeneration(message=said)])
+
+    heard: list[int] = []
+    many = [prompt(Message("user", str(i))) for i in range(12)]
+    turns = LangChainBrain(Echo(answers=[])).respond(many, lambda i, _: heard.append(i))
+    assert [turn.call.arguments["answer"] for turn in turns if turn.call] == [str(i) for i in range(12)]
+    assert heard == list(range(12))
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "says"),
+    [
+        ("gpt-4o", UsageError, "provider/name"),
+        ("nobody/model", UsageError, "nobody"),
+        ("mistralai/mistral-large", ModelUnavailable, "langchain-mistralai|langchain_mistralai"),
+    ],
+)
+def test_loading_by_name_says_what_is_missing(name: str, error: type[Exception], says: str) -> None:
+    with pytest.raises(error, match=says) as caught:
+        LangChainBrain.load(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_our_brain_may_stand_behind_langchain_and_serve_our_loop_again() -> None:
+    inner = ScriptedModel(
+        [ToolCall("files__read", {"path": "a.txt"}), ToolCall("reply", {"answer": "no call"})]
+    )
+    brain = LangChainBrain(ChatAutoGPT(brain=inner))
+    assert brain.respond([prompt()])[0].call == ToolCall("files.read", {"path": "a.txt"})
+    assert [call.name for call in inner.prompts[0].calls] == ["files__read", "finish"]

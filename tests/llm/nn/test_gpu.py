@@ -1,0 +1,183 @@
+"""The engine on GPUs: skipped where there is none.
+
+The CUDA tests run the recorded graphs of :mod:`autogpt.llm.nn.cuda_graphs`; those for Apple's GPUs
+ask for right results only.
+"""
+
+from __future__ import annotations
+
+import importlib
+import random
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from support.paths import BENCHMARKS
+from support.tiny import tiny_shape
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
+
+from autogpt.llm.engine.engine import Engine, Request
+from autogpt.llm.message import Sampling
+from autogpt.llm.nn.cuda_graphs import GraphedForward
+from autogpt.llm.nn.forward import FusedForward, make_forward
+from autogpt.llm.nn.load import LoadedModel
+
+V = 257
+SHAPE = tiny_shape(V, 64, 3)
+CONFIGS: dict[str, Any] = {
+    "llama": LlamaConfig(**SHAPE),
+    "qwen3": Qwen3Config(**SHAPE, head_dim=32, tie_word_embeddings=True),
+}
+
+
+def needs(device: str) -> Any:
+    """Mark for ``device`` and skip without it."""
+    there = torch.cuda.is_available() if device == "cuda" else torch.backends.mps.is_available()
+    both = [getattr(pytest.mark, device), pytest.mark.skipif(not there, reason=f"no {device} device")]
+    return lambda test: both[0](both[1](test))
+
+
+def build(name: str, device: str, dtype: torch.dtype = torch.float32) -> LoadedModel:
+    torch.manual_seed(3)
+    model = AutoModelForCausalLM.from_config(CONFIGS[name]).to(device, dtype).eval().requires_grad_(False)
+    return LoadedModel(model, CONFIGS[name], device, dtype, "tiny", "f", "f", V)
+
+
+def graphed(loaded: LoadedModel) -> GraphedForward:
+    forward = make_forward(loaded.model, loaded.config)
+    assert isinstance(forward, GraphedForward)
+    return forward
+
+
+def generate(loaded: LoadedModel, ids: list[int], count: int) -> list[int]:
+    """Greedy continuation by transformers, from nothing."""
+    with torch.inference_mode():
+        given = torch.tensor([ids], device=loaded.device)
+        out = loaded.model.generate(
+            given, attention_mask=torch.ones_like(given), do_sample=False, max_new_tokens=count,
+            min_new_tokens=count, eos_token_id=None, pad_token_id=0,
+        )  # fmt: skip
+    return out[0, len(ids) :].tolist()
+
+
+def check_against_generate(device: str, name: str) -> Engine:
+    """Several goals with one beginning, two turns each, token for token."""
+    loaded, draw = build(name, device), random.Random(7)
+    engine = Engine(loaded)
+    system = draw.choices(range(V), k=300)
+    texts = {who: [*system, *draw.choices(range(V), k=5)] for who in "abcde"}
+    for _ in range(2):
+        outs = engine.generate([Request(w, t, sampling=Sampling(max_tokens=16)) for w, t in texts.items()])
+        for (who, text), out in zip(list(texts.items()), outs, strict=True):
+            assert out.error is None
+            assert out.ids == generate(loaded, text, 16)
+            texts[who] = [*text, *out.ids, *draw.choices(range(V), k=7)]
+    return engine
+
+
+@needs("cuda")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_replayed_graphs_equal_the_ordinary_forward(name: str, dtype: torch.dtype) -> None:
+    forward, draw = graphed(build(name, "cuda", dtype)), random.Random(1)
+    ordinary = forward.inner
+    with torch.inference_mode():
+        caches = {who: (forward.new_cache(), ordinary.new_cache()) for who in "abcde"}
+        counts = [{"a": 300}, *[{"a": 1}] * 4, *[dict.fromkeys("abcde", 1)] * 4]
+        counts += [*[{"a": 4, "b": 1, "c": 3}] * 3, *[dict.fromkeys("abcde", 1) | {"d": 17}] * 3, {"e": 1}]
+        for step in counts:
+            new = {who: draw.choices(range(V), k=n) for who, n in step.items()}
+            rows = forward.hidden([(caches[who][0], ids) for who, ids in new.items()])
+            found = forward.head(rows)
+            rows = ordinary.hidden([(caches[who][1], ids) for who, ids in new.items()])
+            expected = ordinary.head(rows)
+            bound = 1e-4 if dtype == torch.float32 else 0.2 * float(expected.std())
+            assert (found - expected).abs().max() < bound
+    assert forward.graphs is not None and len(forward.graphs) >= 5  # it was not all computed unrecorded
+
+
+@needs("cuda")
+def test_evicted_graphs_are_recorded_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autogpt.llm.nn.cuda_graphs.MAX_GRAPHS", 2)
+    forward = graphed(build("llama", "cuda"))
+    with torch.inference_mode():
+        mine, theirs = forward.new_cache(), forward.inner.new_cache()
+        for count in [1, 1, 3, 3, 7, 7, 1, 1, 20, 20, 3, 3] * 2:
+            ids = list(range(count))
+            found, expected = forward.hidden([(mine, ids)]), forward.inner.hidden([(theirs, ids)])
+            assert (found - expected).abs().max() < 1e-4
+    assert forward.graphs is not None and len(forward.graphs) == 2
+
+
+@needs("cuda")
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_a_forward_waits_for_the_gpu_once(temperature: float) -> None:
+    engine = Engine(build("llama", "cuda"), drafts="none")
+    sampling = Sampling(max_tokens=20, temperature=temperature)
+    texts = {who: [ord(who), 5, 6, 7] for who in "abc"}
+    engine.generate([Request(who, ids, sampling=sampling) for who, ids in texts.items()])  # records
+    before = engine.stats.forwards
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            engine.generate([Request(f"{who}2", ids, sampling=sampling) for who, ids in texts.items()])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    waits = [w for w in caught if "synchronizing" in str(w.message)]
+    assert 0 < len(waits) <= engine.stats.forwards - before
+
+
+@needs("cuda")
+@pytest.mark.parametrize("name", CONFIGS)
+def test_cuda_agrees_with_generate(name: str) -> None:
+    engine = check_against_generate("cuda", name)
+    forward = engine._forward
+    assert isinstance(forward, GraphedForward) and forward.graphs is not None and len(forward.graphs) > 1
+
+
+@needs("mps")
+@pytest.mark.parametrize("name", CONFIGS)
+def test_mps_agrees_with_generate(name: str) -> None:
+    check_against_generate("mps", name)
+
+
+@needs("mps")
+@pytest.mark.parametrize("name", CONFIGS)
+def test_mps_logits_equal_the_processors(name: str) -> None:
+    ids = list(range(3, 80))
+    found = Engine(build(name, "mps")).logits(ids).cpu()
+    assert (found - Engine(build(name, "cpu")).logits(ids)).abs().max() < 1e-3
+    assert isinstance(make_forward(build(name, "mps").model, CONFIGS[name]), FusedForward)
+
+
+@needs("mps")
+def test_mps_draws_as_the_processor_does() -> None:
+    request = Request("a", [1, 2, 3], sampling=Sampling(max_tokens=12, temperature=0.8, seed=4))
+    outs = [Engine(build("llama", device)).generate([request])[0].ids for device in ("mps", "cpu")]
+    assert outs[0] == outs[1]
+
+
+def test_the_benchmark_says_that_there_is_no_gpu(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What of it a processor can run is run: the timing of both ways, the bytes, the verdicts."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    benchmark = importlib.import_module("gpu_engine")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert benchmark.main([]) == 2 and "no CUDA GPU" in capsys.readouterr().err
+    loaded = benchmark.build(SHAPE, "cpu", torch.float32)
+    ids = benchmark.prompts(loaded, 2, 9)
+    monkeypatch.setattr(benchmark, "SHORT", 1)
+    monkeypatch.setattr(benchmark, "LONG", 3)
+    engine = Engine(loaded, drafts="none")
+    ways = [lambda n: benchmark.ours(engine, ids, n), lambda n: benchmark.theirs(loaded, ids, n)]
+    assert len(benchmark.steps(ways, 1)) == 2
+    parameters = sum(p.numel() for p in loaded.model.parameters())
+    assert benchmark.step_bytes(loaded, 2, 10) == 4 * (parameters + 2 * 10 * 2 * 3 * 2 * 16)
+    row = benchmark.Row("135M", 1, 1.0, 2.0, 300, 0.5, 0.4, 90.0)
+    said = benchmark.verdicts([row])
+    assert said[0].startswith("reached") and said[1].startswith("MISSED") and "floor (2.00)" in said[1]
+    benchmark.show(row)

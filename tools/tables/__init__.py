@@ -1,0 +1,1 @@
+"""Tables: reading files, describing and querying them."""
