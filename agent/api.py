@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
-from ..llm.message import Brain, Sampling
+from ..llm.message import Model, Sampling
 from ..settings import load
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class AutoGPT:
 
     def __init__(
         self,
-        model: str | Brain | None = None,
+        model: str | Model | None = None,
         tools: Iterable[object] = (),
         *,
         home: str | Path | None = None,
@@ -44,7 +44,7 @@ class AutoGPT:
     ) -> None:
         """Prepare an agent; nothing is loaded or written yet.
 
-        ``model`` is a name as on the command line, or a brain such as ``ScriptedModel``. ``tools``
+        ``model`` is a name as on the command line, or a model such as ``ScriptedModel``. ``tools``
         are added to the built-in ones: functions under ``@tool``, LangChain tools, Tool objects.
         ``memory`` False: nothing is recalled or kept across runs.
         ``ask`` answers approvals and questions (without it runs are unattended); ``on_event`` hears
@@ -52,7 +52,7 @@ class AutoGPT:
         """
         name = model if isinstance(model, str) else None
         self.settings = load(home=home, model=name, device=device, dtype=dtype, memory=memory)
-        self._brain: Brain | None = None if isinstance(model, str) or model is None else model
+        self._model: Model | None = None if isinstance(model, str) or model is None else model
         self._tools = list(tools)
         self._seed = seed
         self._ask = ask
@@ -60,13 +60,13 @@ class AutoGPT:
         self._runner: Runner | None = None
 
     @property
-    def brain(self) -> Brain:
+    def model(self) -> Model:
         """The model, loaded on first use. Raises ModelUnavailable, saying what to fetch."""
-        if self._brain is None:
-            from .open import open_brain
+        if self._model is None:
+            from .open import open_model
 
-            self._brain = open_brain(self.settings)
-        return self._brain
+            self._model = open_model(self.settings)
+        return self._model
 
     @property
     def runner(self) -> Runner:
@@ -78,7 +78,7 @@ class AutoGPT:
             store = open_store(self.settings)
             self._runner = Runner(
                 store,
-                self.brain,
+                self.model,
                 open_registry(self._tools),
                 ask=self._ask,
                 on_event=self._on_event,
@@ -111,9 +111,9 @@ class AutoGPT:
     def generate(self, text: str, max_tokens: int = 256) -> str:
         """Return the model's plain continuation of a message: no plan, no tools, no record.
 
-        Raises UsageError for a brain that only makes calls.
+        Raises UsageError for a model that only makes calls.
         """
-        generate = getattr(self.brain, "generate", None)
+        generate = getattr(self.model, "generate", None)
         if generate is None:
-            raise UsageError(f"the model {self.brain.name} makes tool calls only; it cannot generate text")
+            raise UsageError(f"the model {self.model.name} makes tool calls only; it cannot generate text")
         return str(generate(text, max_tokens=max_tokens))

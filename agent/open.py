@@ -1,4 +1,4 @@
-"""From settings to the live objects that commands and the facade share: store, tools, brain.
+"""From settings to the live objects that commands and the facade share: store, tools, model.
 
 A model is named by one word everywhere: a registered name (``small``), a folder or hub name,
 ``langchain:PROVIDER/NAME``, or ``scripted:FILE`` for demonstrations and tests. The name that was
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
-from ..llm.message import Brain
+from ..llm.message import Model
 from ..settings import Settings, bound_spinning
 from ..tools.registry import Registry, builtins, load_plugins
 from .record.store import RunStore
@@ -74,15 +74,15 @@ def with_model(settings: Settings) -> Settings:
     return settings.model_copy(update={"model": ModelRegistry(settings.home).current()})
 
 
-def check_best_of(count: int, brain: Brain) -> int:
-    """Return ``count`` candidates per turn if ``brain`` can write them; raises UsageError."""
+def check_best_of(count: int, model: Model) -> int:
+    """Return ``count`` candidates per turn if ``model`` can write them; raises UsageError."""
     if count < 1:
         raise UsageError("--best-of must be at least 1")
     if count > 1:
         from ..llm.models.local import LocalModel
 
-        if not isinstance(brain, LocalModel):
-            raise UsageError(f"--best-of: {brain.name} cannot rank candidates; take a local model")
+        if not isinstance(model, LocalModel):
+            raise UsageError(f"--best-of: {model.name} cannot rank candidates; take a local model")
     return count
 
 
@@ -91,7 +91,7 @@ def heads_folder(settings: Settings, fingerprint: str) -> Path:
     return settings.home / "models" / "heads" / fingerprint[:16]
 
 
-def open_brain(settings: Settings) -> Brain:
+def open_model(settings: Settings) -> Model:
     """Load the model that the settings name. Raises ModelUnavailable or UsageError."""
     name = with_model(settings).model
     kind, _, rest = name.partition(":")
@@ -100,13 +100,13 @@ def open_brain(settings: Settings) -> Brain:
 
         if not rest:
             raise UsageError("scripted: needs a file, as in scripted:turns.yaml")
-        brain = ScriptedModel.from_file(rest)
-        brain.name = name
-        return brain
+        opened = ScriptedModel.from_file(rest)
+        opened.name = name
+        return opened
     if kind == "langchain":
-        from ..llm.models.langchain import LangChainBrain
+        from ..llm.models.langchain import LangChainModel
 
-        return LangChainBrain.load(rest)
+        return LangChainModel.load(rest)
     bound_spinning()
     from ..llm.models.local import LocalModel, value_in
     from ..llm.registry import ModelRegistry

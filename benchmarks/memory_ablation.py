@@ -26,11 +26,11 @@ from makers import memory as maker
 
 from autogpt.agent.evaluate.suite import Evaluation, evaluate
 from autogpt.agent.goals.load import Goal, load_goals
-from autogpt.agent.open import open_brain, open_registry, tool_names, with_model
+from autogpt.agent.open import open_model, open_registry, tool_names, with_model
 from autogpt.agent.record.result import RunResult
 from autogpt.agent.run.memories import SuiteMemories
 from autogpt.agent.run.memory import BUDGET, KINDS
-from autogpt.llm.message import Brain, Prompt, ToolCall
+from autogpt.llm.message import Model, Prompt, ToolCall
 from autogpt.llm.models.scripted import ScriptedModel
 from autogpt.settings import load
 
@@ -134,17 +134,17 @@ def unrelated() -> list[str]:
 def measure(model: str, limit: int | None, parts: Sequence[str]) -> dict[str, Any]:
     """Run what ``parts`` name and return the figures."""
     settings = with_model(load(model=None if model == "reader" else model))
-    brain: Brain = ScriptedModel([read] * 20, name="reader") if model == "reader" else open_brain(settings)
+    opened: Model = ScriptedModel([read] * 20, name="reader") if model == "reader" else open_model(settings)
     registry = open_registry()
 
     def run(name: str, goals: list[Goal], memories: SuiteMemories | None) -> Evaluation:
         print(f"{name}: {len(goals)} goals", file=sys.stderr, flush=True)
-        return evaluate(name, goals, brain, registry, memories=memories)
+        return evaluate(name, goals, opened, registry, memories=memories)
 
     def goals_of(name: str) -> list[Goal]:
         return load_goals(SUITES / f"{name}.jsonl", tool_names(registry))[:limit]
 
-    found: dict[str, Any] = {"model": brain.name}
+    found: dict[str, Any] = {"model": opened.name}
     for name, memories in (("with memory", SuiteMemories()), ("without memory", None)):
         if "suite" in parts:
             report = run(name, goals_of("memory"), memories).as_json()

@@ -52,11 +52,11 @@ def failing(task: Task, rng: random.Random) -> Task:
 def play(runner: Runner, task: Task) -> str:
     """Play a task as a user's run or conversation; return how it ended."""
     if not task.turns:
-        runner.brain = ScriptedModel(task.calls)
+        runner.model = ScriptedModel(task.calls)
         return runner.run(task.goal).status
     session = ChatSession(runner, task.goal)
     for text, calls in task.turns:
-        runner.brain = ScriptedModel(calls)
+        runner.model = ScriptedModel(calls)
         session.say(text)
     session.close()
     return "talked"

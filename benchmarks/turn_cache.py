@@ -91,11 +91,11 @@ def _distinct(spec: CallSpec, number: int) -> dict[str, Any]:
 
 def record(model: LocalModel) -> Guided:
     """Run the goal once; the prompts and turns are what is timed."""
-    brain = Guided(model)
-    (episode,) = Rollout(brain, builtins(), parallel=1, plan=False).run([Goal.model_validate(GOAL)])
-    if len(brain.turns) != len(SCRIPT) or any(turn.call is None for turn in brain.turns):
-        raise SystemExit(f"the recording has {len(brain.turns)} turns: {episode.result}")
-    return brain
+    opened = Guided(model)
+    (episode,) = Rollout(opened, builtins(), parallel=1, plan=False).run([Goal.model_validate(GOAL)])
+    if len(opened.turns) != len(SCRIPT) or any(turn.call is None for turn in opened.turns):
+        raise SystemExit(f"the recording has {len(opened.turns)} turns: {episode.result}")
+    return opened
 
 
 def replay(model: LocalModel, prompts: Sequence[Prompt], kept: bool) -> tuple[list[float], list[Turn]]:
@@ -115,15 +115,15 @@ def replay(model: LocalModel, prompts: Sequence[Prompt], kept: bool) -> tuple[li
 
 def measure(model: LocalModel, rounds: int) -> dict[str, Any]:
     """Return times, counts and ratios of ``rounds`` replays each way."""
-    brain = record(model)
+    opened = record(model)
     times: dict[bool, list[list[float]]] = {True: [], False: []}
     turns: dict[bool, list[Turn]] = {}
     other = 0
     for number in range(rounds):
         for kept in (True, False) if number % 2 == 0 else (False, True):
-            seconds, turns[kept] = replay(model, brain.prompts, kept)
+            seconds, turns[kept] = replay(model, opened.prompts, kept)
             times[kept].append(seconds)
-            other += sum(a.ids != b.ids for a, b in zip(turns[kept], brain.turns, strict=True))
+            other += sum(a.ids != b.ids for a, b in zip(turns[kept], opened.turns, strict=True))
     middle = {
         kept: [statistics.median(column) for column in zip(*rows, strict=True)]
         for kept, rows in times.items()

@@ -29,7 +29,7 @@ from autogpt.agent.evaluate.suite import wilson
 from autogpt.agent.experts.tables import wikisql
 from autogpt.agent.goals.load import Goal, load_goals
 from autogpt.agent.learn.value_head import ATTEMPTS, collect, outcomes, read_parts
-from autogpt.agent.open import open_brain, open_registry, with_model
+from autogpt.agent.open import open_model, open_registry, with_model
 from autogpt.agent.run.rollout import Rollout
 from autogpt.llm.engine.value_head import FILE, ValueHead
 from autogpt.llm.models.local import LocalModel
@@ -162,7 +162,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=9.0)
     args = parser.parse_args()
     until = time.time() + 60 * args.minutes
-    model = open_brain(with_model(load(model=args.model)))
+    model = open_model(with_model(load(model=args.model)))
     assert isinstance(model, LocalModel)
     work = args.work or Path(f"value-{model.fingerprint[:8]}")
     work.mkdir(parents=True, exist_ok=True)

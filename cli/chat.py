@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ..agent.goals.adapt import adapt
 from ..agent.goals.load import Goal
-from ..agent.open import open_brain, open_registry, open_store, with_memory, with_model
+from ..agent.open import open_model, open_registry, open_store, with_memory, with_model
 from ..agent.record.events import RunStarted
 from ..agent.record.state import State
 from ..agent.run.chat import ChatSession
@@ -233,11 +233,11 @@ def _sit(args: argparse.Namespace, goal: Goal | None, run: str | None) -> int:
         settings = settings.model_copy(update={"model": store.info(run).model or settings.model})
     with make_report() as report, with_memory(settings, store) as home_memory:
         with report.busy(f"loading {settings.model}"):
-            brain = open_brain(settings)
+            model = open_model(settings)
         ask = ask_at_terminal(report) if at_terminal() else None
         runner = Runner(
             store,
-            brain,
+            model,
             open_registry(),
             ask=ask,
             on_event=report.on_event,
@@ -247,7 +247,7 @@ def _sit(args: argparse.Namespace, goal: Goal | None, run: str | None) -> int:
         repl = Repl(session, runner, report)
         report.pause()
         if at_terminal():
-            print(f"{brain.name} is listening; /help lists commands, Ctrl-D leaves")
+            print(f"{model.name} is listening; /help lists commands, Ctrl-D leaves")
         try:
             if run is not None:
                 report.catch_up(run, session.events)

@@ -17,10 +17,10 @@ from typing import Any
 from ..agent.evaluate.suite import Evaluation, converse, evaluate, write_report
 from ..agent.goals.load import load_conversations, load_goals
 from ..agent.goals.source import find_source, read_text
-from ..agent.open import check_best_of, open_brain, open_registry, tool_names, with_model
+from ..agent.open import check_best_of, open_model, open_registry, tool_names, with_model
 from ..agent.run.memories import SuiteMemories
 from ..errors import UsageError
-from ..llm.message import Brain
+from ..llm.message import Model
 from ..settings import Settings, load
 from ..tools.registry import Registry
 from .progress import progress_line
@@ -54,15 +54,15 @@ def _evaluation(args: argparse.Namespace, settings: Settings) -> Evaluation:
         if one_by_one := _of_goals(args):
             raise UsageError(f"{one_by_one}: {suite} holds conversations; each is held once, alone")
         sessions = load_conversations(args.suite)[: args.limit]
-        brain = _brain(settings)
-        check_best_of(args.best_of, brain)
+        model = _model(settings)
+        check_best_of(args.best_of, model)
         messages = sum(len(session.turns) for session in sessions)
         with _counter(suite, messages) as count:
-            return converse(suite, sessions, brain, registry, lambda row: count(row.status), args.best_of)
+            return converse(suite, sessions, model, registry, lambda row: count(row.status), args.best_of)
     goals = load_goals(args.suite, tool_names(registry))[: args.limit]
-    brain = _brain(settings)
-    check_best_of(args.best_of, brain)
-    return _goals(args, suite, goals, brain, registry)
+    model = _model(settings)
+    check_best_of(args.best_of, model)
+    return _goals(args, suite, goals, model, registry)
 
 
 def _of_goals(args: argparse.Namespace) -> str:
@@ -73,13 +73,13 @@ def _of_goals(args: argparse.Namespace) -> str:
 
 
 def _goals(
-    args: argparse.Namespace, suite: str, goals: list[Any], brain: Brain, registry: Registry
+    args: argparse.Namespace, suite: str, goals: list[Any], model: Model, registry: Registry
 ) -> Evaluation:
     with _counter(suite, len(goals) * args.samples) as count:
         return evaluate(
             suite,
             goals,
-            brain,
+            model,
             registry,
             seed=args.seed,
             samples=args.samples,
@@ -102,10 +102,10 @@ def _told(file: str | None) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def _brain(settings: Settings) -> Brain:
+def _model(settings: Settings) -> Model:
     with progress_line() as say:
         say(f"loading {settings.model}", None)
-        return open_brain(settings)
+        return open_model(settings)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import sys
 
 from ..agent.learn import trial
 from ..agent.learn.judge import opinion
-from ..agent.open import open_brain, open_store
+from ..agent.open import open_model, open_store
 from ..agent.record.events import Rating
 from ..agent.run.feedback import answered, earlier, parse_value, told, who
 from ..errors import UsageError
@@ -25,7 +25,7 @@ def rate(args: argparse.Namespace) -> int:
         if answered(journal.events) is None:
             raise UsageError(f"run {run} has no answer yet; there is nothing to rate")
         if judged:
-            rating, before = opinion(open_brain(settings), journal.events), None
+            rating, before = opinion(open_model(settings), journal.events), None
         else:
             rating, before = Rating(value=value, text=args.why, by=who()), earlier(journal.events, who())
         journal.append(rating)

@@ -1,6 +1,6 @@
 """What ``autogpt run``, ``resume`` and ``approve`` do, from parsed arguments to an exit code.
 
-Each command opens what it needs (settings, store, brain, tools), hands the work to the runner and
+Each command opens what it needs (settings, store, model, tools), hands the work to the runner and
 lets a report show it. Results go to standard output, everything else to standard error.
 """
 
@@ -18,7 +18,7 @@ from ..agent.goals.load import load_goals
 from ..agent.learn import trial
 from ..agent.open import (
     check_best_of,
-    open_brain,
+    open_model,
     open_registry,
     open_store,
     tool_names,
@@ -61,15 +61,15 @@ def run(args: argparse.Namespace) -> int:
     store = open_store(settings)
     with make_report(args.json, settings.parallel) as report, with_memory(settings, store) as memory:
         with report.busy(f"loading {settings.model}"):
-            brain = open_brain(settings)
+            model = open_model(settings)
         ask = ask_at_terminal(report) if at_terminal() and not args.json else None
         runner = Runner(
             store,
-            brain,
+            model,
             registry,
             ask=ask,
             on_event=report.on_event,
-            sampling=Sampling(seed=args.seed, best_of=check_best_of(args.best_of, brain)),
+            sampling=Sampling(seed=args.seed, best_of=check_best_of(args.best_of, model)),
             memory=memory,
         )
         results = runner.run_all(goals, settings.parallel)
@@ -143,7 +143,7 @@ def _runner_for(
     """Return a runner with the model that the run began with, unless another one is asked for."""
     model = args.model or store.info(name).model or settings.model
     with report.busy(f"loading {model}"):
-        brain = open_brain(settings.model_copy(update={"model": model}))
+        opened = open_model(settings.model_copy(update={"model": model}))
     ask = ask_at_terminal(report) if at_terminal() and not args.json else None
     events = store.load(name)
     started = events[0]
@@ -151,10 +151,10 @@ def _runner_for(
     report.catch_up(name, events)
     return Runner(
         store,
-        brain,
+        opened,
         open_registry(),
         ask=ask,
         on_event=report.on_event,
-        sampling=Sampling(seed=started.seed, best_of=check_best_of(started.best_of, brain)),
+        sampling=Sampling(seed=started.seed, best_of=check_best_of(started.best_of, opened)),
         memory=memory,
     )

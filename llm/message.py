@@ -1,9 +1,9 @@
 """The words that pass between the loop and a model: messages, calls, prompts and turns.
 
 The seam is narrow on purpose. The loop builds a :class:`Prompt` (a conversation, the calls that
-are allowed now, how to sample) and a :class:`Brain` answers with a :class:`Turn` (one call, with
+are allowed now, how to sample) and a :class:`Model` answers with a :class:`Turn` (one call, with
 the exact token ids, which of them were forced, and log-probabilities). A local model, a LangChain
-chat model and the shipped fake are all brains. Nothing here imports torch.
+chat model and the shipped fake are all models. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -74,10 +74,10 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A request to a brain: answer this conversation with one of ``calls``."""
+    """A request to a model: answer this conversation with one of ``calls``."""
 
     session: str
-    """Names the run; a brain may keep state (a KV cache) under it between turns."""
+    """Names the run; a model may keep state (a KV cache) under it between turns."""
     messages: tuple[Message, ...]
     calls: tuple[CallSpec, ...]
     sampling: Sampling = Sampling()
@@ -85,7 +85,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Turn:
-    """A brain's answer. Token fields are empty for brains that do not own their tokens."""
+    """A model's answer. Token fields are empty for models that do not own their tokens."""
 
     call: ToolCall | None
     """The parsed call, or None when the text was not a valid call (then ``invalid`` says why)."""
@@ -117,7 +117,7 @@ class Turn:
         return sum(chosen) / len(chosen) if chosen else 0.0
 
 
-class Brain(Protocol):
+class Model(Protocol):
     """Anything that can answer prompts. ``respond`` takes several at once and may batch them."""
 
     name: str
@@ -125,7 +125,7 @@ class Brain(Protocol):
     fingerprint: str
     """Hash of the weights (or a name for remote models); kept in ``run.started``."""
     tokenizer_hash: str
-    """Hash of the tokenizer, empty for brains that do not own their tokens."""
+    """Hash of the tokenizer, empty for models that do not own their tokens."""
 
     def respond(
         self,

@@ -4,7 +4,7 @@ Under a grammar a model can only stop where the schema lets it, so an unbounded 
 that may never end. :func:`bound_schema` adds what is missing, inlines references, closes objects
 and drops annotations; :func:`check_bounded` is the independent check that nothing was forgotten.
 The result is narrower than the original: whatever it accepts, the original accepts too.
-Brains without grammars are judged afterwards, against the original (:func:`why_invalid`).
+Models without grammars are judged afterwards, against the original (:func:`why_invalid`).
 
 Limits: recursive schemas are refused, ``allOf`` is merged keyword by keyword, and an object of free
 keys gets at most eight short ones.

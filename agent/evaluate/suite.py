@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...llm.message import Brain
+from ...llm.message import Model
 from ...tools.registry import Registry
 from ..goals.checks import reward, run_checks
 from ..goals.load import Conversation, Goal
@@ -108,7 +108,7 @@ def _rates(rows: Sequence[RunResult]) -> dict[str, Any]:
 def evaluate(
     suite: str,
     goals: Sequence[Goal],
-    brain: Brain,
+    model: Model,
     registry: Registry,
     *,
     seed: int = 0,
@@ -129,7 +129,7 @@ def evaluate(
     for sample in range(samples):
         temperature = 0.0 if samples == 1 else 0.7
         rollout = Rollout(
-            brain,
+            model,
             registry,
             parallel=parallel,
             seed=seed + sample,
@@ -143,7 +143,7 @@ def evaluate(
         for number, episode in sorted(_ended(rollout, goals, memories, on_done)):
             assert episode.result is not None, number
             rows.append(episode.result)
-    return Evaluation(suite, brain.name, rows, seed)
+    return Evaluation(suite, model.name, rows, seed)
 
 
 def _run_earlier(rollout: Rollout, goals: Sequence[Goal], memories: SuiteMemories) -> None:
@@ -177,7 +177,7 @@ def _ended(
 def converse(
     suite: str,
     sessions: Sequence[Conversation],
-    brain: Brain,
+    model: Model,
     registry: Registry,
     on_done: Callable[[RunResult], None] | None = None,
     best_of: int = 1,
@@ -189,11 +189,11 @@ def converse(
     """
     rows: list[RunResult] = []
     for session in sessions:
-        for row in _session(session, Rollout(brain, registry, parallel=1, best_of=best_of)):
+        for row in _session(session, Rollout(model, registry, parallel=1, best_of=best_of)):
             rows.append(row)
             if on_done:
                 on_done(row)
-    return Evaluation(suite, brain.name, rows)
+    return Evaluation(suite, model.name, rows)
 
 
 def _session(session: Conversation, rollout: Rollout) -> list[RunResult]:

@@ -93,7 +93,7 @@ def unplanned(task: Task) -> Task:
 
 
 class Expert:
-    """A brain that plays each session's calls and writes them as the grammar would."""
+    """A model that plays each session's calls and writes them as the grammar would."""
 
     name = "expert"
     fingerprint = ""

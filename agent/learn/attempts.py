@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...llm.message import Brain
+from ...llm.message import Model
 from ...memory.experience import is_solved
 from ...memory.goals import goal_hash
 from ...tools.registry import Registry
@@ -124,7 +124,7 @@ def encode_attempt(tokenizer: ChatTokenizer, events: Sequence[Event], reward: Re
 class Practice:
     """How to practise. ``deadline`` is a moment of ``time.monotonic``; None: until all is tried."""
 
-    brain: Brain
+    model: Model
     tokenizer: ChatTokenizer
     registry: Registry
     prices: Prices
@@ -160,7 +160,7 @@ class Practice:
         """Make these tries; those of one goal stand together, so that they share what is computed."""
         made = sum(map(len, done.values()))
         rollout = Rollout(
-            self.brain,
+            self.model,
             self.registry,
             parallel=self.parallel,
             seed=self.seed * 1009 + made + 1,

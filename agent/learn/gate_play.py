@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...llm.message import Brain
+from ...llm.message import Model
 from ...llm.training.checkpoint import file_sha256
 from ...tools.registry import Registry
 from ..evaluate import statistics as gate
@@ -46,7 +46,7 @@ OWN_ALPHA = 0.02
 ANSWER = 300
 """Characters of an answer that are kept for the page."""
 
-Loader = Callable[[], Brain]
+Loader = Callable[[], Model]
 Played = Callable[[str, int, int], None]
 """Hears whose turn it is, and how many of how many goals are played."""
 

@@ -59,10 +59,10 @@ def _scores(
     missing = [one for one in sessions if _key(one) not in known]
     if not missing:
         return known
-    brain = side.load()
+    model = side.load()
     with Lines(path) as lines:
         for number, session in enumerate(missing, start=1):
-            rows = converse("gate", [session], brain, registry).rows
+            rows = converse("gate", [session], model, registry).rows
             score = sum(row.status == "achieved" for row in rows) / len(rows)
             known[_key(session)] = score
             lines.add({"session": _key(session), "score": score})

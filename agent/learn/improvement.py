@@ -159,10 +159,10 @@ class Improvement:
         if not goals or self.state.method == "grpo":  # which tries goals while it trains
             return self.work.reach("train")
         left, attempts = self.left("practise"), self.options.attempts or ATTEMPTS
-        brain = self.machine.load(self.machine.subject.adapter)
+        model = self.machine.load(self.machine.subject.adapter)
         Practice(
-            brain,
-            brain.tokenizer,
+            model,
+            model.tokenizer,
             self.registry,
             Prices.of(self.settings),
             attempts,

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...errors import UserError
-from ...llm.message import Brain, CallSpec, Message, Prompt
+from ...llm.message import CallSpec, Message, Model, Prompt
 from ...tools.handles import text_form
 from ..record.events import Event, PersonSaid, Rating, RunEnded, RunStarted
 from ..record.rewards import last_span
@@ -40,19 +40,19 @@ SHOWN = 600
 """Characters of the answer, and of the calls, that the judge reads."""
 
 
-def opinion(brain: Brain, events: Sequence[Event]) -> Rating:
-    """Return the rating that ``brain`` gives the run, or its last message.
+def opinion(model: Model, events: Sequence[Event]) -> Rating:
+    """Return the rating that ``model`` gives the run, or its last message.
 
     Raises UserError where it gives none.
     """
     prompt = Prompt("judge", (Message("system", SYSTEM), Message("user", _case(events))), (GRADE,))
     try:
-        turn = brain.respond([prompt])[0]
+        turn = model.respond([prompt])[0]
     finally:
-        brain.close_session(prompt.session)
+        model.close_session(prompt.session)
     if turn.call is None or turn.call.name != GRADE.name:
-        raise UserError(f"{brain.name} gave no grade: {turn.invalid or turn.text[:80]!r}")
-    return Rating(value=turn.call.arguments["score"] / MOST, source="judge", by=brain.name)
+        raise UserError(f"{model.name} gave no grade: {turn.invalid or turn.text[:80]!r}")
+    return Rating(value=turn.call.arguments["score"] / MOST, source="judge", by=model.name)
 
 
 def _case(events: Sequence[Event]) -> str:

@@ -154,11 +154,11 @@ class Rolls:
         from ...llm.training.rl import Trajectory
 
         self._count += 1
-        brain = self.machine.load(self.adapter)
+        model = self.machine.load(self.adapter)
         goals = [self.goals[name] for name in wanted for _ in range(attempts)]
         begun = time.monotonic()
         rollout = Rollout(
-            brain,
+            model,
             self.registry,
             parallel=self.options.parallel,
             seed=self.seed * 1009 + random.Random(f"{self._count}").randrange(1 << 30),
@@ -166,7 +166,7 @@ class Rolls:
         )
         groups: list[list[Trajectory]] = [[] for _ in wanted]
         for number, episode in enumerate(rollout.run(goals)):
-            attempt = attempt_of(brain.tokenizer, episode, number, self.prices)
+            attempt = attempt_of(model.tokenizer, episode, number, self.prices)
             self.tally["tries"] += 1
             self.tally["solved"] += bool(attempt and attempt.solved)
             if attempt is not None:

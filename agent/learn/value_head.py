@@ -27,7 +27,7 @@ from ...llm.nn.forward import can_fuse
 from ...llm.training.fit_value_head import Outcome, fit_value, write_value
 from ...settings import load
 from ..goals.load import Goal, load_goals
-from ..open import heads_folder, open_brain, open_registry, tool_names, with_model
+from ..open import heads_folder, open_model, open_registry, tool_names, with_model
 from ..run.rollout import Episode, Rollout
 
 ATTEMPTS = 8
@@ -41,7 +41,7 @@ Row = dict[str, Any]
 
 
 class Watched:
-    """A brain that keeps the state after each of its turns, by session."""
+    """A model that keeps the state after each of its turns, by session."""
 
     def __init__(self, model: LocalModel) -> None:
         self.model = model
@@ -68,8 +68,8 @@ class Watched:
 class Attempts(Rollout):
     """Rolls goals out ``count`` times each, side by side, so that attempts at a goal share its prompt."""
 
-    def __init__(self, brain: Watched, goals: Sequence[Goal], count: int, seed: int) -> None:
-        super().__init__(brain, open_registry(), parallel=GROUP * count, seed=seed)
+    def __init__(self, model: Watched, goals: Sequence[Goal], count: int, seed: int) -> None:
+        super().__init__(model, open_registry(), parallel=GROUP * count, seed=seed)
         self._plan = [(n, k) for n in range(len(goals)) for k in range(count)]
         self._goals = goals
 
@@ -102,7 +102,7 @@ def collect(
     begun; ``on_part`` hears of each new one: goals done, attempts in it, and how many succeeded.
     """
     work.mkdir(parents=True, exist_ok=True)
-    brain = Watched(model)
+    opened = Watched(model)
     found = []
     for start in range(0, len(goals), STEP):
         chunk = goals[start : start + STEP]
@@ -110,7 +110,7 @@ def collect(
         if not part.exists():
             if until is not None and time.time() > until:
                 break
-            rows = [_row(episode, brain) for episode in Attempts(brain, chunk, attempts, start + 1).all()]
+            rows = [_row(episode, opened) for episode in Attempts(opened, chunk, attempts, start + 1).all()]
             beside = part.with_suffix(f".{os.getpid()}.tmp")
             torch.save(rows, beside)
             beside.replace(part)
@@ -124,9 +124,9 @@ def _digest(ids: Sequence[str], attempts: int) -> str:
     return hashlib.sha256(json.dumps([ids, attempts]).encode()).hexdigest()[:10]
 
 
-def _row(episode: Episode, brain: Watched) -> Row:
+def _row(episode: Episode, model: Watched) -> Row:
     assert episode.result is not None
-    seen = brain.seen.pop(episode.name, [])
+    seen = model.seen.pop(episode.name, [])
     return {
         "goal": episode.goal.id,
         "won": episode.result.status == "achieved",
@@ -161,7 +161,7 @@ def judge(args: argparse.Namespace) -> int:
         raise UsageError(f"{args.suite}: no goal has a check, so nobody could say what succeeded")
     with progress_line() as say:
         say(f"loading {settings.model}", None)
-        model = open_brain(settings)
+        model = open_model(settings)
         if not isinstance(model, LocalModel) or not can_fuse(model.loaded.config):
             raise UsageError(f"{settings.model}: a value head needs a model that our own forward computes")
         folder = heads_folder(settings, model.fingerprint)

@@ -44,7 +44,7 @@ class ActiveRun:
 
     @property
     def id(self) -> str:
-        """The run's id, which is also the brain's session."""
+        """The run's id, which is also the model's session."""
         return self.journal.run
 
     @property

@@ -3,7 +3,7 @@
 The loop steers by masks: first only ``plan``, ``ask`` or ``finish``; then the tools that the plan
 named; after repeated failures or a repeated call, ``plan`` again. Where a memory is at hand, ``remember``
 and ``recall`` stand last among them. Each call's schema is narrowed to
-what the run knows. With our engine the masks hold at the token level; other brains are validated
+what the run knows. With our engine the masks hold at the token level; other models are validated
 after the fact with the same schemas.
 """
 

@@ -157,7 +157,7 @@ class ChatSession:
                 self._runner.think(self._run, think)
         except KeyboardInterrupt:
             self._run.interrupt("stopped by the user")
-            self._runner.brain.close_session(self.run)  # a generation may have been cut off
+            self._runner.model.close_session(self.run)  # a generation may have been cut off
             raise Interrupted([self.run]) from None
         except Paused as error:
             self._run.interrupt(str(error))

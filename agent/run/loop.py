@@ -41,7 +41,7 @@ class Think:
     """Whether the chance of success is wanted with the answer."""
 
     def prompt(self, session: str, sampling: Sampling) -> Prompt:
-        """Return the request to a brain."""
+        """Return the request to a model."""
         judged = sampling.judged or self.judged
         return Prompt(session, self.conversation, self.calls, replace(sampling, judged=judged))
 

@@ -2,7 +2,7 @@
 
 A run replays when each recorded event is what ``decide`` asks for at that point: that is what makes
 resume safe, and a change of the loop, the masks or a tool's narrowing shows here as the first
-difference. With a brain the model is asked again as well, and its calls are compared; nothing is
+difference. With a model the model is asked again as well, and its calls are compared; nothing is
 carried out and nothing is written.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ... import prompts
-from ...llm.message import Brain, Sampling
+from ...llm.message import Model, Sampling
 from ...tools.base import Tool
 from ..record.events import (
     ConversationFolded,
@@ -61,9 +61,9 @@ class Replay:
     difference: Difference | None = None
     """The first event that ``decide`` does not ask for; what follows it was not compared."""
     asked: int = 0
-    """Model turns asked again (with a brain)."""
+    """Model turns asked again (with a model)."""
     turns: list[Difference] = field(default_factory=list)
-    """Model turns whose call differs now (with a brain)."""
+    """Model turns whose call differs now (with a model)."""
     notes: list[str] = field(default_factory=list)
     """What changed since the run, and may explain differences."""
 
@@ -76,14 +76,14 @@ class Replay:
 def replay(
     events: Sequence[Event],
     tools: Mapping[str, Tool],
-    brain: Brain | None = None,
+    model: Model | None = None,
     sampling: Sampling | None = None,
 ) -> Replay:
     """Replay the run that ``events`` record. ``tools`` are the run's tools by name, in its order."""
     started = events[0]
     if not isinstance(started, RunStarted):
         raise ValueError("a run begins with run.started")
-    found = Replay(len(events), notes=_notes(started, tools, brain))
+    found = Replay(len(events), notes=_notes(started, tools, model))
     known = {spec.name: tools[spec.name] for spec in started.tools if spec.name in tools}
     session = f"replay-{started.run}"
     for seq in range(1, len(events)):
@@ -95,9 +95,9 @@ def replay(
         if not _agrees(event, request):
             found.difference = Difference(seq, _shown(event), _shown(request))
             break
-        if brain is not None and isinstance(event, ModelTurn) and isinstance(request, Think):
+        if model is not None and isinstance(event, ModelTurn) and isinstance(request, Think):
             found.asked += 1
-            turn = brain.respond([request.prompt(session, sampling or Sampling(seed=started.seed))])[0]
+            turn = model.respond([request.prompt(session, sampling or Sampling(seed=started.seed))])[0]
             now = (
                 None
                 if turn.call is None
@@ -105,12 +105,12 @@ def replay(
             )
             if now != event.call:
                 found.turns.append(Difference(seq, event.text[:300], turn.text[:300]))
-    if brain is not None:
-        brain.close_session(session)
+    if model is not None:
+        model.close_session(session)
     return found
 
 
-def _notes(started: RunStarted, tools: Mapping[str, Tool], brain: Brain | None) -> list[str]:
+def _notes(started: RunStarted, tools: Mapping[str, Tool], model: Model | None) -> list[str]:
     notes = []
     known = [(spec.name, tools[spec.name]) for spec in started.tools if spec.name in tools]
     lines = [prompts.ToolLine(name, tool.parameters, tool.description) for name, tool in known]
@@ -121,7 +121,7 @@ def _notes(started: RunStarted, tools: Mapping[str, Tool], brain: Brain | None) 
             notes.append(f"the tool {spec.name} is not registered here")
         elif dict(tools[spec.name].parameters) != spec.parameters:
             notes.append(f"the parameters of {spec.name} have changed since this run")
-    if brain is not None and brain.fingerprint != started.model_hash:
+    if model is not None and model.fingerprint != started.model_hash:
         notes.append(f"the run was made by other weights: {started.model}")
     return notes
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from ...errors import ToolError
 from ...llm.flow import Flow, flow_of
-from ...llm.message import Brain, Sampling, Turn
+from ...llm.message import Model, Sampling, Turn
 from ...llm.models.local import ContextOverflow
 from ...llm.schema import GrammarError
 from ...tools.policy import decide_call
@@ -69,19 +69,19 @@ class Episode:
 
     @property
     def name(self) -> str:
-        """The run's identifier, also the brain's session."""
+        """The run's identifier, also the model's session."""
         return self.started.run
 
 
 class Rollout:
-    """Runs goals with one brain. ``parallel`` bounds how many are under way together.
+    """Runs goals with one model. ``parallel`` bounds how many are under way together.
 
     ``memory`` gives each goal what it may recall from and keep things in; without it there is none.
     """
 
     def __init__(
         self,
-        brain: Brain,
+        model: Model,
         registry: Registry,
         *,
         parallel: int = 16,
@@ -91,7 +91,7 @@ class Rollout:
         plan: bool = True,
         memory: Callable[[Goal], RunMemory | None] | None = None,
     ) -> None:
-        self.brain = brain
+        self.model = model
         self.registry = registry
         self.parallel = parallel
         self.seed = seed
@@ -114,7 +114,7 @@ class Rollout:
         """Yield (index of the goal, episode) as goals end."""
         waiting = enumerate(goals)
         active: dict[int, Episode] = {}
-        flow = flow_of(self.brain)
+        flow = flow_of(self.model)
         due: list[int] = []
         try:
             while True:
@@ -141,7 +141,7 @@ class Rollout:
 
     def close(self, episode: Episode) -> None:
         """Forget an episode's session and remove its workspace; its events stay."""
-        self.brain.close_session(episode.name)
+        self.model.close_session(episode.name)
         shutil.rmtree(episode.workspace, ignore_errors=True)
 
     def open(self, goal: Goal, mode: Literal["eval", "chat"] = "eval") -> Episode:
@@ -162,7 +162,7 @@ class Rollout:
         started = opening(
             run,
             {**goal.model_dump(mode="json"), "workspace": None},
-            self.brain,
+            self.model,
             tools,
             sources,
             mode=mode,
@@ -205,7 +205,7 @@ class Rollout:
         A prompt that the model cannot take costs its goal, not the suite: it is an invalid turn.
         """
         try:
-            turn = self.brain.respond([think.prompt(episode.name, episode.sampling)])[0]
+            turn = self.model.respond([think.prompt(episode.name, episode.sampling)])[0]
         except UNFIT as error:
             turn = Turn(None, "", invalid=str(error))
         episode.events.append(model_turn(think, turn))
@@ -246,7 +246,7 @@ class Rollout:
 
     def _act(self, episode: Episode, act: Act) -> None:
         bench, events = episode.bench, episode.events
-        if act.tool not in bench.tools:  # a brain that was neither masked nor checked
+        if act.tool not in bench.tools:  # a model that was neither masked nor checked
             events.append(bench.outcome(act, "failed", f"error: there is no tool {act.tool}"))
             return
         tool = bench.tools[act.tool]

@@ -20,7 +20,7 @@ from typing import Literal
 
 from ...errors import ToolError, UsageError, UserError
 from ...llm.flow import Flow, flow_of
-from ...llm.message import Brain, Sampling, Turn
+from ...llm.message import Model, Sampling, Turn
 from ...tools.policy import Verdict, decide_call
 from ...tools.registry import Registry
 from ..goals.load import Goal, Grants
@@ -81,7 +81,7 @@ class Interrupted(UserError):
 
 
 class Runner:
-    """Runs goals with one brain, durably.
+    """Runs goals with one model, durably.
 
     ``ask`` puts questions and approvals to a person; without it runs are unattended. ``on_event``
     hears of each event after it is committed, ``on_text`` of the model's text as it appears; both
@@ -92,7 +92,7 @@ class Runner:
     def __init__(
         self,
         store: RunStore,
-        brain: Brain,
+        model: Model,
         registry: Registry,
         *,
         ask: AskPerson | None = None,
@@ -103,7 +103,7 @@ class Runner:
         memory: Memory | None = None,
     ) -> None:
         self.store = store
-        self.brain = brain
+        self.model = model
         self.registry = registry
         self.ask = ask
         self.on_event = on_event
@@ -140,7 +140,7 @@ class Runner:
         started = opening(
             run,
             goal.model_dump(mode="json"),
-            self.brain,
+            self.model,
             tools,
             sources,
             mode=mode,
@@ -200,12 +200,12 @@ class Runner:
         """Ask the model for one turn, as in a conversation, and commit it."""
         on_text = self.on_text
         heard = (lambda _, piece: on_text(run.id, piece)) if on_text else None
-        run.append(model_turn(think, self.brain.respond([think.prompt(run.id, self.sampling)], heard)[0]))
+        run.append(model_turn(think, self.model.respond([think.prompt(run.id, self.sampling)], heard)[0]))
 
     def close(self, run: ActiveRun) -> None:
-        """Let go of the run and of what the brain keeps for it."""
+        """Let go of the run and of what the model keeps for it."""
         run.journal.close()
-        self.brain.close_session(run.id)
+        self.model.close_session(run.id)
 
     def result(self, run: ActiveRun) -> RunResult:
         """Return the run in numbers, as its events stand."""
@@ -237,13 +237,13 @@ class Runner:
         return ActiveRun(goal, journal, bench, memory, prepared, self.on_event)
 
     def _same_model(self, started: RunStarted) -> None:
-        """Refuse a brain whose tokens mean something else than the recorded ones."""
-        if started.tokenizer_hash and started.tokenizer_hash != self.brain.tokenizer_hash:
+        """Refuse a model whose tokens mean something else than the recorded ones."""
+        if started.tokenizer_hash and started.tokenizer_hash != self.model.tokenizer_hash:
             raise UsageError(
-                f"run {started.run} was begun with the model {started.model}, whose tokens {self.brain.name} "
+                f"run {started.run} was begun with the model {started.model}, whose tokens {self.model.name} "
                 f"cannot read; resume with --model {started.model}"
             )
-        if started.model_hash != self.brain.fingerprint:
+        if started.model_hash != self.model.fingerprint:
             log.warning("run %s began with other weights of %s", started.run, started.model)
 
     def _drive_all(self, openers: Sequence[Callable[[], ActiveRun]], parallel: int) -> list[RunResult]:
@@ -253,7 +253,7 @@ class Runner:
         results: dict[int, RunResult] = {}
         on_text = self.on_text
         heard = (lambda number, piece: on_text(active[number].id, piece)) if on_text else None
-        flow = flow_of(self.brain, heard)
+        flow = flow_of(self.model, heard)
         due: list[int] = []
         try:
             while True:
@@ -317,7 +317,7 @@ class Runner:
 
     def _act(self, run: ActiveRun, act: Act) -> None:
         """Carry out one call: permission, intent, effect, outcome; each committed before the next."""
-        if act.tool not in run.bench.tools:  # a brain that was neither masked nor checked
+        if act.tool not in run.bench.tools:  # a model that was neither masked nor checked
             run.append(run.bench.outcome(act, "failed", f"error: there is no tool {act.tool}"))
             return
         try:

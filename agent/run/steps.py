@@ -18,7 +18,7 @@ from typing import Any, Literal
 from ... import prompts
 from ...errors import ToolError
 from ...labels import Label
-from ...llm.message import Brain, Message, Turn
+from ...llm.message import Message, Model, Turn
 from ...tools.base import Facts, Tool, ToolContext, ToolResult
 from ...tools.handles import resolve
 from ..record.events import (
@@ -153,7 +153,7 @@ class Workbench:
 def opening(
     run: str,
     goal: dict[str, Any],
-    brain: Brain,
+    model: Model,
     tools: Mapping[str, Tool],
     sources: Mapping[str, str],
     *,
@@ -185,9 +185,9 @@ def opening(
         goal=goal,
         mode=mode,
         unattended=unattended,
-        model=brain.name,
-        model_hash=brain.fingerprint,
-        tokenizer_hash=brain.tokenizer_hash,
+        model=model.name,
+        model_hash=model.fingerprint,
+        tokenizer_hash=model.tokenizer_hash,
         prompt_hash=prompts.texts_hash(lines),
         tools=specs,
         grants=grants,
@@ -198,19 +198,19 @@ def opening(
         plan=plan,
         by=who(),
         memory=memory,
-        context=min(getattr(brain, "context", 0), UNBOUNDED),
-        system_tokens=_tokens(brain, prompts.system(shared, memory)) if mode == "chat" else 0,
+        context=min(getattr(model, "context", 0), UNBOUNDED),
+        system_tokens=_tokens(model, prompts.system(shared, memory)) if mode == "chat" else 0,
     )
 
 
-def _tokens(brain: Brain, system: str) -> int:
-    """Return the length of the system message, 0 for a brain that does not own its tokens."""
-    tokenizer = getattr(brain, "tokenizer", None)
+def _tokens(model: Model, system: str) -> int:
+    """Return the length of the system message, 0 for a model that does not own its tokens."""
+    tokenizer = getattr(model, "tokenizer", None)
     return 0 if tokenizer is None else len(tokenizer.encode_messages([Message("system", system)]).ids)
 
 
 def model_turn(think: Think, turn: Turn) -> ModelTurn:
-    """Return the event that records a brain's answer to ``think``."""
+    """Return the event that records a model's answer to ``think``."""
     call = None if turn.call is None else {"name": turn.call.name, "arguments": dict(turn.call.arguments)}
     return ModelTurn(
         at=time.time(),

@@ -18,7 +18,7 @@ from makers.chat import TALK
 from autogpt.agent.experts import small_talk as chat
 from autogpt.agent.goals.load import Goal
 from autogpt.agent.learn.improve import ImproveOptions, improve
-from autogpt.agent.open import open_brain, open_registry, open_store
+from autogpt.agent.open import open_model, open_registry, open_store
 from autogpt.agent.record.events import Rating
 from autogpt.agent.run.rollout import Rollout
 from autogpt.agent.run.runner import Runner
@@ -62,10 +62,10 @@ def rate(settings: Settings, texts: Sequence[str], seed: int, taste: str) -> int
     liked: list[bool] = json.loads(done.read_text()) if done.is_file() else []
     if len(liked) == len(texts):
         return sum(liked)
-    brain, registry = open_brain(settings), open_registry()
+    model, registry = open_model(settings), open_registry()
     for number in range(len(liked), len(texts)):
         sampling = Sampling(temperature=1.0, seed=seed + number)
-        result = Runner(store, brain, registry, sampling=sampling).run(Goal(goal=texts[number]))
+        result = Runner(store, model, registry, sampling=sampling).run(Goal(goal=texts[number]))
         good = likes(result.answer, taste)
         with store.open(result.run) as journal:
             journal.append(Rating(value=float(good), by="simulated"))
@@ -78,10 +78,10 @@ def liked_share(settings: Settings, model: str, texts: Sequence[str], taste: str
     """Return the share of the model's replies to ``texts`` that the person would like."""
     place = settings.home / "benchmark" / f"{taste}-{model.replace('/', '_')}.json"
     if not place.is_file():
-        brain = open_brain(settings.model_copy(update={"model": model}))
+        opened = open_model(settings.model_copy(update={"model": model}))
         said: list[bool] = []
         for draw in range(DRAWS):
-            rollout = Rollout(brain, open_registry(), seed=draw, temperature=1.0)
+            rollout = Rollout(opened, open_registry(), seed=draw, temperature=1.0)
             episodes = rollout.run([Goal(goal=text) for text in texts])
             said += [likes(episode.result.answer if episode.result else "", taste) for episode in episodes]
         place.parent.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ from autogpt.agent.evaluate.suite import converse, evaluate
 from autogpt.agent.experts.make import make
 from autogpt.agent.goals.load import Goal, load_conversations, load_goals
 from autogpt.agent.learn.goal_split import shipped_gate
-from autogpt.agent.open import open_brain, open_registry
+from autogpt.agent.open import open_model, open_registry
 from autogpt.errors import UsageError
 from autogpt.llm.fetch import base_folder
 from autogpt.llm.registry import ModelRegistry
@@ -101,8 +101,8 @@ def conversed(settings: Settings, model: str) -> Results:
     known = _known(settings, model)
     ids = [f"{one.id}/{number}" for one in sessions for number in range(1, len(one.turns) + 1)]
     if any(row not in known for row in ids):
-        brain = open_brain(settings.model_copy(update={"model": model}))
-        report = converse(name, sessions, brain, open_registry())
+        opened = open_model(settings.model_copy(update={"model": model}))
+        report = converse(name, sessions, opened, open_registry())
         known |= {row.id: float(row.status == "achieved") for row in report.rows if row.id}
         _keep(settings, model, known)
     return {row: (name, known[row]) for row in ids}
@@ -127,9 +127,9 @@ def played(settings: Settings, model: str, goals: Sequence[Goal]) -> Results:
     known = _known(settings, model)
     missing = [goal for goal in goals if goal.id not in known]
     if missing:
-        brain = open_brain(settings.model_copy(update={"model": model}))
+        opened = open_model(settings.model_copy(update={"model": model}))
         report = evaluate(
-            "learning", missing, brain, open_registry(), parallel=settings.parallel,
+            "learning", missing, opened, open_registry(), parallel=settings.parallel,
             on_done=lambda episode: print(".", end="", flush=True),
         )  # fmt: skip
         print()

@@ -122,7 +122,7 @@ def _hold(item: Any, rollout: Any) -> None:
     from autogpt.agent.goals.load import Conversation
 
     if isinstance(item, Conversation):
-        converse("transcripts", [item], rollout.brain, rollout.registry)
+        converse("transcripts", [item], rollout.model, rollout.registry)
     else:
         rollout.run([item])
 

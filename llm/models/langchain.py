@@ -1,8 +1,8 @@
-"""LangChain, both ways: our brain as its chat model, and its chat models as our brain.
+"""LangChain, both ways: our model as its chat model, and its chat models as our model.
 
 :class:`ChatAutoGPT` is a ``BaseChatModel`` whose ``bind_tools`` compiles the tools into the grammar,
 so inside LangChain's ``create_agent`` a malformed call cannot happen; a plain answer is one more
-call, ``finish``, and comes out as ordinary content. :class:`LangChainBrain` lets any LangChain chat
+call, ``finish``, and comes out as ordinary content. :class:`LangChainModel` lets any LangChain chat
 model drive our loop: the allowed calls are bound as tools, what comes back is checked against their
 schemas, and a call that does not fit is an invalid turn. Its token fields are empty.
 
@@ -35,9 +35,9 @@ from pydantic import Field, PrivateAttr, SkipValidation
 
 from ...errors import ModelUnavailable, UsageError, UserError
 from ..message import (
-    Brain,
     CallSpec,
     Message,
+    Model,
     Prompt,
     Sampling,
     ToolCall,
@@ -70,12 +70,12 @@ def describe_calls(calls: Sequence[CallSpec]) -> str:
 
 
 class ChatAutoGPT(BaseChatModel):
-    """A brain of ours as a LangChain chat model.
+    """A model of ours as a LangChain chat model.
 
-    >>> ChatAutoGPT(brain=LocalModel.load("models/small")).bind_tools([search])
+    >>> ChatAutoGPT(model=LocalModel.load("models/small")).bind_tools([search])
     """
 
-    brain: SkipValidation[Brain]
+    model: SkipValidation[Model]
     max_tokens: int = 400
     temperature: float = 0.0
     seed: int = 0
@@ -91,7 +91,7 @@ class ChatAutoGPT(BaseChatModel):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        return {"model_name": self.brain.name, "fingerprint": self.brain.fingerprint}
+        return {"model_name": self.model.name, "fingerprint": self.model.fingerprint}
 
     def bind_tools(
         self,
@@ -120,7 +120,7 @@ class ChatAutoGPT(BaseChatModel):
         calls = _chosen(tools, answer, kwargs.get("tool_choice"))
         sampling = Sampling(temperature=self.temperature, seed=self.seed, max_tokens=self.max_tokens)
         talk = self._conversation(messages, calls, answer.name)
-        turn = self.brain.respond([Prompt(self._session, talk, calls, sampling)])[0]
+        turn = self.model.respond([Prompt(self._session, talk, calls, sampling)])[0]
         message = _message(turn, answer.name)
         for word in stop or ():
             message.content = str(message.content).partition(word)[0]
@@ -186,20 +186,20 @@ def _message(turn: Turn, answer: str) -> AIMessage:
     return AIMessage(content="", tool_calls=[call], **rest)
 
 
-class LangChainBrain:
-    """Any LangChain chat model as the brain of our loop; use :meth:`load` for one by name."""
+class LangChainModel:
+    """Any LangChain chat model as the model of our loop; use :meth:`load` for one by name."""
 
     tokenizer_hash = ""
 
     def __init__(self, model: BaseChatModel, name: str | None = None, wait: float = 1.0) -> None:
-        """Put a brain around ``model``; ``wait``: seconds before the second attempt, then doubling."""
+        """Put a model around ``model``; ``wait``: seconds before the second attempt, then doubling."""
         self.model = model
         self.name = name or f"langchain:{model._llm_type}"
         self.fingerprint = self.name
         self.wait = wait
 
     @classmethod
-    def load(cls, name: str) -> LangChainBrain:
+    def load(cls, name: str) -> LangChainModel:
         """Make the model ``provider/name``, e.g. ``openai/gpt-4o``, with keys from its own settings.
 
         Raises UsageError for a malformed name or an unknown provider, and

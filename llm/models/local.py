@@ -1,4 +1,4 @@
-"""The local model as a brain: prompts in, one grammatical call each out, with its exact tokens.
+"""The local model as a model: prompts in, one grammatical call each out, with its exact tokens.
 
 This is where the pieces of the folder meet: the tokenizer renders the conversation, the grammar
 compiler turns the allowed calls into masks, the engine decodes all prompts in one batch, and the
@@ -51,7 +51,7 @@ class LocalModel:
         snapshots: Path | None = None,
         forward: Forward | None = None,
     ) -> None:
-        """Put a brain around a loaded model; ``thought_chars`` > 0 lets it think before a call.
+        """Put a model around a loaded model; ``thought_chars`` > 0 lets it think before a call.
 
         ``snapshots`` is the folder that keeps the keys and values of system messages; ``forward`` is
         the model's, if it was made already.

@@ -1,9 +1,9 @@
-"""``ScriptedModel``: a brain that says what it was told to. For tests, demonstrations and replays.
+"""``ScriptedModel``: a model that says what it was told to. For tests, demonstrations and replays.
 
 It plays a list of turns, one for each prompt of a session, and keeps every prompt it saw. A turn is
 a :class:`~autogpt.llm.message.ToolCall`, a text (what a model without a grammar might say: parsed,
 and invalid if it is no call), or a function from the prompt to either. Calls are checked against
-the prompt's schemas as those of any brain without masks are, so a test notices when the loop would
+the prompt's schemas as those of any model without masks are, so a test notices when the loop would
 not have allowed them.
 
 >>> model = ScriptedModel([ToolCall("finish", {"answer": "42"})])
@@ -35,7 +35,7 @@ class ScriptEnded(UsageError):
 
 
 class ScriptedModel:
-    """A brain that plays a script; token fields of its turns are empty."""
+    """A model that plays a script; token fields of its turns are empty."""
 
     fingerprint = "scripted"
     tokenizer_hash = ""

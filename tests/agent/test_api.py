@@ -88,7 +88,7 @@ def test_making_an_agent_touches_nothing(isolated: Path) -> None:
         AutoGPT().generate("hello")
 
 
-def test_a_brain_that_only_calls_cannot_generate() -> None:
+def test_a_model_that_only_calls_cannot_generate() -> None:
     with pytest.raises(UsageError, match="cannot generate"):
         AutoGPT(scripted()).generate("hello")
 

@@ -361,7 +361,7 @@ def test_ctrl_c_leaves_a_run_that_resumes(here: Path) -> None:
         "    print('thinking', flush=True)\n"
         "    time.sleep(30)\n"
         "    return ToolCall('finish', {'answer': 'no'})\n"
-        "commands.open_brain = lambda settings: ScriptedModel([slow])\n"
+        "commands.open_model = lambda settings: ScriptedModel([slow])\n"
         f"sys.exit(main(['run', {GOAL!r}, 'deliveries.csv', '--model', 'scripted:s.yaml']))\n"
     )
     process = subprocess.Popen(

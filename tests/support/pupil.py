@@ -71,13 +71,13 @@ class School(Machine):
 
     def __init__(self, settings: Settings, subject: Subject) -> None:
         super().__init__(settings, subject)
-        self.brains: dict[Path | None, Pupil] = {}
+        self.models: dict[Path | None, Pupil] = {}
         self.trained_on: list[dict[str, Any]] = []
 
     def load(self, adapter: Path | None) -> Any:
         file = adapter and adapter / "adapter_model.safetensors"
         skill = float(file.read_text()) if file else self.start
-        return self.brains.setdefault(adapter, Pupil(skill, "pupil"))
+        return self.models.setdefault(adapter, Pupil(skill, "pupil"))
 
     def finetune(self, on_step: Callable[[Any], None], **config: Any) -> Report:
         folder = config["out"] / "adapter"

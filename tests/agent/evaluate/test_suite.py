@@ -68,13 +68,13 @@ def test_the_report_has_its_fields_and_adds_up(tmp_path: Path) -> None:
         {"id": "b", "category": "words", "check": [{"answer": {"equals": "yes"}}]},
         {"id": "c", "category": "sums", "check": [{"text": {"reference": ["red fox"], "metric": "f1"}}]},
     )
-    brain = by_goal({
+    model = by_goal({
         "goal 0": [plan("calculator"), ToolCall("calculator", {"expression": "3 - 2"}), finish("$1")],
         "goal 1": [ToolCall("finish", {"answer": "$4"}), finish("no")],
         "goal 2": [finish("red dog")],
     })  # fmt: skip
     done: list[str] = []
-    found = evaluate("s.jsonl", made, brain, builtins(), on_done=lambda episode: done.append(episode.goal.id))
+    found = evaluate("s.jsonl", made, model, builtins(), on_done=lambda episode: done.append(episode.goal.id))
     write_report(found, tmp_path / "out.json")
     report = json.loads((tmp_path / "out.json").read_text())
     assert {"suite", "model", "n", "passed", "pass_rate", "wilson95", "invalid_calls", "by_category",
@@ -110,13 +110,13 @@ def test_no_plan_is_measured_without_one() -> None:
 
 
 def test_several_samples_are_drawn_warm_and_each_with_its_seed() -> None:
-    brain = by_goal({"goal": [finish("x")]})
-    found = evaluate("s", goals({}, {}), brain, builtins(), seed=5, samples=2)
+    model = by_goal({"goal": [finish("x")]})
+    found = evaluate("s", goals({}, {}), model, builtins(), seed=5, samples=2)
     assert len(found.rows) == 4
-    drawn = {(prompt.sampling.temperature, prompt.sampling.seed) for prompt in brain.prompts}
+    drawn = {(prompt.sampling.temperature, prompt.sampling.seed) for prompt in model.prompts}
     assert drawn == {(0.7, 5), (0.7, 6)}
-    evaluate("s", goals({}), brain, builtins(), seed=5)
-    assert brain.prompts[-1].sampling.temperature == 0.0
+    evaluate("s", goals({}), model, builtins(), seed=5)
+    assert model.prompts[-1].sampling.temperature == 0.0
 
 
 # --- conversations -------------------------------------------------------------------------------

@@ -35,9 +35,9 @@ class Talker:
         self.achieves = achieves
 
 
-def held(suite: str, sessions: Sequence[Conversation], brain: Any, registry: Any) -> Any:
+def held(suite: str, sessions: Sequence[Conversation], model: Any, registry: Any) -> Any:
     (session,) = sessions
-    good = brain.achieves
+    good = model.achieves
     return SimpleNamespace(
         rows=[
             SimpleNamespace(status="achieved" if n < good else "not_met") for n in range(len(session.turns))
@@ -99,9 +99,9 @@ def test_a_better_candidate_that_forgot_to_converse_is_kept_out(
 ) -> None:
     class Forgetful(School):
         def load(self, adapter: Path | None) -> Any:
-            brain = super().load(adapter)
-            brain.achieves = 3 if adapter is None else achieves
-            return brain
+            model = super().load(adapter)
+            model.achieves = 3 if adapter is None else achieves
+            return model
 
     monkeypatch.setattr(gate_talk, "shipped_sessions", lambda: sessions)
     monkeypatch.setattr(improve_goals, "shipped_gate", lambda: goals(40, 5000))

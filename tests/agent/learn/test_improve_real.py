@@ -33,7 +33,7 @@ class Real(School):
 
     def load(self, adapter: Path | None) -> Any:
         trained = adapter is not None and "rounds" not in str(adapter) and self.subject.adapter != adapter
-        return self.brains.setdefault(adapter, Pupil(self.taught if trained else self.start, "pupil"))
+        return self.models.setdefault(adapter, Pupil(self.taught if trained else self.start, "pupil"))
 
 
 @pytest.mark.parametrize("method", ["sft", "dpo", "kto", "grpo"])
@@ -77,8 +77,8 @@ def test_full_trains_all_weights_and_the_result_is_a_model(
     moved = [name for name, value in before.items() if not torch.equal(value.half(), after[name].half())]
     assert len(moved) > len(before) / 2
     assert "a whole model: nano, all weights trained further" in nano_in_use.card(report.version)
-    brain = LocalModel.load(found.source, device="cpu", dtype="float32", cache_dir=isolated / "cache")
-    assert brain.tokenizer.fingerprint == ChatTokenizer(NANO).fingerprint
+    model = LocalModel.load(found.source, device="cpu", dtype="float32", cache_dir=isolated / "cache")
+    assert model.tokenizer.fingerprint == ChatTokenizer(NANO).fingerprint
     again = study(Real, options)  # it is improved in its turn
     assert again.parent == report.version
 

@@ -45,7 +45,7 @@ TALK = (
 
 
 class Counting:
-    """A brain that answers from a function, with the token ids of a real tokenizer."""
+    """A model that answers from a function, with the token ids of a real tokenizer."""
 
     name, fingerprint, tokenizer_hash, context = "counting", "", "", 4000
 

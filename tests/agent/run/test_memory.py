@@ -357,7 +357,7 @@ def test_episodes_tell_ask_and_leave_other_work_alone(
     assert not recorder.refused
 
 
-def test_a_rollout_without_memory_refuses_a_brain_that_asks_for_one() -> None:
+def test_a_rollout_without_memory_refuses_a_model_that_asks_for_one() -> None:
     model = ScriptedModel([remember("x y"), finish()], check=False)
     episode = Rollout(model, builtins()).run([Goal(goal="do")])[0]
     written = of(MemoryWritten, episode.events)[0]

@@ -1,4 +1,4 @@
-"""The in-memory driver with a scripted brain on real tools: statuses, checks, batches, cleaning up."""
+"""The in-memory driver with a scripted model on real tools: statuses, checks, batches, cleaning up."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_grants_are_held_against_the_value_of_a_handle() -> None:
 
 
 def test_calls_that_make_no_sense_are_told_to_the_model() -> None:
-    """A brain without masks may name tools and handles that do not exist."""
+    """A model without masks may name tools and handles that do not exist."""
     wrong = [
         ToolCall("shell", {"command": "ls"}),
         ToolCall("files.write", {"path": "$9", "content": "x"}),
@@ -218,7 +218,7 @@ def test_goals_go_side_by_side_in_batches(scratch: Path) -> None:
     assert list(scratch.iterdir()) == []
 
 
-def test_nothing_is_left_when_the_brain_fails(scratch: Path) -> None:
+def test_nothing_is_left_when_the_model_fails(scratch: Path) -> None:
     with pytest.raises(ScriptEnded):
         play([plan("calculator")])
     assert list(scratch.iterdir()) == []

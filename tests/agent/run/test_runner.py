@@ -127,15 +127,15 @@ def test_a_failed_check_is_not_met_and_a_limit_is_said(world: World) -> None:
 def test_goals_run_side_by_side_with_batched_model_calls(world: World) -> None:
     lines = [plan("files.write"), write("o.txt", "x"), FINISH]
     runner = world.runner(lines)
-    brain = runner.brain
+    model = runner.model
     batches: list[int] = []
-    respond = brain.respond
+    respond = model.respond
 
     def counting(prompts: Sequence[Prompt], on_text: Any = None) -> list[Turn]:
         batches.append(len(prompts))
         return respond(prompts, on_text)
 
-    brain.respond = counting  # type: ignore[method-assign]
+    model.respond = counting  # type: ignore[method-assign]
     goals = [world.goal(f"goal {n}", id=f"g{n}") for n in range(5)]
     results = runner.run_all(goals, parallel=3)
     assert [result.id for result in results] == [f"g{n}" for n in range(5)]
@@ -293,7 +293,7 @@ def test_a_no_is_read_by_the_model_with_its_reason(world: World) -> None:
 
     runner = world.runner([*WRITES[:2], FINISH], ask=ask)
     runner.run(world.goal(grants={"write": ["late.txt"]}))
-    last = runner.brain.prompts[-1]  # type: ignore[attr-defined]
+    last = runner.model.prompts[-1]  # type: ignore[attr-defined]
     assert "refused: not that file" in last.messages[-1].content
 
 
@@ -323,7 +323,7 @@ def test_a_question_needs_a_person(world: World) -> None:
     )
     runner = world.runner(lines, ask=lambda run, asked: PersonAnswered(text="March"))
     assert runner.run(world.goal()).status == "achieved"
-    assert "March" in runner.brain.prompts[-1].messages[-1].content  # type: ignore[attr-defined]
+    assert "March" in runner.model.prompts[-1].messages[-1].content  # type: ignore[attr-defined]
 
 
 def test_a_conversation_is_one_run_that_another_process_continues(world: World, tmp_path: Path) -> None:

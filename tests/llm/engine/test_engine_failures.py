@@ -41,7 +41,7 @@ def tiny(vocabulary: int = 300, kind: str = "llama") -> LoadedModel:
 
 
 @pytest.fixture
-def brain(chat_folder: Path) -> LocalModel:
+def model(chat_folder: Path) -> LocalModel:
     tokenizer = ChatTokenizer(chat_folder)
     return LocalModel(tiny(tokenizer.vocab_size), tokenizer, name="tiny")
 
@@ -115,24 +115,24 @@ TOLD = (
 )
 
 
-def test_the_ledger_adds_up_to_the_token(brain: LocalModel) -> None:
-    counts = ledger(brain.tokenizer, TOLD)
+def test_the_ledger_adds_up_to_the_token(model: LocalModel) -> None:
+    counts = ledger(model.tokenizer, TOLD)
     assert tuple(counts) == PARTS and all(count > 0 for count in counts.values())
-    total = len(brain.tokenizer.encode_messages(TOLD, continue_assistant=True).ids)
+    total = len(model.tokenizer.encode_messages(TOLD, continue_assistant=True).ids)
     assert sum(counts.values()) == total
-    assert counts["tools"] == brain.tokenizer.count("finish(answer): the end")
-    more = ledger(brain.tokenizer, (*TOLD[:3], Message("tool", "a result" + " 7" * 50)))
+    assert counts["tools"] == model.tokenizer.count("finish(answer): the end")
+    more = ledger(model.tokenizer, (*TOLD[:3], Message("tool", "a result" + " 7" * 50)))
     changed = {part for part in PARTS if more[part] != counts[part]}
     assert changed == {"this turn"}
 
 
-def test_a_prompt_that_is_too_long_is_refused_with_its_ledger(brain: LocalModel) -> None:
+def test_a_prompt_that_is_too_long_is_refused_with_its_ledger(model: LocalModel) -> None:
     long = (*TOLD[:1], Message("user", "7 " * 400, parts=(("memory", "7 " * 300),)))
     with pytest.raises(
         ContextOverflow, match=r"tiny takes at most 599 \(system \d+, tools \d+, memory"
     ) as caught:
-        brain.respond([Prompt("x", long, CALLS)])
-    total = len(brain.tokenizer.encode_messages(long, continue_assistant=True).ids)
+        model.respond([Prompt("x", long, CALLS)])
+    total = len(model.tokenizer.encode_messages(long, continue_assistant=True).ids)
     assert sum(caught.value.ledger.values()) == total and f"has {total} tokens" in str(caught.value)
     assert max(caught.value.ledger, key=lambda part: caught.value.ledger[part]) == "memory"
 
@@ -142,8 +142,8 @@ def prompt(session: str, *more: Message, **sampling: Any) -> Prompt:
     return Prompt(session, (*start, *more), CALLS, Sampling(max_tokens=60, **sampling))
 
 
-def test_the_best_of_several_candidates_is_kept(brain: LocalModel) -> None:
-    greedy = brain.respond([prompt("greedy")])[0]
+def test_the_best_of_several_candidates_is_kept(model: LocalModel) -> None:
+    greedy = model.respond([prompt("greedy")])[0]
     seen: list[Turn] = []
 
     def score(asked: Prompt, turn: Turn) -> float:
@@ -151,42 +151,42 @@ def test_the_best_of_several_candidates_is_kept(brain: LocalModel) -> None:
         seen.append(turn)
         return float(len(seen) % 5)  # the fourth of five wins
 
-    brain.scorer = score
+    model.scorer = score
     heard: list[str] = []
-    chosen, other = brain.respond(
+    chosen, other = model.respond(
         [prompt("best", best_of=5), prompt("other", best_of=5)], lambda i, text: heard.append(f"{i}{text}")
     )
     assert len(seen) == 10 and chosen.ids == seen[3].ids and other.ids == seen[8].ids
     assert seen[0].ids == greedy.ids == seen[5].ids  # the first candidate is the greedy one
     assert len({turn.ids for turn in seen[:5]}) > 2
     assert heard == [f"0{chosen.text}", f"1{other.text}"]
-    assert set(brain.engine._sessions._live) == {"greedy", "best", "other"}
+    assert set(model.engine._sessions._live) == {"greedy", "best", "other"}
 
     # the chosen candidate's session goes on as if it had been alone
     said = Message("assistant", chosen.text, chosen.ids)
-    later = brain.respond([prompt("best", said, Message("tool", "go on"))])[0]
+    later = model.respond([prompt("best", said, Message("tool", "go on"))])[0]
     assert later.cached_tokens >= chosen.prompt_tokens
-    fresh = LocalModel(brain.loaded, brain.tokenizer, name="fresh")
+    fresh = LocalModel(model.loaded, model.tokenizer, name="fresh")
     assert fresh.respond([prompt("best", said, Message("tool", "go on"))])[0].ids == later.ids
 
-    brain.scorer = None
-    surest = brain.respond([prompt("sure", best_of=5)])[0]
+    model.scorer = None
+    surest = model.respond([prompt("sure", best_of=5)])[0]
     assert surest.confidence == max(greedy.confidence, surest.confidence)
-    assert brain.engine.log("sure").ids[-len(surest.ids) :] == list(surest.ids)
+    assert model.engine.log("sure").ids[-len(surest.ids) :] == list(surest.ids)
 
 
-def test_what_is_known_is_computed_before_it_is_needed(brain: LocalModel) -> None:
-    first = brain.respond([prompt("a")])[0]
+def test_what_is_known_is_computed_before_it_is_needed(model: LocalModel) -> None:
+    first = model.respond([prompt("a")])[0]
     said = Message("assistant", first.text, first.ids)
     known = Prompt("a", (*prompt("a").messages, said), CALLS)
-    brain.prefill([known])
-    count = len(brain.tokenizer.encode_messages(known.messages).ids)
-    forwards = brain.engine.stats.forwards
-    brain.prefill([known, prompt("a")])  # known already, also where the session holds more
-    assert brain.engine.stats.forwards == forwards
-    second = brain.respond([prompt("a", said, Message("tool", "a result"))])[0]
+    model.prefill([known])
+    count = len(model.tokenizer.encode_messages(known.messages).ids)
+    forwards = model.engine.stats.forwards
+    model.prefill([known, prompt("a")])  # known already, also where the session holds more
+    assert model.engine.stats.forwards == forwards
+    second = model.respond([prompt("a", said, Message("tool", "a result"))])[0]
     assert second.cached_tokens == count
-    cold = LocalModel(brain.loaded, brain.tokenizer).respond(
+    cold = LocalModel(model.loaded, model.tokenizer).respond(
         [prompt("a", said, Message("tool", "a result"))]
     )[0]
     assert cold.ids == second.ids and cold.cached_tokens == 0

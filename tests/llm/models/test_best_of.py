@@ -17,16 +17,16 @@ from autogpt.tools.registry import builtins
 
 
 def test_the_driver_keeps_the_chosen_candidates_and_their_tokens() -> None:
-    brain = LocalModel.load(str(NANO), device="cpu", dtype="float32")
+    model = LocalModel.load(str(NANO), device="cpu", dtype="float32")
     scored: list[str] = []
 
     def longest(prompt: Prompt, turn: Turn) -> float:
         scored.append(turn.text)
         return float(len(turn.text))
 
-    brain.scorer = longest
+    model.scorer = longest
     goal = Goal.model_validate({"goal": "hello", "limits": {"steps": 3}})
-    episode = Rollout(brain, builtins(), best_of=3).run([goal])[0]
+    episode = Rollout(model, builtins(), best_of=3).run([goal])[0]
     turns = [event for event in episode.events if isinstance(event, ModelTurn)]
     assert turns and len(scored) <= 3 * len(turns)
     for turn in turns:

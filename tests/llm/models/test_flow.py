@@ -145,7 +145,7 @@ def test_a_local_model_lets_prompts_join(nano: LocalModel) -> None:
         flow.put(1, Prompt("flow-d", (Message("user", "7 " * 9000),), CALLS))
 
 
-def test_a_brain_without_a_flow_is_asked_in_rounds() -> None:
+def test_a_model_without_a_flow_is_asked_in_rounds() -> None:
     sizes: list[int] = []
 
     class Counting(ScriptedModel):

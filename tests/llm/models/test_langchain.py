@@ -1,4 +1,4 @@
-"""Our brain inside LangChain's own agent, and LangChain's own chat models as our brain."""
+"""Our model inside LangChain's own agent, and LangChain's own chat models as our model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field
 
 from autogpt.errors import ModelUnavailable, UsageError
 from autogpt.llm.message import CallSpec, Message, Prompt, ToolCall
-from autogpt.llm.models.langchain import ATTEMPTS, ChatAutoGPT, LangChainBrain, RemoteModelError
+from autogpt.llm.models.langchain import ATTEMPTS, ChatAutoGPT, LangChainModel, RemoteModelError
 from autogpt.llm.models.scripted import ScriptedModel
 
 
@@ -36,12 +36,12 @@ def count(supplier: str) -> ToolCall:
     return ToolCall("late_deliveries", {"supplier": supplier})
 
 
-# --- our brain as a LangChain chat model -------------------------------------------------------
+# --- our model as a LangChain chat model -------------------------------------------------------
 
 
 def test_create_agent_calls_tools_and_answers() -> None:
     model = ScriptedModel([count("Nordfracht"), answer("12 deliveries")])
-    agent: Any = create_agent(ChatAutoGPT(brain=model), [late_deliveries], system_prompt="Be brief.")
+    agent: Any = create_agent(ChatAutoGPT(model=model), [late_deliveries], system_prompt="Be brief.")
     talk = agent.invoke({"messages": [("user", "How many were late?")]})["messages"]
     assert [type(message) for message in talk] == [HumanMessage, AIMessage, ToolMessage, AIMessage]
     assert talk[2].content == "Nordfracht: 12"
@@ -60,7 +60,7 @@ def test_create_agent_calls_tools_and_answers() -> None:
 
 def test_a_call_outside_the_schema_does_not_reach_the_tool() -> None:
     model = ScriptedModel([ToolCall("late_deliveries", {"supplier": 3})])
-    agent: Any = create_agent(ChatAutoGPT(brain=model), [late_deliveries])
+    agent: Any = create_agent(ChatAutoGPT(model=model), [late_deliveries])
     last = agent.invoke({"messages": [("user", "go")]})["messages"][-1]
     assert not last.tool_calls
     assert "supplier" in last.invalid_tool_calls[0]["error"]
@@ -75,7 +75,7 @@ class Verdict(BaseModel):
 
 def test_structured_answers_force_the_call() -> None:
     model = ScriptedModel([ToolCall("Verdict", {"supplier": "Nordfracht", "late": 12})])
-    agent: Any = create_agent(ChatAutoGPT(brain=model), [], response_format=Verdict)
+    agent: Any = create_agent(ChatAutoGPT(model=model), [], response_format=Verdict)
     result = agent.invoke({"messages": [("user", "Who?")]})
     assert result["structured_response"] == Verdict(supplier="Nordfracht", late=12)
     assert [call.name for call in model.prompts[0].calls] == ["Verdict"]
@@ -93,19 +93,19 @@ def test_structured_answers_force_the_call() -> None:
 )
 def test_tool_choice_decides_what_is_allowed(choice: str | None, allowed: list[str]) -> None:
     model = ScriptedModel([answer("x")], check=False)
-    ChatAutoGPT(brain=model).bind_tools([late_deliveries], tool_choice=choice).invoke("hi")
+    ChatAutoGPT(model=model).bind_tools([late_deliveries], tool_choice=choice).invoke("hi")
     assert [call.name for call in model.prompts[0].calls] == allowed
 
 
 def test_an_unknown_tool_choice_is_refused() -> None:
-    bound = ChatAutoGPT(brain=ScriptedModel([answer("x")])).bind_tools([late_deliveries], tool_choice="gone")
+    bound = ChatAutoGPT(model=ScriptedModel([answer("x")])).bind_tools([late_deliveries], tool_choice="gone")
     with pytest.raises(UsageError, match=r"'gone'.*late_deliveries"):
         bound.invoke("hi")
 
 
 def test_without_tools_it_just_answers_and_earlier_answers_are_kept() -> None:
     model = ScriptedModel([answer("Hello."), answer("Bye. now")])
-    chat = ChatAutoGPT(brain=model, max_tokens=50, temperature=0.5, seed=9)
+    chat = ChatAutoGPT(model=model, max_tokens=50, temperature=0.5, seed=9)
     first = chat.invoke([SystemMessage("Be kind."), HumanMessage("hi")])
     assert first.content == "Hello."
     second = chat.invoke([HumanMessage("hi"), first, HumanMessage("bye")], stop=["."])
@@ -122,11 +122,11 @@ def test_a_tool_named_finish_keeps_its_name() -> None:
         return str(grade)
 
     model = ScriptedModel([ToolCall("reply", {"answer": "done"})])
-    assert ChatAutoGPT(brain=model).bind_tools([finish]).invoke("hi").content == "done"
+    assert ChatAutoGPT(model=model).bind_tools([finish]).invoke("hi").content == "done"
     assert [call.name for call in model.prompts[0].calls] == ["finish", "reply"]
 
 
-# --- a LangChain chat model as our brain -------------------------------------------------------
+# --- a LangChain chat model as our model -------------------------------------------------------
 
 
 class Remote(BaseChatModel):
@@ -172,7 +172,7 @@ def prompt(*messages: Message) -> Prompt:
 
 def test_calls_are_bound_as_tools_and_come_back_under_their_own_names() -> None:
     remote = Remote(answers=[calls("files__read", path="a.txt")])
-    turn = LangChainBrain(remote).respond([prompt()])[0]
+    turn = LangChainModel(remote).respond([prompt()])[0]
     assert turn.call == ToolCall("files.read", {"path": "a.txt"}) and turn.invalid is None
     assert turn.text == turn.call.text() and turn.ids == ()
     function = remote.bound[0]["tools"][0]["function"]
@@ -194,20 +194,20 @@ def test_calls_are_bound_as_tools_and_come_back_under_their_own_names() -> None:
     ],
 )
 def test_what_does_not_fit_is_an_invalid_turn(said: AIMessage, says: str) -> None:
-    turn = LangChainBrain(Remote(answers=[said])).respond([prompt()])[0]
+    turn = LangChainModel(Remote(answers=[said])).respond([prompt()])[0]
     assert turn.call is None and turn.invalid is not None and says in turn.invalid
     assert turn.text
 
 
 def test_models_without_tool_binding_may_write_the_call() -> None:
-    brain = LangChainBrain(GenericFakeChatModel(messages=iter([answer("ok").text(), "hm"])))
-    assert brain.respond([prompt()])[0].call == answer("ok")
-    assert brain.respond([prompt()])[0].call is None
+    model = LangChainModel(GenericFakeChatModel(messages=iter([answer("ok").text(), "hm"])))
+    assert model.respond([prompt()])[0].call == answer("ok")
+    assert model.respond([prompt()])[0].call is None
 
 
 def test_the_conversation_becomes_linked_calls_and_results() -> None:
     remote = Remote(answers=[calls("finish", answer="ok")])
-    LangChainBrain(remote).respond(
+    LangChainModel(remote).respond(
         [
             prompt(
                 Message("system", "sys"),
@@ -246,7 +246,7 @@ class Overloaded(Exception):
 def test_what_may_pass_is_tried_again_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     remote = Remote(answers=[ConnectionResetError("gone"), Overloaded("busy"), calls("finish", answer="ok")])
     with caplog.at_level(logging.WARNING):
-        turn = LangChainBrain(remote, wait=0.001).respond([prompt()])[0]
+        turn = LangChainModel(remote, wait=0.001).respond([prompt()])[0]
     assert turn.call == answer("ok")
     assert len([record for record in caplog.records if "Retrying" in record.message]) == 2
 
@@ -254,14 +254,14 @@ def test_what_may_pass_is_tried_again_and_logged(caplog: pytest.LogCaptureFixtur
 def test_tries_are_bounded() -> None:
     remote = Remote(answers=[TimeoutError("slow") for _ in range(9)])
     with pytest.raises(RemoteModelError, match="langchain:here did not answer: TimeoutError: slow"):
-        LangChainBrain(remote, name="langchain:here", wait=0.001).respond([prompt()])
+        LangChainModel(remote, name="langchain:here", wait=0.001).respond([prompt()])
     assert len(remote.seen) == ATTEMPTS
 
 
 def test_what_will_not_pass_is_not_tried_again() -> None:
     remote = Remote(answers=[ValueError("bad key\nsecond line"), calls("finish", answer="ok")])
     with pytest.raises(RemoteModelError, match="ValueError: bad key second line"):
-        LangChainBrain(remote, wait=0.001).respond([prompt()])
+        LangChainModel(remote, wait=0.001).respond([prompt()])
     assert len(remote.seen) == 1
 
 
@@ -273,7 +273,7 @@ def test_several_prompts_are_answered_in_order() -> None:
 
     heard: list[int] = []
     many = [prompt(Message("user", str(i))) for i in range(12)]
-    turns = LangChainBrain(Echo(answers=[])).respond(many, lambda i, _: heard.append(i))
+    turns = LangChainModel(Echo(answers=[])).respond(many, lambda i, _: heard.append(i))
     assert [turn.call.arguments["answer"] for turn in turns if turn.call] == [str(i) for i in range(12)]
     assert heard == list(range(12))
 
@@ -288,14 +288,14 @@ def test_several_prompts_are_answered_in_order() -> None:
 )
 def test_loading_by_name_says_what_is_missing(name: str, error: type[Exception], says: str) -> None:
     with pytest.raises(error, match=says) as caught:
-        LangChainBrain.load(name)
+        LangChainModel.load(name)
     assert "\n" not in str(caught.value)
 
 
-def test_our_brain_may_stand_behind_langchain_and_serve_our_loop_again() -> None:
+def test_our_model_may_stand_behind_langchain_and_serve_our_loop_again() -> None:
     inner = ScriptedModel(
         [ToolCall("files__read", {"path": "a.txt"}), ToolCall("reply", {"answer": "no call"})]
     )
-    brain = LangChainBrain(ChatAutoGPT(brain=inner))
-    assert brain.respond([prompt()])[0].call == ToolCall("files.read", {"path": "a.txt"})
+    model = LangChainModel(ChatAutoGPT(model=inner))
+    assert model.respond([prompt()])[0].call == ToolCall("files.read", {"path": "a.txt"})
     assert [call.name for call in inner.prompts[0].calls] == ["files__read", "finish"]

@@ -1,4 +1,4 @@
-"""The local model as a brain, on a real (tiny, untrained) GPT: whatever it says is an allowed call."""
+"""The local model as a model, on a real (tiny, untrained) GPT: whatever it says is an allowed call."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, chat_folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def brain(folder: Path) -> LocalModel:
+def model(folder: Path) -> LocalModel:
     return LocalModel.load(folder, device="cpu", dtype="float32", name="tiny")
 
 
@@ -65,14 +65,14 @@ def ask(session: str, *messages: Message, **sampling: Any) -> Prompt:
     return Prompt(session, messages or GO, CALLS, Sampling(temperature=1.0, **sampling))
 
 
-def test_every_turn_is_an_allowed_call_with_its_exact_tokens(brain: LocalModel) -> None:
-    grammar = brain.compiler.compile(CALLS)
+def test_every_turn_is_an_allowed_call_with_its_exact_tokens(model: LocalModel) -> None:
+    grammar = model.compiler.compile(CALLS)
     names = set()
     for seed in range(12):
-        turn = brain.respond([ask(f"s{seed}", seed=seed)])[0]
+        turn = model.respond([ask(f"s{seed}", seed=seed)])[0]
         assert turn.call is not None, turn.invalid
         assert why_invalid(turn.call, CALLS) is None
-        assert turn.text == brain.tokenizer.decode(turn.ids) and turn.ids[-1] == brain.tokenizer.eos_id
+        assert turn.text == model.tokenizer.decode(turn.ids) and turn.ids[-1] == model.tokenizer.eos_id
         assert mark_forced(grammar, turn.ids) == list(turn.forced)
         assert all(
             (logprob == 0.0) or not free for logprob, free in zip(turn.logprobs, turn.forced, strict=True)
@@ -82,80 +82,80 @@ def test_every_turn_is_an_allowed_call_with_its_exact_tokens(brain: LocalModel) 
     assert names == {"files.read", "finish"}
 
 
-def test_a_batch_answers_as_each_alone(brain: LocalModel) -> None:
+def test_a_batch_answers_as_each_alone(model: LocalModel) -> None:
     prompts = [
         ask(f"batch{i}", *GO, Message("assistant", "x"), Message("user", str(i)), seed=i) for i in range(5)
     ]
-    together = brain.respond(prompts)
+    together = model.respond(prompts)
     for prompt in prompts:
-        brain.close_session(prompt.session)
-    alone = [brain.respond([prompt])[0] for prompt in prompts]
+        model.close_session(prompt.session)
+    alone = [model.respond([prompt])[0] for prompt in prompts]
     assert [turn.ids for turn in together] == [turn.ids for turn in alone]
 
 
-def test_the_next_turn_reuses_the_last_ones_work(brain: LocalModel) -> None:
-    first = brain.respond([ask("long")])[0]
+def test_the_next_turn_reuses_the_last_ones_work(model: LocalModel) -> None:
+    first = model.respond([ask("long")])[0]
     said = Message("assistant", first.text, first.ids)
-    second = brain.respond([ask("long", *GO, said, Message("tool", "hello"))])[0]
+    second = model.respond([ask("long", *GO, said, Message("tool", "hello"))])[0]
     last_sampled = max(i for i, forced in enumerate(first.forced) if not forced)
     assert second.cached_tokens >= first.prompt_tokens + last_sampled  # forced tokens at the end may wait
     assert second.prompt_tokens > second.cached_tokens
-    brain.engine.clear()
-    cold = brain.respond([ask("long", *GO, said, Message("tool", "hello"))])[0]
+    model.engine.clear()
+    cold = model.respond([ask("long", *GO, said, Message("tool", "hello"))])[0]
     assert cold.cached_tokens == 0 and cold.ids == second.ids
 
 
-def test_a_cut_call_is_invalid(brain: LocalModel) -> None:
-    turn = brain.respond([ask("cut", max_tokens=6)])[0]
+def test_a_cut_call_is_invalid(model: LocalModel) -> None:
+    turn = model.respond([ask("cut", max_tokens=6)])[0]
     assert turn.call is None and turn.invalid == "cut by the token limit" and len(turn.ids) == 6
 
 
-def test_text_is_streamed_whole(brain: LocalModel) -> None:
+def test_text_is_streamed_whole(model: LocalModel) -> None:
     heard = {0: "", 1: ""}
 
     def listen(i: int, piece: str) -> None:
         heard[i] += piece
 
-    turns = brain.respond([ask("a", seed=1), ask("b", seed=2)], listen)
+    turns = model.respond([ask("a", seed=1), ask("b", seed=2)], listen)
     assert [heard[0], heard[1]] == [turn.text for turn in turns]
 
 
-def test_a_prompt_longer_than_the_context_names_the_numbers(brain: LocalModel) -> None:
+def test_a_prompt_longer_than_the_context_names_the_numbers(model: LocalModel) -> None:
     long = Message("user", "7 " * 400)
     with pytest.raises(ContextOverflow, match=r"has \d{3,} tokens, the model tiny takes at most 511"):
-        brain.respond([ask("x", long)])
-    bad, good = brain.respond([ask("x", long), ask("y")])
+        model.respond([ask("x", long)])
+    bad, good = model.respond([ask("x", long), ask("y")])
     assert bad.call is None and bad.invalid is not None and "at most 511" in bad.invalid
     assert good.call is not None
 
 
-def test_a_schema_that_cannot_be_compiled_is_named(brain: LocalModel) -> None:
+def test_a_schema_that_cannot_be_compiled_is_named(model: LocalModel) -> None:
     wrong = CallSpec("odd", {"type": "object", "properties": {"a": {"not": {}}}, "required": ["a"]})
     with pytest.raises(GrammarError, match="'odd'"):
-        brain.respond([Prompt("x", GO, (wrong,))])
+        model.respond([Prompt("x", GO, (wrong,))])
 
 
-def test_thoughts_come_only_when_allowed(folder: Path, brain: LocalModel) -> None:
-    thinking = LocalModel(brain.loaded, brain.tokenizer, thought_chars=20)
+def test_thoughts_come_only_when_allowed(folder: Path, model: LocalModel) -> None:
+    thinking = LocalModel(model.loaded, model.tokenizer, thought_chars=20)
     turns = [thinking.respond([ask(f"t{i}", seed=i)])[0] for i in range(6)]
     assert all(turn.call is not None for turn in turns)
     thoughts = [turn.text.partition("<tool_call>")[0] for turn in turns]
     assert any(thoughts) and all(len(thought) <= 20 for thought in thoughts)
 
 
-def test_free_text_stops_at_the_limit_and_leaves_no_session(brain: LocalModel) -> None:
+def test_free_text_stops_at_the_limit_and_leaves_no_session(model: LocalModel) -> None:
     pieces: list[str] = []
-    text = brain.generate("Say something.", max_tokens=9, system="Be brief.", on_text=pieces.append)
+    text = model.generate("Say something.", max_tokens=9, system="Be brief.", on_text=pieces.append)
     assert text.startswith("".join(pieces))
-    assert text == brain.generate("Say something.", max_tokens=9, system="Be brief.")
+    assert text == model.generate("Say something.", max_tokens=9, system="Be brief.")
     with pytest.raises(ContextOverflow):
-        brain.generate("7 " * 400)
+        model.generate("7 " * 400)
 
 
-def test_hashes_name_the_weights_and_the_tokenizer(folder: Path, brain: LocalModel) -> None:
-    assert brain.name == "tiny"
-    assert brain.tokenizer_hash == ChatTokenizer(folder).fingerprint
-    assert LocalModel.load(folder, device="cpu", dtype="float32").fingerprint == brain.fingerprint
+def test_hashes_name_the_weights_and_the_tokenizer(folder: Path, model: LocalModel) -> None:
+    assert model.name == "tiny"
+    assert model.tokenizer_hash == ChatTokenizer(folder).fingerprint
+    assert LocalModel.load(folder, device="cpu", dtype="float32").fingerprint == model.fingerprint
 
 
 def test_a_folder_without_tokenizer_or_weights_is_one_clear_line(tmp_path: Path, folder: Path) -> None:

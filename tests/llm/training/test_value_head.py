@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from autogpt.agent.goals.load import Goal
-from autogpt.agent.open import heads_folder, open_brain, with_model
+from autogpt.agent.open import heads_folder, open_model, with_model
 from autogpt.agent.record.events import Event, ModelTurn, RunStarted
 from autogpt.agent.run.loop import Stop, Think, decide
 from autogpt.agent.run.rollout import Episode, Rollout
@@ -250,8 +250,8 @@ def test_a_head_is_fitted_from_the_command_line(
     tried = []
     row_of = judging._row
 
-    def told(episode: Episode, brain: judging.Watched) -> judging.Row:
-        row = row_of(episode, brain)
+    def told(episode: Episode, opened: judging.Watched) -> judging.Row:
+        row = row_of(episode, opened)
         tried.append(episode.sampling.seed)
         return {**row, "won": len(tried) % 2 == 0}
 
@@ -263,7 +263,7 @@ def test_a_head_is_fitted_from_the_command_line(
     assert "auc" in said and "--best-of N uses it" in said
     assert len(tried) == 32 and len(set(tried)) == 4, "each attempt at a goal has a seed of its own"
     settings = with_model(load(model="nano", device="cpu"))
-    model = open_brain(settings)
+    model = open_model(settings)
     assert isinstance(model, LocalModel) and model.value is not None
     assert model.value.fingerprint == model.fingerprint
     folder = heads_folder(settings, model.fingerprint)
