@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from ...llm.training.checkpoint import replace_bytes
+from ...files import replace_file
 from .page import page
 from .work import improvements, lock
 
@@ -42,7 +42,7 @@ def forget_runs(home: Path, runs: Iterable[str]) -> list[str]:
                 if path.name in FIGURES:
                     continue
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-            replace_bytes(work.folder / "index.html", page(work).encode())
+            replace_file(work.folder / "index.html", page(work).encode())
         shutil.rmtree(home / "improve" / "gate", ignore_errors=True)
     finally:
         held.release()

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...files import sha256_of
 from ...llm.message import Model
-from ...llm.training.checkpoint import file_sha256
 from ...tools.registry import Registry
 from ..evaluate import statistics as gate
 from ..goals.compare import as_text
@@ -108,7 +108,7 @@ def at_most(method: str, planned: int | None, available: int) -> int:
 
 def goal_key(goal: Goal) -> str:
     """Return what a result is kept under: everything that the goal says, and its inputs' contents."""
-    inputs = [file_sha256(path) if path.is_file() else str(path) for path in goal.input_paths()]
+    inputs = [sha256_of(path) if path.is_file() else str(path) for path in goal.input_paths()]
     record = [goal.model_dump(mode="json", exclude={"category", "inputs"}), inputs]
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:32]
 

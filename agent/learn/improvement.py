@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 from ... import __version__
 from ...errors import UsageError
+from ...files import replace_file
 from ...llm.text.tokenizer import ChatTokenizer
-from ...llm.training.checkpoint import replace_bytes
 from ...llm.training.monitor import Collapse
 from ...memory.experience import Experience
 from ...prompts import ToolLine, texts_hash
@@ -373,7 +373,7 @@ class Improvement:
 
     def draw(self) -> None:
         """Write the page."""
-        replace_bytes(self.work.folder / "index.html", page(self.work).encode())
+        replace_file(self.work.folder / "index.html", page(self.work).encode())
 
     def report(self) -> ImproveReport:
         """Return what the state says."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import UsageError
+from ...files import sha256_of
 from ...settings import Settings, bound_spinning
 from ..open import with_model
 
@@ -98,12 +99,11 @@ class Machine:
     def fingerprint(self, adapter: Path | None) -> str:
         """Return what tells two models' results apart: weights, and what they are computed with."""
         from ...llm.nn.load import weights_fingerprint
-        from ...llm.training.checkpoint import file_sha256
 
         base, merged = self._parts(adapter)
         parts = [weights_fingerprint(base), self.settings.device, self.settings.dtype]
         if merged is not None:
-            parts.append(file_sha256(merged / "adapter_model.safetensors"))
+            parts.append(sha256_of(merged / "adapter_model.safetensors"))
         return hashlib.sha256("|".join(parts).encode()).hexdigest()
 
     def finetune(self, on_step: OnStep, data: list[Path], epsilon: float | None, **config: Any) -> Report:

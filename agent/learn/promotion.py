@@ -10,9 +10,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ...files import replace_file
 from ...llm.registry import ModelRegistry, facts_of
 from ...llm.training.card import add_scores, write_card
-from ...llm.training.checkpoint import replace_bytes
 from .machine import Subject
 from .work import Work
 
@@ -79,7 +79,7 @@ def describe(folder: Path, work: Work, subject: Subject) -> None:
     }
     if state.facts.get("exposure"):
         facts["exposure"] = ", ".join(f"{bits:.1f}" for bits in state.facts["exposure"])
-    replace_bytes(folder / "autogpt.json", json.dumps(facts, indent=2).encode())
+    replace_file(folder / "autogpt.json", json.dumps(facts, indent=2).encode())
     write_card(folder, facts)
     verdict = state.facts["verdict"]
     rows = {

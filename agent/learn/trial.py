@@ -20,8 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ...files import replace_file
 from ...llm.registry import ModelRegistry
-from ...llm.training.checkpoint import replace_bytes
 from ...memory.experience import is_solved
 from ...settings import Settings
 from ..record.rewards import reward_of
@@ -48,7 +48,7 @@ def begin(home: Path, store: RunStore, version: str, parent: str, now: float) ->
         return False
     trial = {**compared, "version": version, "since": now, "looked": 0}
     _file(home).parent.mkdir(parents=True, exist_ok=True)
-    replace_bytes(_file(home), json.dumps(trial).encode())
+    replace_file(_file(home), json.dumps(trial).encode())
     return True
 
 
@@ -76,7 +76,7 @@ def look(settings: Settings, store: RunStore) -> str:
             _file(settings.home).unlink(missing_ok=True)
             return f"{told} (p = {p:.2g}): {parent} is in use again"
         trial["looked"] = size
-        replace_bytes(_file(settings.home), json.dumps(trial).encode())
+        replace_file(_file(settings.home), json.dumps(trial).encode())
         if size == RUNS:
             _file(settings.home).unlink(missing_ok=True)
             return f"{told}: {version} stays, its trial is over"

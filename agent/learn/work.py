@@ -19,7 +19,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ...errors import UserError
-from ...llm.training.checkpoint import replace_bytes
+from ...files import replace_file
 from ..record.journal import RunLock
 
 Method = Literal["auto", "sft", "dpo", "kto", "grpo"]
@@ -107,7 +107,7 @@ class Work:
     def save(self) -> None:
         """Write the state by rename."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        replace_bytes(self.folder / "state.json", self.state.model_dump_json(indent=1).encode())
+        replace_file(self.folder / "state.json", self.state.model_dump_json(indent=1).encode())
 
     def reach(self, stage: Stage) -> None:
         """Record that ``stage`` is next."""
@@ -117,7 +117,7 @@ class Work:
     def write(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write JSON lines by rename."""
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        replace_bytes(self.folder / name, text.encode())
+        replace_file(self.folder / name, text.encode())
 
     def read(self, name: str) -> list[dict[str, Any]]:
         """Return what :meth:`write` or :func:`append` wrote; [] where there is nothing."""

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
 from ...errors import UserError
+from ...files import replace_file
 from .events import (
     Event,
     PersonAnswered,
@@ -325,7 +326,7 @@ def write_blob(folder: Path, value: Any) -> str | None:
     if len(data) <= INLINE_BYTES:
         return None
     digest = hashlib.sha256(data).hexdigest()
-    write_durably(folder / "blobs" / digest, data)
+    replace_file(folder / "blobs" / digest, data)
     return digest
 
 
@@ -340,40 +341,6 @@ def read_blob(folder: Path, digest: str) -> Any:
         raise UserError(f"{path}: a result of run {folder.name} is damaged; its content has another hash")
     return json.loads(data)
 
-
-def write_durably(path: Path, data: bytes, mode: int = 0o600, tag: str = "autogpt") -> None:
-    """Write a whole file so that a crash leaves the old one or the new one: temporary, fsync, rename.
-
-    The temporary file has a fixed name, so that doing it again after a crash leaves no litter;
-    ``tag`` keeps writers apart that may be at the same path at once.
-    """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    part = temporary(path, tag)
-    try:
-        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise
-    sync_folder(path.parent)
-
-
-def temporary(path: Path, tag: str) -> Path:
-    """Return the name beside ``path`` that :func:`write_durably` writes to first."""
-    return path.with_name(f".{path.name}.{tag}.part")
-
-
-def sync_folder(folder: Path) -> None:
-    """Make names in ``folder`` durable (a rename is only safe after this)."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _stamped(event: _E) -> _E:

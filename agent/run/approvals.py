@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...errors import UsageError, UserError
+from ...files import replace_file
 from ..record.events import Event, PersonAnswered, PersonAsked
-from ..record.journal import write_durably
 from ..record.state import State
 from ..record.store import RunStore
 from .loop import Act
@@ -40,7 +40,7 @@ class Approvals:
             fcntl.flock(lock, fcntl.LOCK_EX)
             known = self._read()
             known[folder] = sorted({*known.get(folder, []), tool})
-            write_durably(self.path, json.dumps(known, indent=1).encode())
+            replace_file(self.path, json.dumps(known, indent=1).encode())
         finally:
             os.close(lock)
 

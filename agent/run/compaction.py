@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 
 from ...labels import Label, merge
 from ...memory.entry import Draft, Kind
+from ...text import clip
 from ..record.events import (
     ConversationFolded,
     Event,
@@ -74,13 +75,8 @@ def _draft(started: RunStarted, events: Sequence[Event], start: int, end: int, n
     values = {event.handle: event.preview for event in outcomes if event.handle}
     answer = str(values.get(answers[-1], answers[-1])) if answers else "none"
     done = f" ({', '.join(dict.fromkeys(tools))})" if tools else ""
-    text = f"You asked: {_cut(said, SAID)} Answer{done}: {_cut(answer, ANSWERED)}"
+    text = f"You asked: {clip(said, SAID)} Answer{done}: {clip(answer, ANSWERED)}"
     seen = [event for event in part if isinstance(event, MemoryRecalled)]
     recalled = tuple(entry.id for event in seen for entry in event.entries)
     label = merge([Label.TRUSTED, *(one.label for one in outcomes), *(one.label for one in seen)])
     return Draft(Kind.EPISODE, text, namespace, label, started.run, start, recalled=recalled)
-
-
-def _cut(text: str, length: int) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= length else line[: length - 1] + "…"

@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ...errors import UserError
+from ...files import replace_file, temporary
 from ...tools import paths
-from ..record.journal import temporary, write_durably
 
 MAX_FILES = 1000
 """A write grant that matches more files than this is not worth hashing; it is refused."""
@@ -90,7 +90,7 @@ def _write(target: Path, data: bytes, run: str) -> None:
     mode = target.stat().st_mode & 0o777 if target.exists() else 0o644
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        write_durably(target, data, mode, tag=run)
+        replace_file(target, data, mode=mode, tag=run)
     except OSError as error:
         raise UserError(f"{target}: cannot deliver: {error.strerror}; free it and resume the run") from error
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from ...labels import Label, merge
 from ...memory.entry import Draft, Kind
+from ...text import clip
 from ..record.events import (
     CheckResult,
     Event,
@@ -74,7 +75,7 @@ def _episode(events: Sequence[Event], status: str, answer: Any) -> str:
     text = f"{_goal(events)}: {_calls(events)}: {words.get(status, status)}"
     if answer is not None and status == "achieved":
         shown = answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False, default=str)
-        text += f", {_cut(shown, _CALL)}"
+        text += f", {clip(shown, _CALL)}"
     return text
 
 
@@ -107,13 +108,13 @@ def _of_calls(events: Sequence[Event]) -> list[tuple[int, str]]:
             place, bad = failed.pop(event.tool)
             if bad.call_id in intents and event.call_id in intents:
                 wrong, right = (_shown(intents[one.call_id]) for one in (bad, event))
-                error = _cut(bad.preview.removeprefix("error: "), _ERROR)
+                error = clip(bad.preview.removeprefix("error: "), _ERROR)
                 lessons.append((place, f"{wrong} failed ({error}); {right} worked"))
     return lessons
 
 
 def _goal(events: Sequence[Event]) -> str:
-    return f'"{_cut(State.of(events).said, _GOAL)}"'
+    return f'"{clip(State.of(events).said, _GOAL)}"'
 
 
 def _calls(events: Sequence[Event]) -> str:
@@ -122,21 +123,17 @@ def _calls(events: Sequence[Event]) -> str:
     made = [call for call in turns if call["name"] not in CORE_CALLS]
     names = [call["name"] for call in made[:-1]]
     last = made[-1]
-    return ", ".join([*names, f"{last['name']} {_cut(_values(last['arguments']), _CALL)}"])
+    return ", ".join([*names, f"{last['name']} {clip(_values(last['arguments']), _CALL)}"])
 
 
 def _shown(intent: ToolIntent) -> str:
-    return f"{intent.tool} {_cut(_values(intent.arguments), _CALL)}"
+    return f"{intent.tool} {clip(_values(intent.arguments), _CALL)}"
 
 
 def _values(arguments: Mapping[str, Any]) -> str:
     texts = (v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in arguments.values())
     return " ".join(texts)
 
-
-def _cut(text: str, length: int) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= length else line[: length - 1] + "…"
 
 
 def _tokens(text: str) -> set[str]:

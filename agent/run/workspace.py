@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...errors import UsageError, UserError
+from ...files import replace_file, sync_folder
 from ..goals.model import Goal
-from ..record.journal import sync_folder, write_durably
 from .deliver import fingerprints
 
 PREPARED = "prepared"
@@ -50,7 +50,7 @@ def prepare(goal: Goal, workspace: Path, run_folder: Path) -> dict[str, str]:
         else:
             _fill_in_place(goal, workspace)
         hashes = fingerprints(workspace, goal.grants.write if goal.grants else [])
-        write_durably(marker, json.dumps(hashes).encode())
+        replace_file(marker, json.dumps(hashes).encode())
     except OSError as error:
         raise UserError(
             f"{workspace}: cannot prepare the run's files ({_reason(error)}); "
@@ -72,7 +72,7 @@ def add_inputs(workspace: Path, inputs: Sequence[Path]) -> list[str]:
             raise UsageError(f"{path}: no such file")
         data = path.read_bytes()
         if not target.exists():
-            write_durably(target, data)
+            replace_file(target, data)
         elif not target.is_file() or target.read_bytes() != data:
             raise UsageError(f"{path}: the conversation already has another {path.name}; rename one")
         names.append(path.name)
@@ -98,7 +98,7 @@ def _fill_in_place(goal: Goal, workspace: Path) -> None:
         data = content.encode()
         if target.exists() and target.read_bytes() != data:
             raise UsageError(f"{target}: exists already; the goal's `files` would replace it")
-        write_durably(target, data, mode=0o644)
+        replace_file(target, data, mode=0o644)
 
 
 def _sync_tree(folder: Path) -> None:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from .checkpoint import replace_bytes
+from ...files import replace_file
 
 _TITLES = {
     "base": "Base",
@@ -90,8 +90,8 @@ def read_card(folder: Path) -> dict[str, Any]:
 
 
 def _write(folder: Path, card: dict[str, Any]) -> None:
-    replace_bytes(folder / "card.json", (json.dumps(card, indent=1) + "\n").encode())
-    replace_bytes(folder / "README.md", _markdown(card).encode())
+    replace_file(folder / "card.json", (json.dumps(card, indent=1) + "\n").encode())
+    replace_file(folder / "README.md", _markdown(card).encode())
 
 
 def _markdown(card: Mapping[str, Any]) -> str:

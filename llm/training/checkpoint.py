@@ -8,15 +8,14 @@ in ``autogpt.json``; it is refreshed with every checkpoint, so that it can be tr
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import UsageError
+from ...files import replace_file
 
 if TYPE_CHECKING:
     import torch
@@ -49,24 +48,6 @@ class Checkpoint:
 _PLACE = ("step", "samples", "tokens", "seconds", "loss", "eval_loss")
 
 
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, empty where there is none."""
-    if not path.is_file():
-        return ""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def replace_bytes(path: Path, data: bytes) -> None:
-    """Write ``data`` to ``path`` by fsync and rename."""
-    beside = path.with_name(path.name + ".tmp")
-    with beside.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-
-
 def save_checkpoint(
     path: Path, state: Checkpoint, weights: Sequence[torch.Tensor], optimiser: torch.optim.Optimizer
 ) -> None:
@@ -86,7 +67,7 @@ def save_checkpoint(
         },
         buffer,
     )
-    replace_bytes(path, buffer.getvalue())
+    replace_file(path, buffer.getvalue())
 
 
 def load_checkpoint(
@@ -130,9 +111,9 @@ def write_adapter(model: Any, folder: Path, facts: Mapping[str, object]) -> None
     settings["inference_mode"] = True
     plain = {k: sorted(v) if isinstance(v, set) else v for k, v in settings.items()}
     text = json.dumps(plain, indent=2, sort_keys=True, default=str)
-    replace_bytes(folder / "adapter_config.json", text.encode())
-    replace_bytes(folder / "adapter_model.safetensors", save(halves, metadata={"format": "pt"}))
-    replace_bytes(folder / "autogpt.json", json.dumps(dict(facts), indent=2).encode())
+    replace_file(folder / "adapter_config.json", text.encode())
+    replace_file(folder / "adapter_model.safetensors", save(halves, metadata={"format": "pt"}))
+    replace_file(folder / "autogpt.json", json.dumps(dict(facts), indent=2).encode())
 
 
 def write_whole(model: Any, base: Path, folder: Path, facts: Mapping[str, object]) -> None:
@@ -150,15 +131,15 @@ def write_whole(model: Any, base: Path, folder: Path, facts: Mapping[str, object
         if tensor.data_ptr() not in seen:  # tied weights are kept once, as the library does
             seen.add(tensor.data_ptr())
             halves[name] = tensor.detach().cpu().to(torch.float16).contiguous()
-    replace_bytes(folder / "model.safetensors", save(halves, metadata={"format": "pt"}))
+    replace_file(folder / "model.safetensors", save(halves, metadata={"format": "pt"}))
     for file in base.iterdir():
         kept = file.suffix in (".json", ".jinja", ".txt", ".model") or file.name in ("LICENSE", "NOTICE")
         if kept and file.is_file() and file.name not in _OWN:
-            replace_bytes(folder / file.name, file.read_bytes())
-    replace_bytes(folder / "autogpt.json", json.dumps(dict(facts), indent=2).encode())
+            replace_file(folder / file.name, file.read_bytes())
+    replace_file(folder / "autogpt.json", json.dumps(dict(facts), indent=2).encode())
     settings = {**json.loads((base / "config.json").read_text("utf-8")), "dtype": "float16"}
     settings.pop("torch_dtype", None)
-    replace_bytes(folder / "config.json", json.dumps(settings, indent=2).encode())
+    replace_file(folder / "config.json", json.dumps(settings, indent=2).encode())
 
 
 _OWN = ("config.json", "autogpt.json", "card.json", "version.json", "model.safetensors.index.json")

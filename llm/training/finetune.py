@@ -19,9 +19,10 @@ from typing import Any, Literal
 from pydantic import Field
 
 from ...errors import ModelUnavailable
+from ...files import sha256_of
 from ..fetch import BASE_FINGERPRINT, base_folder
 from .card import write_card
-from .checkpoint import Checkpoint, file_sha256, write_adapter, write_whole
+from .checkpoint import Checkpoint, write_adapter, write_whole
 from .config import read_config
 from .console import Progress
 from .data import data_hash, read_samples
@@ -114,7 +115,7 @@ def finetune(config: FinetuneConfig, progress: Callable[[Progress], None] | None
     torch.manual_seed(config.seed)
     identity: dict[str, str | int] = {
         "base_sha256": weights_fingerprint(config.base),
-        "tokenizer_sha256": file_sha256(config.base / "tokenizer.json"),
+        "tokenizer_sha256": sha256_of(config.base / "tokenizer.json"),
     }
     samples = read_samples(config.data, config.longest)
     held_out = read_samples(config.eval_data, config.longest) if config.eval_data else []

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ...errors import AutoGPTError
-from .checkpoint import replace_bytes
+from ...files import replace_file
 
 SETTLE = 3
 """Steps whose mean is what later ones are compared with."""
@@ -86,7 +86,7 @@ class Sentinel:
         if seen < SETTLE:
             self._sums[name] = self._sums.get(name, 0.0) + value
             self._seen[name] = seen + 1
-            replace_bytes(self._place, json.dumps({"sums": self._sums, "seen": self._seen}).encode())
+            replace_file(self._place, json.dumps({"sums": self._sums, "seen": self._seen}).encode())
             return ""
         usual = self._sums[name] / seen
         low, high = _bounds(name, usual)

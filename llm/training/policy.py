@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pydantic import Field
 
 from ...errors import UsageError
+from ...files import replace_file, sha256_of
 from ..fetch import BASE_FINGERPRINT
 from . import prefix
 from .card import write_card
-from .checkpoint import Checkpoint, file_sha256, replace_bytes, write_adapter
+from .checkpoint import Checkpoint, write_adapter
 from .data import Sample, step_of
 from .finetune import with_adapter
 from .logprobs import Row, row_sums
@@ -157,13 +158,13 @@ def open_run(
 
     torch.manual_seed(config.seed)
     base_sha256 = weights_fingerprint(config.base)
-    init = file_sha256(config.init / "adapter_model.safetensors") if config.init else ""
+    init = sha256_of(config.init / "adapter_model.safetensors") if config.init else ""
     if config.init and not init:
         raise UsageError(f"{config.init}: no adapter_model.safetensors here: name the current adapter")
     identity: dict[str, str | int] = {
         "method": method,
         "base_sha256": base_sha256,
-        "tokenizer_sha256": file_sha256(config.base / "tokenizer.json"),
+        "tokenizer_sha256": sha256_of(config.base / "tokenizer.json"),
         "data_sha256": data_sha256,
         "init_sha256": init,
         "seed": config.seed,
@@ -238,5 +239,5 @@ def reference(run: PolicyRun, work: Work) -> list[float]:
         if kept["identity"] == identity:
             return [float(value) for value in kept["sums"]]
     sums = row_sums(run.core, rows, run.config.micro_tokens, run.autocast)
-    replace_bytes(place, json.dumps({"identity": identity, "sums": sums}).encode())
+    replace_file(place, json.dumps({"identity": identity, "sums": sums}).encode())
     return sums

@@ -22,12 +22,13 @@ from typing import Any, Literal
 from pydantic import Field
 
 from ...errors import UsageError
+from ...files import replace_file, sha256_of
 from ..fetch import base_folder
 from ..message import Message
 from ..text.tokenizer import RESULT_CLOSE, RESULT_OPEN, ChatTokenizer
 from .build import build_model, build_tokenizer
 from .card import write_card
-from .checkpoint import Checkpoint, file_sha256, replace_bytes
+from .checkpoint import Checkpoint
 from .config import find, read_config
 from .console import Progress
 from .data import Sample, data_hash, open_lines
@@ -147,7 +148,7 @@ def pretrain(config: PretrainConfig, progress: Callable[[Progress], None] | None
     device, dtype = choose_compute(config.device, config.dtype)
     model = build_model(config.depth, ChatTokenizer(folder).vocab_size, config.seed).to(device)
     identity: dict[str, str | int] = {
-        "tokenizer_sha256": file_sha256(folder / "tokenizer.json"),
+        "tokenizer_sha256": sha256_of(folder / "tokenizer.json"),
         "data_sha256": data_hash([*config.texts, *config.episodes]),
         "seed": config.seed,
         "batch": config.batch,
@@ -158,7 +159,7 @@ def pretrain(config: PretrainConfig, progress: Callable[[Progress], None] | None
         size = sum(weight.numel() for weight in model.parameters())
         facts = {"name": config.name, "base": "", **identity, "parameters": size, **state.facts()}
         _write_model(model, folder)
-        replace_bytes(folder / "autogpt.json", json.dumps(facts, indent=2).encode())
+        replace_file(folder / "autogpt.json", json.dumps(facts, indent=2).encode())
         write_card(folder, facts)
         return folder
 
@@ -187,8 +188,8 @@ def _write_model(model: Any, folder: Path) -> None:
         if name != "lm_head.weight"  # tied to the embedding
     }
     settings = {**model.config.to_dict(), "architectures": [type(model).__name__], "dtype": "float16"}
-    replace_bytes(folder / "config.json", json.dumps(settings, indent=1).encode())
-    replace_bytes(folder / "model.safetensors", save(halves, metadata={"format": "pt"}))
+    replace_file(folder / "config.json", json.dumps(settings, indent=1).encode())
+    replace_file(folder / "model.safetensors", save(halves, metadata={"format": "pt"}))
 
 
 def load_config(path: Path, roots: Sequence[Path] = ()) -> PretrainConfig:
