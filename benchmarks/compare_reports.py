@@ -43,10 +43,11 @@ def compare(before: Path, after: Path) -> int:
         changed = [field for field in SAME if old[name].get(field) != new[name].get(field)]
         if changed:
             differing += 1
-            shown = "; ".join(f"{field} {old[name].get(field)!r} -> {new[name].get(field)!r}" for field in changed)
-            print(f"{name}: {shown}"[:300])
+            pairs = (f"{field} {old[name].get(field)!r} -> {new[name].get(field)!r}" for field in changed)
+            print(f"{name}: {'; '.join(pairs)}"[:300])
     passed = [sum(row.get("reward") == 1.0 for row in found.values()) for found in (old, new)]
-    print(f"{before.stem}: {differing} of {len(old)} goals differ; passed {passed[0]} before, {passed[1]} after")
+    verdict = f"passed {passed[0]} before, {passed[1]} after"
+    print(f"{before.stem}: {differing} of {len(old)} goals differ; {verdict}")
     return differing
 
 
