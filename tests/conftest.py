@@ -139,7 +139,7 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An adapter for it, named `current`, as PEFT writes it; not at zero, so that it is told from the base."""
+    """An adapter for it, named `current`, as PEFT writes it; not at zero, to be told from the base."""
     import peft
     import torch
 
