@@ -42,9 +42,8 @@ from .survey import survey
 from .work import Lines, State, Work, improvements
 
 if TYPE_CHECKING:
-    from ...llm.training.console import Progress
     from ...llm.training.logprobs import Row
-    from ...llm.training.loop import Report
+    from ...llm.training.trainer import Progress, Report
 
 SHARES = {"practise": 0.4, "train": 0.35, "gate": 0.25}
 """Of a budget of minutes."""

@@ -20,10 +20,9 @@ from ..open import with_model
 
 if TYPE_CHECKING:
     from ...llm.models.local import LocalModel
-    from ...llm.training.console import Progress
     from ...llm.training.logprobs import Row
-    from ...llm.training.loop import Report
     from ...llm.training.rl import Trajectory
+    from ...llm.training.trainer import Progress, Report
 
     OnStep = Callable[[Progress], None]
 

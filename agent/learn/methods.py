@@ -27,9 +27,8 @@ from .machine import Machine
 from .work import Options, Work
 
 if TYPE_CHECKING:
-    from ...llm.training.console import Progress
-    from ...llm.training.loop import Report
     from ...llm.training.rl import Trajectory
+    from ...llm.training.trainer import Progress, Report
 
 LEAST_KEPT = 8
 """Successes, pairs, ratings or goals below which nothing is trained."""

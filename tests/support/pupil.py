@@ -23,7 +23,7 @@ from autogpt.llm.message import Prompt, ToolCall, Turn
 from autogpt.llm.registry import NANO
 from autogpt.llm.text.grammar import GrammarCompiler, teacher_ids
 from autogpt.llm.text.tokenizer import ChatTokenizer
-from autogpt.llm.training.loop import Report
+from autogpt.llm.training.trainer import Report
 from autogpt.settings import Settings, load
 
 RIGHT, WRONG = "certainly", "hardly"

@@ -22,7 +22,7 @@ from autogpt.agent.learn.work import improvements, lock, read_lines
 from autogpt.agent.record.store import RunStore
 from autogpt.cli.parser import main
 from autogpt.llm.registry import ModelRegistry
-from autogpt.llm.training.loop import Report
+from autogpt.llm.training.trainer import Report
 from autogpt.memory.experience import Experience
 from autogpt.memory.goals import family_hash, is_held_out
 from autogpt.settings import load

@@ -32,7 +32,7 @@ from autogpt.errors import UsageError, UserError
 from autogpt.llm.message import Message
 from autogpt.llm.registry import NANO, ModelRegistry
 from autogpt.llm.text.tokenizer import ChatTokenizer
-from autogpt.llm.training.loop import Report
+from autogpt.llm.training.trainer import Report
 from autogpt.settings import load
 
 TOKENIZER = ChatTokenizer(NANO)

@@ -4,8 +4,6 @@ The tokenizer is trained first, on the same texts. Then one run over a mixture: 
 (every token carries loss) and episodes (all that the assistant says carries loss). Episodes come as
 ids of another model's tokenizer; they are read back as conversations and encoded anew. At a budget
 of minutes such a model is for tests, and for proving that the factory works; it is weak.
-
-Run by hand: ``python -m autogpt.llm.training.pretrain examples/train/nano.yaml``.
 """
 
 from __future__ import annotations
@@ -14,30 +12,35 @@ import json
 import random
 import re
 from array import array
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
-from ...errors import UsageError
-from ...files import replace_file, sha256_of
-from ..fetch import base_folder
-from ..message import Message
-from ..text.tokenizer import RESULT_CLOSE, RESULT_OPEN, ChatTokenizer
+from ....errors import UsageError
+from ....files import replace_file, sha256_of
+from ...fetch import base_folder
+from ...message import Message
+from ...text.tokenizer import RESULT_CLOSE, RESULT_OPEN, ChatTokenizer
+from ..card import write_card
+from ..checkpoint import Checkpoint
+from ..data import Sample, data_hash, open_lines
+from ..trainer import (
+    OnStep,
+    Report,
+    SupervisedConfig,
+    SupervisedRun,
+    choose_compute,
+    find_path,
+    read_config,
+)
 from .build import build_model, build_tokenizer
-from .card import write_card
-from .checkpoint import Checkpoint
-from .config import find, read_config
-from .console import Progress
-from .data import Sample, data_hash, open_lines
-from .loop import LoopConfig, Report, Trainer, choose_compute, run
 
 _MESSAGE = re.compile(r"<\|im_start\|>(system|user|assistant)\n(.*?)<\|im_end\|>", re.DOTALL)
 
 
-class PretrainConfig(LoopConfig):
+class PretrainConfig(SupervisedConfig):
     """What to build and what it reads."""
 
     kind: Literal["pretrain"] = "pretrain"
@@ -136,7 +139,7 @@ def _samples(config: PretrainConfig, folder: Path) -> list[Sample]:
     return samples
 
 
-def pretrain(config: PretrainConfig, progress: Callable[[Progress], None] | None = None) -> Report:
+def pretrain(config: PretrainConfig, progress: OnStep | None = None) -> Report:
     """Build and train a model from nothing, or go on with the run that ``config.out`` holds.
 
     Raises:
@@ -163,7 +166,7 @@ def pretrain(config: PretrainConfig, progress: Callable[[Progress], None] | None
         write_card(folder, facts)
         return folder
 
-    trainer = Trainer(
+    run = SupervisedRun(
         config=config,
         core=model,
         weights=list(model.parameters()),
@@ -174,7 +177,7 @@ def pretrain(config: PretrainConfig, progress: Callable[[Progress], None] | None
         state=Checkpoint(identity),
         write=write,
     )
-    return run(trainer, f"{config.name} on {device}, {len(samples)} samples", progress)
+    return run.learn(f"{config.name} on {device}, {len(samples)} samples", progress)
 
 
 def _write_model(model: Any, folder: Path) -> None:
@@ -197,19 +200,10 @@ def load_config(path: Path, roots: Sequence[Path] = ()) -> PretrainConfig:
     config = read_config(path, PretrainConfig, roots)
     if str(config.tokenizer) == "small":
         folders = [base_folder(root) for root in roots]
-        found = next((folder for folder in folders if folder.is_dir()), find(config.tokenizer, roots))
+        found = next((folder for folder in folders if folder.is_dir()), find_path(config.tokenizer, roots))
         config = config.model_copy(update={"tokenizer": found})
     if config.episodes and not (config.tokenizer / "tokenizer.json").is_file():
         raise UsageError(
             f"{path}: tokenizer: no tokenizer.json in {config.tokenizer}: run `autogpt model fetch`"
         )
     return config
-
-
-if __name__ == "__main__":
-    import sys
-
-    from ...settings import load
-
-    places = [place for place in (load().home, load().data) if place]
-    print(json.dumps(asdict(pretrain(load_config(Path(sys.argv[1]), places))), default=str))

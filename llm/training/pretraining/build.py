@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ..text.tokenizer import (
+from ...text.tokenizer import (
     CALL_CLOSE,
     CALL_OPEN,
     END,
