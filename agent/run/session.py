@@ -232,9 +232,11 @@ class Session:
         return self.permit(act, decision.reason)
 
     def _lost_intent(self, act: Act) -> ToolIntent | None:
-        """Return the committed intent of ``act``, which ``decide`` asks for because it has no outcome."""
-        intents = (event for event in reversed(self.events) if isinstance(event, ToolIntent))
-        return next((intent for intent in intents if intent.call_id == act.call_id), None)
+        """Return the committed intent of ``act`` whose outcome was lost, None where there is none."""
+        for event in reversed(self.events):
+            if isinstance(event, ToolIntent | ToolOutcome) and event.call_id == act.call_id:
+                return event if isinstance(event, ToolIntent) else None
+        return None
 
     def _ask(self, ask: Ask) -> bool:
         """Put a question to the person; False when the run must wait or end without the answer."""
