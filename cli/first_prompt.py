@@ -36,9 +36,9 @@ def first_prompt(goal: Goal, settings: Settings) -> list[Part]:
     rollout = Rollout(ScriptedModel([]), open_registry(), memory=lambda goal: nothing)
     episode = rollout.open(goal)
     try:
-        think = rollout.advance(episode)
+        think = episode.advance()
     finally:
-        rollout.close(episode)
+        episode.close()
     if think is None:
         return []
     parts = [(message.role, message.content) for message in think.conversation]

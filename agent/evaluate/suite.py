@@ -22,9 +22,8 @@ from ...tools.registry import Registry
 from ..goals.checks import reward, run_checks
 from ..goals.load import Conversation, Goal
 from ..record.events import PersonAnswered, PersonSaid
-from ..record.result import RunResult, resolved_answer, summarise
+from ..record.result import RunResult, summarise
 from ..record.state import State, input_names
-from ..run.loop import Think
 from ..run.memories import SuiteMemories
 from ..run.rollout import Episode, Rollout
 
@@ -212,21 +211,20 @@ def _session(session: Conversation, rollout: Rollout) -> list[RunResult]:
             for number, turn in enumerate(session.turns)
         ]
     finally:
-        rollout.close(episode)
+        episode.close()
 
 
 def _message(episode: Episode, rollout: Rollout, number: int, text: str, goal: Goal) -> RunResult:
     """Say ``text`` and judge the answer by the checks of ``goal``; a waiting question takes it as answer."""
     begun = len(episode.events)
     if State.of(episode.events).waiting is not None:
-        episode.events.append(PersonAnswered(text=text))
+        episode.append(PersonAnswered(text=text))
     else:
         inputs = input_names(goal.model_dump(mode="json")) if number == 0 else []
-        episode.events.append(PersonSaid(text=text, inputs=inputs))
-    while isinstance(think := rollout.advance(episode), Think):
-        rollout.think(episode, think)
+        episode.append(PersonSaid(text=text, inputs=inputs))
+    rollout.work(episode)
     state = State.of(episode.events)
-    value = resolved_answer(state.answer, episode.bench.values(episode.events)) if state.finished else None
+    value = episode.value(state.answer) if state.finished else None
     verdicts = run_checks(goal, value, episode.workspace)
     met = state.finished and all(verdict.passed for verdict in verdicts)
     row = summarise([episode.events[0], *episode.events[begun:]])

@@ -23,7 +23,6 @@ from ..learn.encode import encode_run
 from ..record.events import ModelTurn, PersonSaid
 from ..record.state import input_names
 from ..record.transcript import messages
-from ..run.loop import Think
 from ..run.memory import RunMemory
 from ..run.rollout import Episode, Rollout
 
@@ -174,12 +173,11 @@ class Recorder:
         inputs = input_names(task.goal.model_dump(mode="json"))
         try:
             for number, (text, calls) in enumerate(task.turns):
-                episode.events.append(PersonSaid(text=text, inputs=inputs if number == 0 else []))
+                episode.append(PersonSaid(text=text, inputs=inputs if number == 0 else []))
                 self.expert.assign(episode.name, calls)
-                while isinstance(think := rollout.advance(episode), Think):
-                    rollout.think(episode, think)
+                rollout.work(episode)
         finally:
-            rollout.close(episode)
+            episode.close()
         return episode
 
     def _encode(self, task: Task, episode: Episode) -> dict[str, Any]:

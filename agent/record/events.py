@@ -87,6 +87,8 @@ class ModelTurn(Event):
     call: dict[str, Any] | None
     """``{"name": ..., "arguments": {...}}``, or None when the text was no valid call."""
     invalid: str | None = None
+    prompt_refused: bool = False
+    """The model could not take the prompt (``invalid`` says why), so asking it again would not help."""
     ids: list[int] = []
     forced: list[bool] = []
     """Per id: True where the grammar left no choice."""

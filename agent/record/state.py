@@ -76,6 +76,8 @@ class State:
     """How many calls were such repetitions."""
     invalid_row: int = 0
     """Invalid calls in a row."""
+    prompt_refused: str = ""
+    """Why the model cannot take the prompt of this goal or message; empty while it can."""
     doubts: int = 0
     """Turns in a row whose chance of success, by the value head, was below the goal's limit."""
     refused: set[str] = field(default_factory=set)
@@ -107,6 +109,8 @@ class State:
     ended: RunEnded | None = None
     inputs: list[str] = field(default_factory=list)
     _seen: dict[str, str] = field(default_factory=dict)
+    _before: tuple[set[str], set[int]] = field(default_factory=lambda: (set(), set()))
+    """What had been inspected and shown before the last message of the user."""
     _calls: dict[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -152,6 +156,8 @@ class State:
     def _model_turn(self, turn: ModelTurn) -> None:
         self.turns += 1
         self.turns_total += 1
+        if turn.prompt_refused:
+            self._leave_out(turn.invalid or "")
         if turn.prompt_tokens:
             self.context = turn.prompt_tokens + len(turn.ids) + 1  # the line break after an answer
         self.tokens += len(turn.ids) + max(0, turn.prompt_tokens - turn.cached_tokens)
@@ -218,7 +224,17 @@ class State:
         seen = [one for one in events[event.upto :] if isinstance(one, MemoryRecalled)]
         self.shown = {entry.id: entry for one in seen for entry in one.entries}
 
+    def _leave_out(self, reason: str) -> None:
+        """Take the last message, with all that came of it, out of the conversation's later prompts."""
+        self.prompt_refused = reason
+        if self.messages:
+            _, self.context = self.messages.popitem()
+            inspected, shown = self._before
+            self.inspected &= inspected  # the next message is to see the inputs
+            self.shown = {id: entry for id, entry in self.shown.items() if id in shown}
+
     def _new_message(self, message: PersonSaid) -> None:
+        self.prompt_refused, self._before = "", (set(self.inspected), set(self.shown))
         self.plan, self.planned_tools, self.plans = (), (), 0
         self.finished, self.answer, self.outcomes = False, None, []
         self.question, self.waiting = None, None
@@ -230,6 +246,18 @@ class State:
         self._seen.clear()  # asking again in a new message is no loop
         self.refused.clear()
         self.inputs.extend(path for path in message.inputs if path not in self.inputs)
+
+
+def left_out(events: Sequence[Event]) -> set[int]:
+    """Return the places of messages that the model could not take, and of all that came of them."""
+    found: set[int] = set()
+    said = None
+    for number, event in enumerate(events):
+        if isinstance(event, PersonSaid):
+            said = number
+        elif isinstance(event, ModelTurn) and event.prompt_refused and said is not None:
+            found.update(range(said, number + 1))
+    return found
 
 
 def input_names(goal: dict[str, Any]) -> list[str]:

@@ -21,7 +21,6 @@ from autogpt.agent.record.events import (
 )
 from autogpt.agent.record.result import RunResult, plan_followed, resolved_answer, stub_calls, summarise
 from autogpt.agent.record.state import State
-from autogpt.agent.run.loop import Think
 from autogpt.agent.run.rollout import Episode, Rollout
 from autogpt.errors import UsageError
 from autogpt.llm.message import Prompt, ToolCall, Turn
@@ -240,8 +239,8 @@ def test_a_prompt_that_does_not_fit_costs_its_goal_only() -> None:
     rollout = Rollout(Small([finish("ok")]), builtins(), parallel=1)
     episodes = rollout.run([goal("long"), goal("short")])
     assert [result(episode).status for episode in episodes] == ["not_met", "achieved"]
-    assert result(episodes[0]).invalid_calls == 3
-    assert episodes[0].events[1].invalid == "the conversation has too many tokens"  # type: ignore[attr-defined]
+    assert result(episodes[0]).cause == "the conversation has too many tokens"
+    assert result(episodes[0]).invalid_calls == 1  # asking again would not help
 
 
 def test_a_goal_for_a_folder_in_place_works_on_copies(tmp_path: Path) -> None:
@@ -262,9 +261,8 @@ def test_a_conversation_goes_on_after_a_question_and_a_limit() -> None:
     episode = rollout.open(goal("session", limits={"steps": 2}), mode="chat")
 
     def go(event: Any) -> State:
-        episode.events.append(event)
-        while isinstance(think := rollout.advance(episode), Think):
-            rollout.think(episode, think)
+        episode.append(event)
+        rollout.work(episode)
         return State.of(episode.events)
 
     assert go(PersonSaid(text="fix it")).waiting is not None
@@ -272,7 +270,7 @@ def test_a_conversation_goes_on_after_a_question_and_a_limit() -> None:
     assert not go(PersonSaid(text="1?")).finished
     assert go(PersonSaid(text="bye")).answer == "bye"
     assert not any(isinstance(event, RunEnded) for event in episode.events)
-    rollout.close(episode)
+    episode.close()
 
 
 def test_the_summary_counts_tokens_and_seconds() -> None:
