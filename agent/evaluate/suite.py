@@ -227,7 +227,7 @@ def _message(episode: Episode, rollout: Rollout, number: int, text: str, goal: G
         rollout.think(episode, think)
     state = State.of(episode.events)
     value = resolved_answer(state.answer, episode.bench.values(episode.events)) if state.finished else None
-    verdicts = run_checks(goal, value, episode.workspace)
+    verdicts = run_checks(goal.check, value, episode.workspace)
     met = state.finished and all(verdict.passed for verdict in verdicts)
     row = summarise([episode.events[0], *episode.events[begun:]])
     found = {

@@ -105,7 +105,7 @@ class ActiveRun:
             if isinstance(event, CheckResult)
         ]
         if len(verdicts) < len(self.goal.check):
-            found = run_checks(self.goal, value, self.workspace, stub_calls(self.events))
+            found = run_checks(self.goal.check, value, self.workspace, stub_calls(self.events))
             for verdict in found[len(verdicts) :]:
                 verdicts.append(verdict)
                 self.append(CheckResult(**vars(verdict)))

@@ -265,7 +265,7 @@ class Rollout:
 
 def _finish(episode: Episode, answer: Any) -> None:
     value = resolved_answer(answer, episode.bench.values(episode.events))
-    verdicts = run_checks(episode.goal, value, episode.workspace, stub_calls(episode.events))
+    verdicts = run_checks(episode.goal.check, value, episode.workspace, stub_calls(episode.events))
     for verdict in verdicts:
         episode.events.append(CheckResult(**vars(verdict)))
     met = all(verdict.passed for verdict in verdicts)
