@@ -18,10 +18,10 @@ from ..goals.load import Goal
 from ..record.events import CheckResult, Event, RunEnded, RunInterrupted, RunStarted, ToolIntent
 from ..record.journal import DatabaseJournal
 from ..record.result import resolved_answer, stub_calls
-from .deliver import deliver
 from .loop import Act, Stop, Think
 from .memory import RunMemory
 from .steps import Workbench
+from .workspace import deliver
 
 _E = TypeVar("_E", bound=Event)
 

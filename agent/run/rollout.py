@@ -20,13 +20,13 @@ from ...llm.flow import Flow, flow_of
 from ...llm.message import Model, Sampling, Turn
 from ...llm.models.local import ContextOverflow
 from ...llm.schema import GrammarError
-from ...tools.policy import decide_call
 from ...tools.registry import Registry
 from ..goals.checks import reward, run_checks
 from ..goals.load import Goal
 from ..record.events import CheckResult, Event, PersonAsked, RunEnded, RunStarted
 from ..record.result import RunResult, resolved_answer, stub_calls, summarise
 from ..record.state import State
+from .approvals import decide_for
 from .compaction import fold
 from .loop import (
     Act,
@@ -251,11 +251,10 @@ class Rollout:
             return
         tool = bench.tools[act.tool]
         try:
-            targets = tool.targets(bench.arguments(act, events))
+            decision = decide_for(episode.goal, tool, bench.arguments(act, events))
         except ToolError as error:
             events.append(bench.outcome(act, "failed", f"error: {error}"))
             return
-        decision = decide_call(tool, targets, episode.goal.grants)
         events.append(bench.intent(act, events))
         if decision.allowed:
             events.append(bench.perform(act, events))

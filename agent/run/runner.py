@@ -21,9 +21,9 @@ from typing import Literal
 from ...errors import ToolError, UsageError, UserError
 from ...llm.flow import Flow, flow_of
 from ...llm.message import Model, Sampling, Turn
-from ...tools.policy import Verdict, decide_call
+from ...tools.policy import Verdict
 from ...tools.registry import Registry
-from ..goals.load import Goal, Grants
+from ..goals.load import Goal
 from ..record.events import (
     Event,
     PersonAnswered,
@@ -39,9 +39,8 @@ from ..record.result import RunResult, summarise
 from ..record.state import State
 from ..record.store import RunStore, new_run_id
 from .active import ActiveRun, may_write
-from .approvals import Approvals, approval_of, approval_text, settled
+from .approvals import Approvals, approval_of, approval_text, decide_for, settled
 from .compaction import fold
-from .deliver import fingerprints
 from .loop import (
     Act,
     Ask,
@@ -55,7 +54,7 @@ from .loop import (
 from .memory import Memory, NoMemory, RunMemory
 from .steps import Workbench, model_turn, opening
 from .toolset import goal_tools
-from .workspace import prepare, workspace_of
+from .workspace import fingerprints, prepare, workspace_of
 
 log = logging.getLogger(__name__)
 AskPerson = Callable[[str, PersonAsked], PersonAnswered]
@@ -166,8 +165,7 @@ class Runner:
             if not isinstance(started, RunStarted):
                 raise UserError(f"run {run}: its first event is missing; it cannot be resumed")
             self._same_model(started)
-            goal = Goal.model_validate(started.goal)
-            goal._base = Path(started.folder)
+            goal = Goal.model_validate(started.goal).at(Path(started.folder))
         except BaseException:
             journal.close()
             raise
@@ -351,8 +349,7 @@ class Runner:
         Raises ToolError when the call's targets make no sense (the model reads why).
         """
         tool = run.bench.tools[act.tool]
-        targets = tool.targets(run.bench.arguments(act, run.events))
-        decision = decide_call(tool, targets, run.goal.grants or _default_grants(run.goal))
+        decision = decide_for(run.goal, tool, run.bench.arguments(act, run.events))
         if decision.allowed:
             return None
         if decision.verdict is Verdict.REFUSE:
@@ -399,8 +396,3 @@ def _question(run: ActiveRun) -> str:
 def _not_opened(number: int, error: UserError) -> RunResult:
     """Return the result of a goal that could not begin; the goals beside it go on."""
     return RunResult(id=f"goal {number + 1}", run="", status="error", cause=str(error))
-
-
-def _default_grants(goal: Goal) -> Grants | None:
-    """Without grants a goal may write in its own workspace, but not in a folder used in place."""
-    return None if goal.workspace is None else Grants()
