@@ -6,8 +6,7 @@ import argparse
 import json
 import sys
 
-from ..agent.goals.adapt import adapt
-from ..agent.goals.load import load_goals
+from ..agent.goals.load import adapt, load_goals
 from ..agent.goals.load import validate as validate_goals
 from ..agent.open import open_registry, tool_names, with_model
 from ..errors import UsageError

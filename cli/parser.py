@@ -69,9 +69,14 @@ def _running(groups: Group) -> None:
         "inputs", metavar="INPUT", nargs="*", default=[],
         help="files for the goal, copied into its workspace",
     )  # fmt: skip
-    run.add_argument("--workspace", "-w", metavar="DIR", help="work in this folder instead of a fresh copy")
-    run.add_argument("--write", metavar="FILE", action="append", default=[],
-                     help="deliver this file here when the run ends (may be repeated)")  # fmt: skip
+    run.add_argument(
+        "--workspace", "-w", metavar="DIR",
+        help="work in this folder itself: all of it may be read; writing needs --write or your consent",
+    )  # fmt: skip
+    run.add_argument(
+        "--write", metavar="FILE", action="append", default=[],
+        help="let the run write this file here (a name, a pattern, or . for all; may be repeated)",
+    )  # fmt: skip
     run.add_argument("--parallel", "-p", type=int, metavar="N", help="how many goals run at once")
     run.add_argument(
         "--seed",

@@ -252,6 +252,8 @@ def tree(view: RunView, title: bool = True) -> Tree:
         root.add(Text(answer_text(view.answer), style="bold"))
     for path in view.delivered:
         root.add(_row(f"delivered {path}", "green"))
+    for line in view.undelivered:
+        root.add(_row(line, "yellow"))
     if view.status:
         root.add(_verdict(view))
     return root
@@ -342,6 +344,8 @@ def plain_end(view: RunView) -> Iterator[str]:
         yield f"answer  {one_line(answer_text(view.answer))}"
     for path in view.delivered:
         yield f"file    {path}"
+    for line in view.undelivered:
+        yield f"note    {line}"
     word = VERDICTS.get(view.status, (view.status, ""))[0]
     cause = f": {one_line(view.cause)}" if view.status != "achieved" and view.cause else ""
     yield f"{word}{cause} ({view.figures})"

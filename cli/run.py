@@ -13,8 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..agent.goals.adapt import adapt
-from ..agent.goals.load import load_goals
+from ..agent.goals.load import adapt, load_goals
 from ..agent.learn import trial
 from ..agent.open import (
     check_best_of,

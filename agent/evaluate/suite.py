@@ -225,7 +225,7 @@ def _message(episode: Episode, rollout: Rollout, number: int, text: str, goal: G
     rollout.work(episode)
     state = State.of(episode.events)
     value = episode.value(state.answer) if state.finished else None
-    verdicts = run_checks(goal, value, episode.workspace)
+    verdicts = run_checks(goal.check, value, episode.workspace)
     met = state.finished and all(verdict.passed for verdict in verdicts)
     row = summarise([episode.events[0], *episode.events[begun:]])
     found = {

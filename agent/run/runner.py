@@ -30,12 +30,11 @@ from ..record.result import RunResult, summarise
 from ..record.state import State
 from ..record.store import RunStore, new_run_id
 from .approvals import Approvals, approval_of, approval_text, settled
-from .deliver import deliver, fingerprints
 from .loop import Act
 from .memory import Memory, NoMemory, RunMemory
 from .session import Session, drive
 from .workbench import Workbench, check_length, goal_tools, opening
-from .workspace import prepare, workspace_of
+from .workspace import deliver, fingerprints, prepare, workspace_of
 
 log = logging.getLogger(__name__)
 AskPerson = Callable[[str, PersonAsked], PersonAnswered]
@@ -199,8 +198,7 @@ class Runner:
             if not isinstance(started, RunStarted):
                 raise UserError(f"run {run}: its first event is missing; it cannot be resumed")
             self._same_model(started)
-            goal = Goal.model_validate(started.goal)
-            goal._base = Path(started.folder)
+            goal = Goal.model_validate(started.goal).at(Path(started.folder))
         except BaseException:
             journal.close()
             raise

@@ -76,9 +76,7 @@ def runner(home: Path, lines: Sequence[Line], memory: HomeMemory | None) -> Runn
 
 
 def goal(text: str, base: Path, **fields: Any) -> Goal:
-    made = Goal.model_validate({"goal": text, **fields})
-    made._base = base
-    return made
+    return Goal.model_validate({"goal": text, **fields}).at(base)
 
 
 @pytest.fixture

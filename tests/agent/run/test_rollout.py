@@ -246,8 +246,7 @@ def test_a_prompt_that_does_not_fit_costs_its_goal_only() -> None:
 def test_a_goal_for_a_folder_in_place_works_on_copies(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "n.csv").write_text("n\n1\n2\n")
-    made = goal(inputs=["data/n.csv"], workspace=".", check=[{"answer": {"number": 3}}])
-    made._base = tmp_path
+    made = goal(inputs=["data/n.csv"], workspace=".", check=[{"answer": {"number": 3}}]).at(tmp_path)
     query = ToolCall("tables.query", {"table": "n", "select": ["sum(n)"]})
     episode = Rollout(ScriptedModel([plan("tables.query"), query, finish("$2")]), builtins()).run([made])[0]
     assert result(episode).status == "achieved", result(episode)

@@ -67,9 +67,7 @@ class World:
         self.heard: list[str] = []
 
     def goal(self, text: str = "do it", **fields: Any) -> Goal:
-        goal = Goal.model_validate({"goal": text, **fields})
-        goal._base = self.folder
-        return goal
+        return Goal.model_validate({"goal": text, **fields}).at(self.folder)
 
     def runner(self, lines: Sequence[Line], registry: Registry | None = None, **options: Any) -> Runner:
         def hear(run: str, event: Event) -> None:
@@ -246,7 +244,7 @@ def test_in_place_works_on_the_folder_itself(world: World) -> None:
     assert (world.folder / "sub" / "here.txt").exists()
     grants = {"write": ["sub", "*.txt"]}
     result = world.run(lines, workspace=".", inputs=["sub/here.txt"], grants=grants)
-    assert (result.status, result.delivered) == ("achieved", [])
+    assert (result.status, result.delivered) == ("achieved", ["there.txt"])
     assert sorted(path.name for path in world.folder.rglob("*")) == ["sub", "there.txt"]
 
 
