@@ -75,7 +75,7 @@ def show_gate(rows: Sequence[gate.Row], verdict: gate.Verdict) -> None:
             f"{row.current:.1%}",
             f"{row.candidate:.1%}",
             f"{row.difference * 100:+.1f} ({row.low * 100:+.1f} to {row.high * 100:+.1f})",
-            row_verdict(row, verdict.decision),
+            gate.row_verdict(row, verdict.decision),
         )
         for row in rows
     ]
@@ -84,15 +84,6 @@ def show_gate(rows: Sequence[gate.Row], verdict: gate.Verdict) -> None:
         f"{verdict.decision}: {verdict.reason} ({verdict.wins} goals won, {verdict.losses} lost, "
         f"p = {verdict.p:.3g}, after {verdict.seen} of {verdict.planned} goals)"
     )
-
-
-def row_verdict(row: gate.Row, decision: str) -> str:
-    """Return what the table says of a category, and in its last row of all."""
-    if row.category == "all":
-        return decision
-    if row.worse:
-        return "worse"
-    return "better" if row.low > 0 else "no worse than noise"
 
 
 def pair(current: EvalReport, candidate: EvalReport) -> list[gate.Pair]:

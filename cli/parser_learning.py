@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from .flags import best_of_flag, command, json_flag, model_flags
@@ -106,6 +107,15 @@ def learning(groups: Group) -> None:
     json_flag(gate)
 
 
+class _Methods:
+    """The names that ``--method`` takes; methods are imported only when one is named, or for help."""
+
+    def __iter__(self) -> Iterator[str]:
+        from ..agent.learn.methods import methods
+
+        return iter(["auto", *methods()])
+
+
 def _improving(groups: Group) -> None:
     better = command(
         groups, "improve", "learn:run",
@@ -115,9 +125,9 @@ def _improving(groups: Group) -> None:
     better.add_argument("--goals", metavar="SUITE", action="append", default=[],
                         help="practise these goals with checks as well (repeatable)")  # fmt: skip
     better.add_argument(
-        "--method", choices=["auto", "sft", "dpo", "kto", "grpo"], default="auto",
-        help="sft: the best successes; dpo: pairs, corrections first; kto: ratings; grpo: rewards of goals; "
-        "auto (default): what there is enough for",
+        "--method", choices=_Methods(), default="auto", metavar="METHOD",
+        help="%(choices)s. sft: the best successes; dpo: pairs, corrections first; kto: ratings; "
+        "grpo: rewards of goals; auto (default): what there is enough for",
     )  # fmt: skip
     better.add_argument("--dp-epsilon", type=float, metavar="E",
                         help="keep within this privacy budget (sft and dpo)")  # fmt: skip

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from ..agent.learn import trial
 from ..agent.learn.judge import opinion
+from ..agent.learn.promotion import check_canary_release
 from ..agent.open import open_model, open_store
 from ..agent.record.events import Rating
 from ..agent.run.feedback import answered, earlier, parse_value, told, who
@@ -30,6 +30,6 @@ def rate(args: argparse.Namespace) -> int:
             rating, before = Rating(value=value, text=args.why, by=who()), earlier(journal.events, who())
         journal.append(rating)
     print(f"{run}: {told(rating.value, before)}{f' by {rating.by}' if judged else ''}")
-    if noticed := trial.look(settings, store):
+    if noticed := check_canary_release(settings, store):
         print(f"autogpt: {noticed}", file=sys.stderr)
     return 0

@@ -9,8 +9,6 @@ goals are a fair draw and the same for everybody; the seed is the sampling's.
 from __future__ import annotations
 
 import json
-import math
-import random
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,25 +24,7 @@ from ..record.result import RunResult, summarise
 from ..record.state import State, input_names
 from ..run.memories import SuiteMemories
 from ..run.rollout import Episode, Rollout
-
-BOOTSTRAP = 1000
-
-
-def wilson(passed: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """Return the Wilson score interval of a proportion (Wilson, 1927), 95 % for the default ``z``."""
-    if n == 0:
-        return 0.0, 1.0
-    rate = passed / n
-    middle = rate + z * z / (2 * n)
-    spread = z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
-    return max(0.0, (middle - spread) / (1 + z * z / n)), min(1.0, (middle + spread) / (1 + z * z / n))
-
-
-def bootstrap(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
-    """Return the 95 % percentile bootstrap interval of the mean."""
-    rng = random.Random(seed)
-    means = sorted(statistics.fmean(rng.choices(values, k=len(values))) for _ in range(BOOTSTRAP))
-    return means[int(0.025 * BOOTSTRAP)], means[int(0.975 * BOOTSTRAP) - 1]
+from .statistics import bootstrap, wilson
 
 
 @dataclass(frozen=True)

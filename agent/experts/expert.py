@@ -19,7 +19,7 @@ from ...llm.text.tokenizer import ChatTokenizer
 from ...tools.registry import Registry
 from ...tools.tables.read import TABLE_SUFFIXES
 from ..goals.load import Goal
-from ..learn.encode import encode_run
+from ..learn.samples import encode_run
 from ..record.events import ModelTurn, PersonSaid
 from ..record.state import input_names
 from ..record.transcript import messages

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from autogpt.agent.evaluate.suite import Evaluation, bootstrap, converse, evaluate, wilson, write_report
+from autogpt.agent.evaluate.statistics import bootstrap, wilson
+from autogpt.agent.evaluate.suite import Evaluation, converse, evaluate, write_report
 from autogpt.agent.goals.load import Conversation, Goal
 from autogpt.agent.record.result import RunResult
 from autogpt.llm.message import Prompt, ToolCall, Turn
