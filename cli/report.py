@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
@@ -29,12 +29,14 @@ from ..agent.record.events import (
     MemoryRecalled,
     MemoryWritten,
     ModelTurn,
+    PersonAnswered,
     PersonAsked,
     PersonSaid,
     RunEnded,
     RunStarted,
     ToolOutcome,
 )
+from ..agent.run.feedback import who
 from .view import (
     CallView,
     RunView,
@@ -345,3 +347,46 @@ def plain_end(view: RunView) -> Iterator[str]:
     word = VERDICTS.get(view.status, (view.status, ""))[0]
     cause = f": {one_line(view.cause)}" if view.status != "achieved" and view.cause else ""
     yield f"{word}{cause} ({view.figures})"
+
+
+DECISIONS = {"o": "once", "r": "run", "a": "always", "n": "no"}
+
+
+def at_terminal() -> bool:
+    """Return whether a person can be asked: both ends are a terminal."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def ask_at_terminal(report: Report) -> Callable[[str, PersonAsked], PersonAnswered]:
+    """Return the function that asks, for a runner. It raises KeyboardInterrupt at end of input."""
+
+    def ask(run: str, asked: PersonAsked) -> PersonAnswered:
+        report.pause()
+        return answer_to(asked, _read)
+
+    return ask
+
+
+def answer_to(asked: PersonAsked, read: Callable[[str], str]) -> PersonAnswered:
+    """Return the person's answer, asking again until it makes sense. ``read`` prompts for a line."""
+    print(clean(asked.text))
+    if asked.kind == "question":
+        text = ""
+        while not text:
+            text = read("answer: ").strip()
+        return PersonAnswered(text=text, by=who())
+    while True:
+        said = read("[o]nce, for this [r]un, [a]lways in this folder, [n]o: ").strip().lower()
+        decision = DECISIONS.get(said[:1])
+        if decision == "no":
+            why = read("why (the model reads it): ").strip()
+            return PersonAnswered(text=why, decision="no", by=who())
+        if decision:
+            return PersonAnswered(text="", decision=decision, by=who())
+
+
+def _read(prompt: str) -> str:
+    try:
+        return input(prompt)
+    except EOFError:
+        raise KeyboardInterrupt from None

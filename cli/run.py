@@ -35,8 +35,7 @@ from ..agent.run.runner import WAITING, Runner
 from ..errors import UsageError
 from ..llm.message import Sampling
 from ..settings import Settings, load
-from .asking import ask_at_terminal, at_terminal
-from .report import Report, make_report
+from .report import Report, ask_at_terminal, at_terminal, make_report
 from .tables import show_outcomes
 
 FILE_NAME = re.compile(r"[^\s?!]+\.[A-Za-z][A-Za-z0-9]{0,5}|[^\s?!]*/[^\s?!]*")

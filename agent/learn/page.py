@@ -12,7 +12,7 @@ from html import escape
 from statistics import fmean
 from typing import Any
 
-from ...cli.gate_commands import row_verdict
+from ...cli.evaluate import row_verdict
 from ..evaluate.statistics import Row
 from .plots import Curve, bars, curves
 from .work import Work, improvements

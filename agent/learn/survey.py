@@ -14,8 +14,8 @@ from ..goals.load import Goal
 from ..record.rewards import Prices
 from ..record.store import RunStore
 from .attempts import Attempt
+from .collect import LEAST_GOALS, collect
 from .goal_split import Drawn, alike_to, draw, gate_order
-from .learning import LEAST_GOALS, collect
 from .machine import Subject
 from .preferences import Said, read_said
 from .selection import past_attempts

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import torch
 
-from ...cli.progress import progress_line
+from ...cli.tables import progress_line
 from ...errors import UsageError
 from ...llm.engine.value_head import sureness
 from ...llm.message import Prompt, Sampling, Turn
