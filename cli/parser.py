@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
 from ..errors import UserError
+from .alive import process as alive
 
 Group: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -255,7 +257,9 @@ def command(
     return parser
 
 
-def model_flags(parser: argparse.ArgumentParser) -> None:
+def model_flags(parser: argparse.ArgumentParser, loads: bool = True) -> None:
+    """Add the flags that choose a model; ``loads``: the command always loads it, and says so at once."""
+    parser.set_defaults(loads=loads)
     parser.add_argument(
         "--model", "-m", metavar="NAME",
         help="registered name, folder, hub name, langchain:PROVIDER/NAME or scripted:FILE",
@@ -347,7 +351,7 @@ def _learning(groups: Group) -> None:
         "value", metavar="RATING", help="good, bad, a number from 0 to 1, or judge: what a model thinks"
     )
     rate.add_argument("--why", default="", metavar="TEXT", help="kept with the rating")
-    model_flags(rate)
+    model_flags(rate, loads=False)
     seen = command(
         groups,
         "experience",
@@ -410,7 +414,7 @@ def _improving(groups: Group) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code."""
+    """Run one command and return its exit code; without ``argv`` it is that of this process."""
     parser = build_parser()
     args = parser.parse_args(argv)
     if args.version:
@@ -419,17 +423,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 2
     module, _, function = args.call.partition(":")
+    if argv is None:
+        named = getattr(args, "model", None) or os.environ.get("AUTOGPT_MODEL") or "the model"
+        alive.start(f"loading {named}" if getattr(args, "loads", False) else "")
     try:
         call = getattr(importlib.import_module(f".{module}", __package__), function)
+        alive.clear()
         return int(call(args) or 0)
     except KeyboardInterrupt:
+        alive.clear()
         print("autogpt: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
         sys.stderr.close()
         return 1
     except Exception as error:
+        alive.clear()
         return _report(error)
+    finally:
+        alive.rest()
 
 
 def _report(error: Exception) -> int:

@@ -23,6 +23,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from ..agent.record.events import (
+    SAID_LATER,
     CheckResult,
     ConversationFolded,
     Event,
@@ -33,10 +34,12 @@ from ..agent.record.events import (
     PersonAsked,
     PersonSaid,
     RunEnded,
+    RunInterrupted,
     RunStarted,
     ToolOutcome,
 )
 from ..agent.run.feedback import who
+from .alive import process as alive
 from .view import (
     CallView,
     RunView,
@@ -67,6 +70,8 @@ VERDICTS = {
     "interrupted": ("interrupted", "bold yellow"),
 }
 PREVIEW_WIDTH = 200
+AT_REST = (*SAID_LATER, RunInterrupted)
+"""Events after which nothing is under way: a conversation waits for its next message."""
 
 
 class Report:
@@ -84,13 +89,17 @@ class Report:
     @contextmanager
     def busy(self, what: str) -> Iterator[None]:
         """Show that something without events (loading a model) takes its time."""
+        alive.touch(what)
         yield
+        alive.touch()
 
     def pause(self) -> None:
         """Leave the screen alone, because a person is being asked."""
+        alive.rest()
 
     def reply(self, run: str, text: str) -> None:
         """Show the agent's reply in a conversation; the screen is then the person's."""
+        alive.rest()
 
     def __enter__(self) -> Self:
         return self
@@ -106,6 +115,7 @@ class WarningReport(Report):
 
     def on_event(self, run: str, event: Event) -> None:
         """Name an input that could not be read and a result that could not take its place."""
+        alive.touch()
         match event:
             case ToolOutcome(by="driver", state="failed"):
                 self._warn(event.preview.removeprefix("error: "))
@@ -133,6 +143,10 @@ class PlainReport(Report):
 
     def on_event(self, run: str, event: Event) -> None:
         """Print the event's line, if it has one."""
+        if isinstance(event, AT_REST):
+            alive.rest()
+        else:
+            alive.touch()
         with self.lock:
             view = self._views.setdefault(run, RunView())
             view.apply(event)
@@ -146,6 +160,7 @@ class LiveReport(Report):
 
     def __init__(self, console: Console) -> None:
         super().__init__()
+        alive.rest()  # this report moves by itself
         self.console = console
         self._views: dict[str, RunView] = {}
         self._busy: list[str] = []
@@ -177,6 +192,8 @@ class LiveReport(Report):
             ended = bool(view.status) and view.mode != "chat"
             if ended:
                 del self._views[run]
+        if isinstance(event, AT_REST) and not ended:
+            return  # nothing is under way, and the screen is the person's
         self._show()
         if ended:
             self.console.print(tree(view))

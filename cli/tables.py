@@ -20,6 +20,7 @@ from rich.text import Text
 
 from ..agent.record.result import RunResult
 from ..errors import UsageError
+from .alive import process as alive
 from .report import VERDICTS
 from .view import answer_text, clean, one_line
 
@@ -99,7 +100,9 @@ def progress_line() -> Iterator[Say]:
     """Yield the function that shows progress."""
     if not sys.stderr.isatty():
         yield _plain()
+        alive.touch()
         return
+    alive.rest()
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -121,6 +124,7 @@ def _plain() -> Say:
         now = time.monotonic()
         if now - said.get(text, now - EVERY) >= EVERY or share == 1.0:
             said[text] = now
+            alive.touch(text)
             line = text if share is None else f"{text}: {share:.0%}"
             print(f"{line} {detail}".rstrip(), file=sys.stderr, flush=True)
 

@@ -21,7 +21,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FILE_LINES = 600
 FUNCTION_LINES = 60
-HELP_SECONDS = 0.3
+HELP_SECONDS = 0.15
 HEAVY = {"torch", "transformers", "chromadb", "langchain", "langchain_core", "sqlalchemy", "openpyxl", "rich"}
 FLOORS = {
     "settings": 0,

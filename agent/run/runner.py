@@ -377,13 +377,10 @@ class Runner:
         run.stopped = Stop("idle", f"{WAITING}: {ask.text}")
         if run.started.mode == "chat":
             return False
-        if run.goal.on_approval == "park":
-            run.append(RunInterrupted(cause=PARKED))
-        elif asked.kind == "approval":
+        if run.goal.on_approval != "park" and asked.kind == "approval":
             self.answer(run, PersonAnswered(text="nobody was there to approve", decision="no"))
             return True
-        else:
-            run.end("needs_person", f"the model asked: {ask.text}")
+        run.append(RunInterrupted(cause=PARKED))  # `autogpt approve` answers, and the run goes on
         return False
 
     def answer(self, run: ActiveRun, answer: PersonAnswered) -> None:
