@@ -1,16 +1,16 @@
-"""What ``autogpt improve`` does: options in, a table and a verdict out, and a page beside them."""
+"""``autogpt improve``: options in, a table and a verdict out, and a page with the whole story."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 import time
 from typing import Any
 
 from ..agent.goals.load import Goal, load_goals
 from ..agent.learn import promotion
+from ..agent.learn.collect import collect
 from ..agent.learn.gate import size
 from ..agent.learn.improve import ImproveReport, following, improve, unfinished
 from ..agent.learn.methods import SHARES, choose
@@ -20,18 +20,16 @@ from ..agent.learn.work import Options
 from ..agent.open import open_registry, open_store, tool_names
 from ..errors import UsageError
 from ..settings import Settings, load
-from .gate_commands import show_gate
-from .progress import progress_line
-from .tables import show_table
+from .evaluate import show_gate
+from .tables import duration, progress_line, show_table
 
 WATCH = 60.0
 """Seconds between two looks for new runs."""
 FRESH = 10
 """New rewarded runs after which a watching improve begins again."""
-UNITS = {"s": 1 / 60, "m": 1.0, "h": 60.0}
 
 
-def run(args: argparse.Namespace) -> int:
+def run_improve(args: argparse.Namespace) -> int:
     """Improve the model in use, or say what would be done; exit code 0 however the gate decides."""
     settings = load(model=args.model, device=args.device, dtype=args.dtype)
     options = options_of(args)
@@ -98,10 +96,7 @@ def options_of(args: argparse.Namespace) -> Options:
 
 def minutes(text: str) -> float:
     """Return the minutes that ``30m``, ``2h``, ``90s`` or ``45`` say. Raises UsageError."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip().lower())
-    if match is None or float(match[1]) <= 0:
-        raise UsageError(f"--budget {text!r}: a time such as 30m, 2h or 90s is wanted")
-    return float(match[1]) * UNITS[match[2] or "m"]
+    return duration(text, "--budget", "m") / 60
 
 
 def show(report: ImproveReport, as_json: bool = False) -> None:
@@ -166,6 +161,4 @@ def dry_run(settings: Settings, options: Options, goals: list[Goal], as_json: bo
 
 
 def _learnable(settings: Settings) -> int:
-    from ..agent.learn.learning import collect
-
     return collect(open_store(settings), settings).stats().learnable

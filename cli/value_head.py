@@ -12,7 +12,7 @@ from ..llm.models.local import LocalModel
 from ..llm.nn.forward import can_fuse
 from ..llm.training.fit_value_head import fit_value, write_value
 from ..settings import load
-from .progress import progress_line
+from .tables import progress_line
 
 
 def judge(args: argparse.Namespace) -> int:

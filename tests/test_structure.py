@@ -30,7 +30,7 @@ REPOSITORY_LINES = 36_500
 WHEEL_LINES = 31_500
 AGENT_ROOMS = 9
 AGENT_FLOORS = 5
-HELP_SECONDS = 0.3
+HELP_SECONDS = 0.15
 HEAVY = {"torch", "transformers", "chromadb", "langchain", "langchain_core", "sqlalchemy", "openpyxl", "rich"}
 FLOORS = {
     "errors": 0,

@@ -12,9 +12,9 @@ from ...settings import Settings
 from ..goals.load import Goal
 from ..record.rewards import Prices
 from ..record.store import RunStore
+from .collect import LEAST_GOALS as LEAST_GOALS
+from .collect import collect
 from .goal_split import Drawn, alike_to, draw, gate_order
-from .learning import LEAST_GOALS as LEAST_GOALS
-from .learning import collect
 from .preferences import Feedback, read_feedback
 from .samples import Attempt, past_attempts
 from .trainer import Subject

@@ -20,7 +20,7 @@ from ...files import replace_file
 from ...tools.base import Tool
 from ...tools.policy import Decision, decide_call
 from ..goals.model import Goal, Grants
-from ..record.events import Event, PersonAnswered, PersonAsked
+from ..record.events import Event, PersonAnswered, PersonAsked, RunEnded
 from ..record.state import State
 from ..record.store import RunStore
 from .loop import Act
@@ -115,8 +115,13 @@ def settled(events: Sequence[Event], answer: PersonAnswered, approvals: Approval
 
 
 def approve(store: RunStore, run: str, answer: PersonAnswered) -> None:
-    """Answer a parked run (by its exact id) without continuing it; ``resume`` then goes on."""
+    """Answer a parked run (by its exact id) without continuing it; ``resume`` then goes on.
+
+    Raises UsageError for a run that has ended or waits for nothing.
+    """
     with store.open(run) as journal:
+        if any(isinstance(event, RunEnded) for event in journal.events):
+            raise UsageError(f"run {run} has ended and waits for no answer; run its goal again")
         journal.append(settled(journal.events, answer, Approvals(store.home)))
 
 

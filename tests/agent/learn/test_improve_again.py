@@ -15,8 +15,8 @@ from support.pupil import RIGHT, School, goals, run_of, study, words
 
 from autogpt import tool
 from autogpt.agent.learn import promotion
+from autogpt.agent.learn.collect import collect
 from autogpt.agent.learn.improve import Improvement, ImproveOptions, ImproveReport, improve
-from autogpt.agent.learn.learning import collect
 from autogpt.agent.learn.work import improvements, lock, read_lines
 from autogpt.agent.record.store import RunStore
 from autogpt.cli.parser import main

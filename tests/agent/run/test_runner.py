@@ -317,7 +317,7 @@ def test_a_question_needs_a_person(world: World) -> None:
     assert (result.status, result.exit_code, result.cause) == (
         "needs_person",
         5,
-        "the model asked: Which month?",
+        "waiting for a person: Which month?",
     )
     runner = world.runner(lines, ask=lambda run, asked: PersonAnswered(text="March"))
     assert runner.run(world.goal()).status == "achieved"
