@@ -31,7 +31,7 @@ from .view import clean
 def forget(args: argparse.Namespace) -> int:
     """Remove entries for good, and say which runs and models have seen them."""
     from ..agent.learn.forget import forget_runs
-    from ..memory.vectors.index import FOLDER, purge
+    from ..memory.vectors.chroma import FOLDER, purge
 
     settings = load()
     runs = RunStore(settings.home)
@@ -178,7 +178,7 @@ def rebuild(args: argparse.Namespace) -> int:
     from ..memory.embedding import embed
     from ..memory.upkeep.forgetting import scrub
     from ..memory.vectors import reembed
-    from ..memory.vectors.index import FOLDER, purge
+    from ..memory.vectors.chroma import FOLDER, purge
 
     settings = load()
     embedder = embed.load_or_words(
