@@ -58,6 +58,7 @@ MARKS = {
 }
 VERDICTS = {
     "achieved": ("achieved", "bold green"),
+    "answered": ("answered, not checked", "bold cyan"),
     "not_met": ("not met", "bold red"),
     "limit": ("limit reached", "bold yellow"),
     "needs_person": ("needs a person", "bold yellow"),
@@ -286,7 +287,7 @@ def _fit(text: Text) -> Text:
 def _verdict(view: RunView) -> Text:
     word, style = VERDICTS.get(view.status, (view.status, "bold"))
     line = Text.assemble((word, style))
-    if view.status != "achieved" and view.cause:
+    if view.status not in ("achieved", "answered") and view.cause:
         line.append(f": {view.cause}")
     line.append(f" · {view.figures}", style="dim")
     return line
@@ -343,5 +344,6 @@ def plain_end(view: RunView) -> Iterator[str]:
     for path in view.delivered:
         yield f"file    {path}"
     word = VERDICTS.get(view.status, (view.status, ""))[0]
-    cause = f": {one_line(view.cause)}" if view.status != "achieved" and view.cause else ""
+    told = view.cause and view.status not in ("achieved", "answered")
+    cause = f": {one_line(view.cause)}" if told else ""
     yield f"{word}{cause} ({view.figures})"

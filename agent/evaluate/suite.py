@@ -184,8 +184,9 @@ def converse(
 ) -> Evaluation:
     """Run scripted sessions; every message is a row, its category the turn's number.
 
-    A row is achieved when the message was answered and its checks passed. What comes later in the
-    session does not count against it, nor does what went wrong before, as far as its checks allow.
+    A row is achieved when the message was answered and its checks passed; without checks it is answered.
+    What comes later in the session does not count against it, nor does what went wrong before, as far as
+    its checks allow.
     """
     rows: list[RunResult] = []
     for session in sessions:
@@ -229,10 +230,12 @@ def _message(episode: Episode, rollout: Rollout, number: int, text: str, goal: G
     value = resolved_answer(state.answer, episode.bench.values(episode.events)) if state.finished else None
     verdicts = run_checks(goal, value, episode.workspace)
     met = state.finished and all(verdict.passed for verdict in verdicts)
+    good = "achieved" if verdicts else "answered"
     row = summarise([episode.events[0], *episode.events[begun:]])
     found = {
         "id": f"{goal.id}/{number + 1}",
-        "status": "achieved" if met else "not_met",
+        "status": good if met else "not_met",
+        "checked": bool(verdicts),
         "answer": value,
         "reward": reward(verdicts) if state.finished else 0.0,
         "checks": [vars(verdict) for verdict in verdicts],

@@ -63,7 +63,7 @@ def _scores(
     with Lines(path) as lines:
         for number, session in enumerate(missing, start=1):
             rows = converse("gate", [session], model, registry).rows
-            score = sum(row.status == "achieved" for row in rows) / len(rows)
+            score = sum(row.status in ("achieved", "answered") for row in rows) / len(rows)
             known[_key(session)] = score
             lines.add({"session": _key(session), "score": score})
             on_done(f"{side.name}, {NAME}", len(sessions) - len(missing) + number, len(sessions))

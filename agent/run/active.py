@@ -22,6 +22,7 @@ from .deliver import deliver
 from .loop import Act, Stop, Think
 from .memory import RunMemory
 from .steps import Workbench
+from .verdict import verdict_of
 
 _E = TypeVar("_E", bound=Event)
 
@@ -106,9 +107,9 @@ class ActiveRun:
         ]
         if len(verdicts) < len(self.goal.check):
             found = run_checks(self.goal, value, self.workspace, stub_calls(self.events))
-            for verdict in found[len(verdicts) :]:
-                verdicts.append(verdict)
-                self.append(CheckResult(**vars(verdict)))
+            for fresh in found[len(verdicts) :]:
+                verdicts.append(fresh)
+                self.append(CheckResult(**vars(fresh)))
         delivered = deliver(
             self.workspace,
             Path(self.started.folder),
@@ -117,13 +118,13 @@ class ActiveRun:
             self.prepared,
             self.id,
         )
-        met = all(verdict.passed for verdict in verdicts)
-        status: Literal["achieved", "not_met"] = "achieved" if met else "not_met"
-        self.end(status, "finished" if met else "a check failed", value, reward(verdicts), delivered)
+        grants = may_write(self.goal)
+        verdict = verdict_of(self.events, value, verdicts, self.workspace, grants, delivered)
+        self.end(verdict.status, verdict.cause, value, reward(verdicts), delivered)
 
     def end(
         self,
-        status: Literal["achieved", "error", "not_met", "limit", "needs_person"],
+        status: Literal["achieved", "answered", "error", "not_met", "limit", "needs_person"],
         cause: str,
         answer: Any = None,
         points: float | None = None,

@@ -41,6 +41,7 @@ from .loop import (
 from .memory import NoMemory, RunMemory
 from .steps import Workbench, model_turn, opening
 from .toolset import goal_tools
+from .verdict import verdict_of
 
 UNFIT = (ContextOverflow, GrammarError)
 """What a model that cannot take a prompt raises."""
@@ -268,9 +269,9 @@ def _finish(episode: Episode, answer: Any) -> None:
     verdicts = run_checks(episode.goal, value, episode.workspace, stub_calls(episode.events))
     for verdict in verdicts:
         episode.events.append(CheckResult(**vars(verdict)))
-    met = all(verdict.passed for verdict in verdicts)
-    status = "achieved" if met else "not_met"
-    _end(episode, status, "finished" if met else "a check failed", value, reward(verdicts))
+    grants = episode.goal.grants.write if episode.goal.grants else []
+    found = verdict_of(episode.events, value, verdicts, episode.workspace, grants)
+    _end(episode, found.status, found.cause, value, reward(verdicts))
 
 
 def _end(episode: Episode, status: Any, cause: str, answer: Any, points: float | None = None) -> None:

@@ -22,6 +22,7 @@ from ...llm.message import Message, Model, Turn
 from ...tools.base import Facts, Tool, ToolContext, ToolResult
 from ...tools.handles import resolve
 from ..record.events import (
+    RULES,
     Event,
     ModelTurn,
     PersonSaid,
@@ -198,6 +199,7 @@ def opening(
         plan=plan,
         by=who(),
         memory=memory,
+        rules=RULES,
         context=min(getattr(model, "context", 0), UNBOUNDED),
         system_tokens=_tokens(model, prompts.system(shared, memory)) if mode == "chat" else 0,
     )
