@@ -71,7 +71,7 @@ class Evaluation:
         return {name: _rates(rows) for name, rows in groups.items()}
 
     def as_json(self) -> dict[str, Any]:
-        """Return the whole report."""
+        """Return the whole report. ``answered`` counts the goals that have no checks: they are not passed."""
         scores = [check["score"] for row in self.rows for check in row.checks if check["score"] is not None]
         plans = [row.plan_followed for row in self.rows if row.plan_followed is not None]
         seconds = [row.seconds["total"] for row in self.rows]
@@ -80,6 +80,7 @@ class Evaluation:
             "model": self.model,
             "seed": self.seed,
             **_rates(self.rows),
+            "answered": sum(row.status == "answered" for row in self.rows),
             "invalid_calls": sum(row.invalid_calls for row in self.rows),
             "tool_calls": sum(row.tool_calls for row in self.rows),
             "plan_followed": round(statistics.fmean(plans), 4) if plans else None,
