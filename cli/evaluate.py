@@ -133,6 +133,8 @@ def show(found: Evaluation) -> None:
     rows = [_row(name, group) for name, group in groups.items()] if len(groups) > 1 else []
     show_table(("category", "goals", "achieved", "95 %"), [*rows, _row("all", report)], flexible=0)
     line = [f"model {found.model}", f"invalid calls {report['invalid_calls']}"]
+    if report["answered"]:
+        line.append(f"{report['answered']} answered, not checked")
     if report["seconds_median"] is not None:
         line.append(f"median {report['seconds_median']:.2f} s a goal")
     if report["plan_followed"] is not None:

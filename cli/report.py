@@ -63,6 +63,7 @@ MARKS = {
 }
 VERDICTS = {
     "achieved": ("achieved", "bold green"),
+    "answered": ("answered, not checked", "bold cyan"),
     "not_met": ("not met", "bold red"),
     "limit": ("limit reached", "bold yellow"),
     "needs_person": ("needs a person", "bold yellow"),
@@ -307,7 +308,7 @@ def _fit(text: Text) -> Text:
 def _verdict(view: RunView) -> Text:
     word, style = VERDICTS.get(view.status, (view.status, "bold"))
     line = Text.assemble((word, style))
-    if view.status != "achieved" and view.cause:
+    if view.status not in ("achieved", "answered") and view.cause:
         line.append(f": {view.cause}")
     line.append(f" · {view.figures}", style="dim")
     return line
@@ -366,7 +367,8 @@ def plain_end(view: RunView) -> Iterator[str]:
     for line in view.undelivered:
         yield f"note    {line}"
     word = VERDICTS.get(view.status, (view.status, ""))[0]
-    cause = f": {one_line(view.cause)}" if view.status != "achieved" and view.cause else ""
+    told = view.cause and view.status not in ("achieved", "answered")
+    cause = f": {one_line(view.cause)}" if told else ""
     yield f"{word}{cause} ({view.figures})"
 
 

@@ -50,7 +50,7 @@ class Evaluation:
         return {name: _rates(rows) for name, rows in groups.items()}
 
     def as_json(self) -> dict[str, Any]:
-        """Return the whole report."""
+        """Return the whole report. ``answered`` counts the goals that have no checks: they are not passed."""
         scores = [check["score"] for row in self.rows for check in row.checks if check["score"] is not None]
         plans = [row.plan_followed for row in self.rows if row.plan_followed is not None]
         seconds = [row.seconds["total"] for row in self.rows]
@@ -59,6 +59,7 @@ class Evaluation:
             "model": self.model,
             "seed": self.seed,
             **_rates(self.rows),
+            "answered": sum(row.status == "answered" for row in self.rows),
             "invalid_calls": sum(row.invalid_calls for row in self.rows),
             "tool_calls": sum(row.tool_calls for row in self.rows),
             "plan_followed": round(statistics.fmean(plans), 4) if plans else None,
@@ -163,8 +164,9 @@ def converse(
 ) -> Evaluation:
     """Run scripted sessions; every message is a row, its category the turn's number.
 
-    A row is achieved when the message was answered and its checks passed. What comes later in the
-    session does not count against it, nor does what went wrong before, as far as its checks allow.
+    A row is achieved when the message was answered and its checks passed; without checks it is answered.
+    What comes later in the session does not count against it, nor does what went wrong before, as far as
+    its checks allow.
     """
     rows: list[RunResult] = []
     for session in sessions:
@@ -207,10 +209,12 @@ def _message(episode: Episode, rollout: Rollout, number: int, text: str, goal: G
     value = episode.value(state.answer) if state.finished else None
     verdicts = run_checks(goal.check, value, episode.workspace)
     met = state.finished and all(verdict.passed for verdict in verdicts)
+    good = "achieved" if verdicts else "answered"
     row = summarise([episode.events[0], *episode.events[begun:]])
     found = {
         "id": f"{goal.id}/{number + 1}",
-        "status": "achieved" if met else "not_met",
+        "status": good if met else "not_met",
+        "checked": bool(verdicts),
         "answer": value,
         "reward": reward(verdicts) if state.finished else 0.0,
         "checks": [vars(verdict) for verdict in verdicts],

@@ -209,6 +209,6 @@ def _why_not(task: Task, episode: Episode) -> str | None:
     if task.turns or task.may_miss:
         return None
     result = episode.result
-    if result is None or result.status != "achieved":
+    if result is None or result.status not in ("achieved", "answered"):
         return "not achieved" if result is None else f"{result.status}: {result.cause}"[:60]
     return None

@@ -145,7 +145,7 @@ class Gate:
         for number, (key, session) in enumerate(missing, start=1):
             assert model is not None
             said = converse("gate", [session], model, self.registry).rows
-            known[key] = sum(row.status == "achieved" for row in said) / len(said)
+            known[key] = sum(row.status in ("achieved", "answered") for row in said) / len(said)
             file.add({"session": key, "score": known[key]})
             self.on_done(
                 f"{side.name}, {CONVERSATIONS}", len(sessions) - len(missing) + number, len(sessions)

@@ -166,7 +166,7 @@ class ChatSession:
         """Let go of the conversation; with ``end`` it is over, without it can be continued."""
         try:
             if end:
-                self._run.append(RunEnded(status="achieved", cause="the conversation ended"))
+                self._run.append(RunEnded(status="answered", cause="the conversation ended"))
             else:
                 self._run.append(RunInterrupted(cause="left by the user"))
         finally:

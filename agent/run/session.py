@@ -51,6 +51,7 @@ from .approvals import decide_for
 from .compaction import fold
 from .loop import Act, Ask, Fold, Recall, Remember, Stop, Think, decide
 from .memory import RunMemory
+from .verdict import verdict_of
 from .workbench import Workbench, model_turn
 
 _E = TypeVar("_E", bound=Event)
@@ -152,7 +153,7 @@ class Session:
 
     def end(
         self,
-        status: Literal["achieved", "error", "not_met", "limit", "needs_person"],
+        status: Literal["achieved", "answered", "error", "not_met", "limit", "needs_person"],
         cause: str,
         answer: Any = None,
         points: float | None = None,
@@ -279,13 +280,13 @@ class Session:
         ]
         if len(verdicts) < len(self.goal.check):
             found = run_checks(self.goal.check, value, self.workspace, stub_calls(self.events))
-            for verdict in found[len(verdicts) :]:
-                verdicts.append(verdict)
-                self.append(CheckResult(**vars(verdict)))
+            for fresh in found[len(verdicts) :]:
+                verdicts.append(fresh)
+                self.append(CheckResult(**vars(fresh)))
         delivered = self.deliver()
-        met = all(verdict.passed for verdict in verdicts)
-        status: Literal["achieved", "not_met"] = "achieved" if met else "not_met"
-        self.end(status, "finished" if met else "a check failed", value, reward(verdicts), delivered)
+        grants = self.goal.grants.write if self.goal.grants else []
+        verdict = verdict_of(self.events, value, verdicts, self.workspace, grants, delivered)
+        self.end(verdict.status, verdict.cause, value, reward(verdicts), delivered)
 
 
 def drive(
