@@ -14,8 +14,7 @@ import os
 from collections.abc import Sequence
 
 from ...errors import UsageError
-from ...llm.message import CallSpec, ToolCall
-from ...llm.schema import why_invalid
+from ...llm.message import CallSpec, ToolCall, why_invalid
 from ...tools.handles import text_form
 from ..record.events import Correction, Event, ModelTurn, Rating
 from ..record.result import resolved_answer

@@ -19,7 +19,7 @@ from ...errors import ToolError
 from ...llm.flow import Flow, flow_of
 from ...llm.message import Model, Sampling, Turn
 from ...llm.models.local import ContextOverflow
-from ...llm.schema import GrammarError
+from ...schemas import GrammarError
 from ...tools.registry import Registry
 from ..goals.checks import reward, run_checks
 from ..goals.load import Goal
