@@ -16,7 +16,7 @@ gets at most eight short ones.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from .errors import UsageError
@@ -74,7 +74,9 @@ def tool_schema(schema: Mapping[str, Any], tool: str) -> Json:
         result = _one_object(_written_out(schema, schema, ()))
     except GrammarError as error:
         raise GrammarError(f"tool {tool}: {error}") from None
-    _adapt(result)
+    for node, key in list(_unknown(result)):
+        del node[key]
+    _limit(result)
     result.setdefault("type", "object")
     result.setdefault("properties", {})
     result["additionalProperties"] = False
@@ -89,21 +91,9 @@ def bound_schema(schema: Mapping[str, Any]) -> Json:
 def check_schema(schema: Mapping[str, Any]) -> None:
     """Raise GrammarError if ``schema`` has no bounded form, or says what no grammar can follow."""
     bound_schema(schema)
-    _refuse_unknown(schema)
-
-
-def _refuse_unknown(schema: Any) -> None:
-    if not isinstance(schema, Mapping):
-        return
-    for key in schema:
-        if key in UNKNOWN:
-            raise GrammarError(f"schema: no grammar can follow `{key}`; check it when the tool runs")
-    if schema.get("format", "date") not in FORMATS:
-        raise GrammarError(f"schema: no grammar knows the format {schema['format']}; leave it out")
-    if "pattern" in schema and not _regular(schema["pattern"]):
-        raise GrammarError(f"schema: no grammar can follow the pattern {schema['pattern']}")
-    for child in _children(schema):
-        _refuse_unknown(child)
+    for node, key in _unknown(schema):
+        what = f"{key}: {node[key]}" if key in ("format", "pattern") else key
+        raise GrammarError(f"schema: no grammar can follow `{what}`; leave it out and check it in the tool")
 
 
 def _written_out(schema: Any, root: Mapping[str, Any], inside: tuple[str, ...]) -> Any:
@@ -169,21 +159,27 @@ def _one_object(schema: Json) -> Json:
     return schema
 
 
-def _adapt(schema: Any) -> None:
-    """Bound free values in place, and drop what no grammar can follow."""
+def _unknown(schema: Any) -> Iterator[tuple[Any, str]]:
+    """Yield (mapping, key) for everything that no grammar can follow."""
+    if not isinstance(schema, Mapping):
+        return
+    for key, value in schema.items():
+        odd = value not in FORMATS if key == "format" else key == "pattern" and not _regular(value)
+        if odd or key in UNKNOWN:
+            yield schema, key
+    for child in _children(schema):
+        yield from _unknown(child)
+
+
+def _limit(schema: Any) -> None:
+    """Bound free strings, arrays and numbers in place, loosely: models without a grammar read this too."""
     if not isinstance(schema, dict):
         return
-    for key in [key for key in schema if key in UNKNOWN]:
-        del schema[key]
-    if schema.get("format", "date") not in FORMATS:
-        del schema["format"]
-    if "pattern" in schema and not _regular(schema["pattern"]):
-        del schema["pattern"]
     for child in _children(schema):
-        _adapt(child)
-    kinds = _types(schema)
+        _limit(child)
     if "enum" in schema or "const" in schema or "type" not in schema:
         return
+    kinds = _types(schema)
     if "string" in kinds and not {"pattern", "format"} & set(schema):
         schema.setdefault("maxLength", MAX_LENGTH)
     if "array" in kinds and "prefixItems" not in schema:
@@ -289,7 +285,7 @@ def _bound_object(copy: Json) -> None:
 
 
 def _anything() -> Json:
-    """Return the schema that stands for "any value": a scalar, or a short list of scalars."""
+    """Return the schema for "any value": a scalar, or a short list of scalars."""
     text = {"type": "string", "maxLength": MAX_LENGTH}
     whole = {"type": "integer", "minimum": -WHOLE, "maximum": WHOLE}
     number = {"type": "number", "minimum": -FRACTION_LIMIT, "maximum": FRACTION_LIMIT, "multipleOf": STEP}

@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 MODELS = "autogpt.models"
 """Entry points of other packages' models."""
 ModelProvider = Callable[[str, Settings], Model]
-"""Opens the model that the rest of a name after ``KIND:`` stands for."""
+"""Opens a model, given what follows ``KIND:`` in its name, and the settings."""
 
 
 def open_store(settings: Settings) -> RunStore:

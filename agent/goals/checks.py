@@ -11,8 +11,8 @@ declares the fields that its kind takes and decides in :meth:`Check.verdict`::
             return need(length <= self.at_most, f"the answer has {length} characters", f"{self.at_most}")
 
 That is all: defining the class registers it. A class of an installed package is found by its entry
-point in the group ``autogpt.checks``, whose name is the kind. ``None`` means "not given" in all
-fields, so a check cannot ask for JSON null.
+point in the group ``autogpt.checks``; the entry point's name is the kind. ``None`` means "not given" in
+all fields, so a check cannot ask for JSON null.
 
 A check looks at the answer, at the workspace as the run left it and at the calls that reached the
 goal's stubs; it changes nothing. One that cannot be carried out (a file is missing, a query is wrong)

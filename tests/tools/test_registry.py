@@ -203,7 +203,12 @@ def test_it_runs_checked_and_stays_callable(ctx: ToolContext) -> None:
     result = postage.run({"grams": 100, "zone": "world"}, ctx)
     assert (result.value, result.preview, result.label) == (3.0, "3.0", Label.UNTRUSTED)
     assert postage(100) == 1.0
-    for args, message in [({"grams": "heavy"}, "postage: grams"), ({}, "grams"), ({"grams": 1, "x": 2}, "x")]:
+    mistakes: list[tuple[dict[str, Any], str]] = [
+        ({"grams": "heavy"}, "postage: grams"),
+        ({}, "grams"),
+        ({"grams": 1, "x": 2}, "x"),
+    ]
+    for args, message in mistakes:
         with pytest.raises(ToolError, match=message):
             postage.run(args, ctx)
 
@@ -342,8 +347,8 @@ def test_what_a_grammar_cannot_hold_is_left_to_the_tool() -> None:
     ("schema", "said"),
     [
         ({"properties": {"a": {"not": {}}}}, "odd: schema: no grammar can follow `not`"),
-        ({"properties": {"a": {**TEXT, "format": "path"}}}, "no grammar knows the format path"),
-        ({"properties": {"a": {**TEXT, "pattern": "(?!x)"}}}, r"no grammar can follow the pattern \(\?!x\)"),
+        ({"properties": {"a": {**TEXT, "format": "path"}}}, "no grammar can follow `format: path`"),
+        ({"properties": {"a": {**TEXT, "pattern": "(?!x)"}}}, r"no grammar can follow `pattern: \(\?!x\)`"),
         ({"properties": {"a": False}}, "a schema of false allows no value"),
     ],
 )
@@ -390,7 +395,11 @@ def test_langchain_tools_register_and_run(ctx: ToolContext) -> None:
     assert "maxLength" in made.parameters["properties"]["note"]
     result = made.run({"count": 2}, ctx)
     assert (result.value, result.preview, result.label) == ({"days": 3}, '{"days":3}', Label.UNTRUSTED)
-    for args, message in [({"count": -1}, "must not be negative"), ({"count": "many"}, "add_days: count")]:
+    mistakes: list[tuple[dict[str, Any], str]] = [
+        ({"count": -1}, "must not be negative"),
+        ({"count": "many"}, "add_days: count"),
+    ]
+    for args, message in mistakes:
         with pytest.raises(ToolError, match=message):
             made.run(args, ctx)
 
