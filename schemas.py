@@ -141,7 +141,8 @@ def _one_object(schema: Json) -> Json:
     """Return the root as an object: of a union at the root, all arguments that any branch takes."""
     if "allOf" in schema:
         schema = _merge(schema)
-    branches = schema.get("anyOf") or schema.get("oneOf")
+    branches = schema.get("anyOf") or schema.get("oneOf") or []
+    branches = [branch for branch in branches if branch != {"type": "null"}]
     if branches and "properties" not in schema:
         taken: dict[str, list[Any]] = {}
         for branch in map(_one_object, branches):
@@ -167,6 +168,8 @@ def _unknown(schema: Any) -> Iterator[tuple[Any, str]]:
         odd = value not in FORMATS if key == "format" else key == "pattern" and not _regular(value)
         if odd or key in UNKNOWN:
             yield schema, key
+    keys = schema.get("patternProperties", {})
+    yield from ((keys, pattern) for pattern in keys if not _regular(pattern))
     for child in _children(schema):
         yield from _unknown(child)
 

@@ -321,6 +321,8 @@ FOREIGN: list[dict[str, Any]] = [
     {"properties": {"a": {"not": TEXT, "type": "integer"}}, "dependentRequired": {"a": ["b"]}},
     {"properties": {"a": {"type": "array", "contains": {"const": 1}, "items": {"type": "integer"}}}},
     {"properties": {"a": {"type": "object", "propertyNames": {"pattern": "^x"}}}, "if": {}, "then": {}},
+    {"anyOf": [{"properties": {"a": TEXT}, "patternProperties": {"(?!x)": TEXT}}, {"type": "null"}]},
+    {"properties": {"a": {"patternProperties": {"(?!x)": TEXT}}}, "anyOf": [{"required": ["a"]}]},
     {"properties": {"a": {**TEXT, "format": "password"}, "b": {}, "c": {"type": ["string", "null"]}}},
 ]
 
