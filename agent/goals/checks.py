@@ -179,7 +179,7 @@ def _parse(value: Any) -> Check:
 
 
 def _dump(check: Check, info: SerializationInfo) -> dict[str, Any]:
-    return {check.kind: check.model_dump(mode=info.mode)}
+    return {check.kind: check.model_dump(mode=info.mode, exclude_none=info.exclude_none)}
 
 
 AnyCheck = Annotated[Check, PlainValidator(_parse), PlainSerializer(_dump)]
