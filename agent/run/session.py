@@ -28,7 +28,7 @@ from ...errors import ToolError, UserError
 from ...llm.flow import Flow, flow_of
 from ...llm.message import Model, Sampling, Turn
 from ...llm.models.token_budget import ContextOverflow
-from ...llm.schema import GrammarError
+from ...schemas import GrammarError
 from ...tools.policy import Verdict
 from ..goals.checks import CheckVerdict, reward, run_checks
 from ..goals.load import Goal

@@ -42,8 +42,8 @@ from ..message import (
     Sampling,
     ToolCall,
     Turn,
+    why_invalid,
 )
-from ..schema import why_invalid
 from ..text.grammar import parse_call
 
 ATTEMPTS = 4

@@ -14,10 +14,9 @@ from autogpt.agent.run.replay import replay
 from autogpt.agent.run.rollout import Rollout
 from autogpt.agent.run.runner import Runner
 from autogpt.agent.run.workbench import goal_tools
-from autogpt.llm.message import Prompt, Sampling
+from autogpt.llm.message import Prompt, Sampling, why_invalid
 from autogpt.llm.models.local import LocalModel
 from autogpt.llm.registry import NANO
-from autogpt.llm.schema import why_invalid
 from autogpt.tools.registry import builtins
 
 GOALS = [

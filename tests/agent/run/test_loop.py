@@ -22,9 +22,8 @@ from autogpt.agent.record.transcript import messages
 from autogpt.agent.run.calls import MAX_PLANS, MAX_STEPS_IN_PLAN
 from autogpt.agent.run.loop import Act, Ask, Stop, Think, decide
 from autogpt.agent.run.workbench import opening
-from autogpt.llm.message import CallSpec, ToolCall
+from autogpt.llm.message import CallSpec, ToolCall, why_invalid
 from autogpt.llm.models.scripted import ScriptedModel
-from autogpt.llm.schema import why_invalid
 from autogpt.tools.base import Tool
 from autogpt.tools.registry import builtins
 
