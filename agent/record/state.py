@@ -28,6 +28,7 @@ from .events import (
     ToolIntent,
     ToolOutcome,
 )
+from .record import Record
 
 CORE_CALLS = ("plan", "finish", "ask", "remember", "recall")
 
@@ -108,23 +109,21 @@ class State:
     """The event that the prompt begins with after a fold; 0 before the first."""
     ended: RunEnded | None = None
     inputs: list[str] = field(default_factory=list)
-    _seen: dict[str, str] = field(default_factory=dict)
     _before: tuple[set[str], set[int]] = field(default_factory=lambda: (set(), set()))
     """What had been inspected and shown before the last message of the user."""
+    _seen: dict[str, str] = field(default_factory=dict)
     _calls: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, events: Sequence[Event]) -> State:
         """Fold ``events`` (the first must be ``run.started``) into a state."""
-        if not events or not isinstance(events[0], RunStarted):
-            raise ValueError("a run begins with run.started")
-        state = cls(started=events[0])
-        state.inputs = input_names(events[0].goal)
-        if events[0].mode != "chat":
-            state.said = str(events[0].goal.get("goal", ""))
+        started = Record(events).started
+        state = cls(started, inputs=input_names(started.goal))
+        if started.mode != "chat":
+            state.said = str(started.goal.get("goal", ""))
         for number, event in enumerate(events[1:], start=1):
             if isinstance(event, PersonSaid):
-                state.messages[number] = state.context or events[0].system_tokens
+                state.messages[number] = state.context or started.system_tokens
             elif isinstance(event, ConversationFolded):
                 state._fold(event, events)
             state._apply(event)
@@ -248,18 +247,6 @@ class State:
         self.inputs.extend(path for path in message.inputs if path not in self.inputs)
 
 
-def left_out(events: Sequence[Event]) -> set[int]:
-    """Return the places of messages that the model could not take, and of all that came of them."""
-    found: set[int] = set()
-    said = None
-    for number, event in enumerate(events):
-        if isinstance(event, PersonSaid):
-            said = number
-        elif isinstance(event, ModelTurn) and event.prompt_refused and said is not None:
-            found.update(range(said, number + 1))
-    return found
-
-
 def input_names(goal: dict[str, Any]) -> list[str]:
     """Return the workspace paths of a goal's inputs: copied files by name, inline files by path.
 
@@ -272,3 +259,15 @@ def input_names(goal: dict[str, Any]) -> list[str]:
     else:
         names = [posixpath.relpath(path, place) for path in given]
     return [*names, *(goal.get("files") or {})]
+
+
+def left_out(events: Sequence[Event]) -> set[int]:
+    """Return the places of messages that the model could not take, and of all that came of them."""
+    found: set[int] = set()
+    said = None
+    for number, event in enumerate(events):
+        if isinstance(event, PersonSaid):
+            said = number
+        elif isinstance(event, ModelTurn) and event.prompt_refused and said is not None:
+            found.update(range(said, number + 1))
+    return found

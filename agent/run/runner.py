@@ -33,7 +33,7 @@ from .approvals import Approvals, approval_of, approval_text, settled
 from .deliver import deliver, fingerprints
 from .loop import Act
 from .memory import Memory, NoMemory, RunMemory
-from .session import Session, drive
+from .session import Session, drive, may_write
 from .workbench import Workbench, check_length, goal_tools, opening
 from .workspace import prepare, workspace_of
 
@@ -281,8 +281,3 @@ def interrupted(sessions: Sequence[LiveSession], error: KeyboardInterrupt | Paus
     for session in sessions:
         session.interrupt(str(error) if isinstance(error, Paused) else "stopped by the user")
     return error if isinstance(error, Paused) else Interrupted([session.id for session in sessions])
-
-
-def may_write(goal: Goal) -> list[str]:
-    """Return the write grants of a goal: what is delivered when it ends."""
-    return goal.grants.write if goal.grants else []

@@ -288,6 +288,11 @@ class Session:
         self.end(status, "finished" if met else "a check failed", value, reward(verdicts), delivered)
 
 
+def may_write(goal: Goal) -> list[str]:
+    """Return the write grants of a goal: what is delivered when it ends."""
+    return goal.grants.write if goal.grants else []
+
+
 def default_grants(goal: Goal) -> Grants | None:
     """Without grants a goal may write in its own workspace, but not in a folder used in place."""
     return None if goal.workspace is None else Grants()
