@@ -1,9 +1,8 @@
 """All runs of one home: create, open, list, find by a short name, export, remove.
 
 A run is a row and its events in the database, and a folder ``<home>/runs/<run>`` with its lock,
-blobs and workspace. The row is a convenience for listing; whatever matters is in the events. A run
-whose row says "running" but whose lock nobody holds was interrupted without a word (a crash, a
-kill), and is listed so.
+blobs and workspace. The row is there for listing; whatever matters is in the events. A run that is
+marked as running while no process holds its lock has crashed or was killed, and is listed as interrupted.
 """
 
 from __future__ import annotations
