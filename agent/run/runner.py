@@ -82,7 +82,7 @@ class LiveSession(Session):
         answer = approval_of(act, self.events)
         if answer is not None:
             return None if answer.decision != "no" else answer.text or "the user said no"
-        if self.ask is None and not self.park():
+        if self.ask is None and not self.parks("approval"):
             return reason
         return PersonAsked(kind="approval", text=approval_text(act, reason), call_id=act.call_id)
 
@@ -90,12 +90,12 @@ class LiveSession(Session):
         """Ask the person who is there."""
         return None if self.ask is None else settled(self.events, self.ask(self.id, asked), self.approvals)
 
-    def park(self) -> bool:
-        """Whether the goal says so."""
+    def parks(self, kind: Literal["question", "approval"]) -> bool:
+        """Return what the goal says."""
         return self.goal.on_approval == "park"
 
     def deliver(self) -> list[str]:
-        """Deliver to the goal's folder what has changed there in no other way since the start."""
+        """Copy what the run wrote into the goal's folder; what somebody else changed there stays as it is."""
         started = self.started
         folder, before = Path(started.folder), started.destinations
         return deliver(self.workspace, folder, may_write(self.goal), before, self.prepared, self.id)
@@ -114,7 +114,8 @@ class Runner:
     With a ``memory`` the model can ``remember`` and ``recall``, and runs leave episodes and lessons in it.
     """
 
-    session = LiveSession
+    session: type[LiveSession] = LiveSession
+    """The class that carries runs on."""
 
     def __init__(
         self,

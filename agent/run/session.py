@@ -67,7 +67,7 @@ UNCERTAIN = (
 class Session:
     """One run under way in this process.
 
-    Drivers with a person or a user's folder override :meth:`permit`, :meth:`answer_to`, :meth:`park`,
+    Drivers with a person or a user's folder override :meth:`permit`, :meth:`answer_to`, :meth:`parks`,
     :meth:`deliver` and :meth:`close`.
     """
 
@@ -181,8 +181,8 @@ class Session:
         """Return a person's answer, None where nobody is there."""
         return None
 
-    def park(self) -> bool:
-        """Return whether the run waits for a person who is not there, instead of ending."""
+    def parks(self, kind: Literal["question", "approval"]) -> bool:
+        """Return whether the run waits for a person who is not there, instead of going on without."""
         return False
 
     def deliver(self) -> list[str]:
@@ -250,7 +250,7 @@ class Session:
         self.stopped = Stop("idle", "waiting for a person")
         if self.started.mode == "chat":
             return False
-        if self.park():
+        if self.parks(asked.kind):
             self.append(RunInterrupted(cause=PARKED))
         elif asked.kind == "approval":
             refused = PersonAnswered(text="nobody was there to approve", decision="no", call_id=asked.call_id)
