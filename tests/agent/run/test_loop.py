@@ -81,7 +81,9 @@ class Run:
         return [call.name for call in request.calls]
 
     def spec(self, name: str) -> CallSpec:
-        return next(call for call in self.next().calls if call.name == name)
+        request = self.next()
+        assert isinstance(request, Think), request
+        return next(call for call in request.calls if call.name == name)
 
 
 # --- plan first, then the plan's tools ----------------------------------------------------------

@@ -221,7 +221,7 @@ def test_delivery_never_overwrites_what_changed_meanwhile(world: World) -> None:
         out.write_text("edited by the user meanwhile")
         return FINISH
 
-    lines = [plan("files.write"), write("out.txt", "new"), edit]
+    lines: list[Line] = [plan("files.write"), write("out.txt", "new"), edit]
     result = world.run(lines, grants={"write": ["out.txt"]})
     name = f"out.autogpt-{result.run}.txt"
     assert result.delivered == [name]
