@@ -158,13 +158,13 @@ def test_a_session_is_judged_message_by_message() -> None:
 
 def test_every_message_counts_whatever_happened_before() -> None:
     """A question is answered by the next message; a limit or bad calls end a message, not the session."""
-    said = ("fix it", "the red one", "1?", "and?", "bye")
+    turns = [("fix it", []), ("the red one", []), ("1?", []), ("and?", []), ("bye", [])]
     script: list[Line] = [
         ToolCall("ask", {"question": "which?"}), finish("done"),
         plan("calculator"), ToolCall("calculator", {"expression": "1"}),
         "rubbish", "rubbish", finish("bye"),
     ]  # fmt: skip
-    rows = hold(script, session(*((text, []) for text in said), limits={"steps": 2}))
+    rows = hold(script, session(*turns, limits={"steps": 2}))
     assert [row.status for row in rows] == ["not_met", "achieved", "not_met", "not_met", "achieved"]
     assert [row.invalid_calls for row in rows] == [0, 0, 0, 2, 0]
 

@@ -49,7 +49,7 @@ def recorded() -> list[Event]:
     ended = events[-1]
     assert isinstance(ended, RunEnded)
     assert (ended.status, ended.answer) == ("achieved", 6), ended
-    return list(events)
+    return events
 
 
 @given(data=st.data())
