@@ -110,7 +110,7 @@ class State:
     ended: RunEnded | None = None
     inputs: list[str] = field(default_factory=list)
     _before: tuple[set[str], set[int]] = field(default_factory=lambda: (set(), set()))
-    """What had been inspected and shown before the last message of the user."""
+    """What had been inspected and shown before the messages that a refusal would leave out."""
     _seen: dict[str, str] = field(default_factory=dict)
     _calls: dict[str, str] = field(default_factory=dict)
 
@@ -127,6 +127,8 @@ class State:
             elif isinstance(event, ConversationFolded):
                 state._fold(event, events)
             state._apply(event)
+            if state.prompt_refused and isinstance(event, ModelTurn):
+                state._leave_out(left_out(events[: number + 1]))
         return state
 
     def _apply(self, event: Event) -> None:
@@ -156,7 +158,7 @@ class State:
         self.turns += 1
         self.turns_total += 1
         if turn.prompt_refused:
-            self._leave_out(turn.invalid or "")
+            self.prompt_refused = turn.invalid or "refused"
         if turn.prompt_tokens:
             self.context = turn.prompt_tokens + len(turn.ids) + 1  # the line break after an answer
         self.tokens += len(turn.ids) + max(0, turn.prompt_tokens - turn.cached_tokens)
@@ -223,17 +225,18 @@ class State:
         seen = [one for one in events[event.upto :] if isinstance(one, MemoryRecalled)]
         self.shown = {entry.id: entry for one in seen for entry in one.entries}
 
-    def _leave_out(self, reason: str) -> None:
-        """Take the last message, with all that came of it, out of the conversation's later prompts."""
-        self.prompt_refused = reason
-        if self.messages:
-            _, self.context = self.messages.popitem()
-            inspected, shown = self._before
-            self.inspected &= inspected  # the next message is to see the inputs
-            self.shown = {id: entry for id, entry in self.shown.items() if id in shown}
+    def _leave_out(self, gone: set[int]) -> None:
+        """Forget what was said at the places ``gone``, which later prompts do not show."""
+        for start in sorted(gone & self.messages.keys(), reverse=True):
+            self.context = self.messages.pop(start)
+        inspected, shown = self._before
+        self.inspected &= inspected  # the next message is to see the inputs
+        self.shown = {id: entry for id, entry in self.shown.items() if id in shown}
 
     def _new_message(self, message: PersonSaid) -> None:
-        self.prompt_refused, self._before = "", (set(self.inspected), set(self.shown))
+        self.prompt_refused = ""
+        if self.turns:
+            self._before = (set(self.inspected), set(self.shown))
         self.plan, self.planned_tools, self.plans = (), (), 0
         self.finished, self.answer, self.outcomes = False, None, []
         self.question, self.waiting = None, None
@@ -262,12 +265,17 @@ def input_names(goal: dict[str, Any]) -> list[str]:
 
 
 def left_out(events: Sequence[Event]) -> set[int]:
-    """Return the places of messages that the model could not take, and of all that came of them."""
+    """Return the places of messages that the model could not take, and of all that came of them.
+
+    A message that went without a turn of the model goes with the next one.
+    """
     found: set[int] = set()
-    said = None
+    start, begun = None, True
     for number, event in enumerate(events):
         if isinstance(event, PersonSaid):
-            said = number
-        elif isinstance(event, ModelTurn) and event.prompt_refused and said is not None:
-            found.update(range(said, number + 1))
+            start, begun = number if begun else start, False
+        elif isinstance(event, ModelTurn):
+            begun = True
+            if event.prompt_refused and start is not None:
+                found.update(range(start, number + 1))
     return found
