@@ -19,7 +19,7 @@ from ...llm.text.tokenizer import ChatTokenizer
 from ...tools.registry import Registry
 from ...tools.tables.read import TABLE_SUFFIXES
 from ..goals.load import Goal
-from ..learn.encode import encode_run
+from ..learn.samples import encode_run
 from ..record.events import ModelTurn, PersonSaid
 from ..record.state import input_names
 from ..record.transcript import messages
@@ -209,6 +209,6 @@ def _why_not(task: Task, episode: Episode) -> str | None:
     if task.turns or task.may_miss:
         return None
     result = episode.result
-    if result is None or result.status != "achieved":
+    if result is None or result.status not in ("achieved", "answered"):
         return "not achieved" if result is None else f"{result.status}: {result.cause}"[:60]
     return None

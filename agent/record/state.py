@@ -59,6 +59,10 @@ class State:
     plans: int = 0
     inspected: set[str] = field(default_factory=set)
     """Keys of the driver's inspections that have an outcome."""
+    unread: dict[str, str] = field(default_factory=dict)
+    """Inputs whose inspection failed and that no call has read since, with the error."""
+    empty_results: int = 0
+    """Table queries of the model that returned no rows, since the last message of the user."""
     pending: tuple[str, str, dict[str, Any]] | None = None
     """A call of the model without outcome: (call id, tool, arguments)."""
     question: str | None = None
@@ -112,7 +116,7 @@ class State:
     _before: tuple[set[str], set[int]] = field(default_factory=lambda: (set(), set()))
     """What had been inspected and shown before the messages that a refusal would leave out."""
     _seen: dict[str, str] = field(default_factory=dict)
-    _calls: dict[str, str] = field(default_factory=dict)
+    _calls: dict[str, tuple[str, dict[str, Any]]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, events: Sequence[Event]) -> State:
@@ -127,7 +131,7 @@ class State:
             elif isinstance(event, ConversationFolded):
                 state._fold(event, events)
             state._apply(event)
-            if state.prompt_refused and isinstance(event, ModelTurn):
+            if started.mode == "chat" and isinstance(event, ModelTurn) and event.prompt_refused:
                 state._leave_out(left_out(events[: number + 1]))
         return state
 
@@ -186,7 +190,7 @@ class State:
         else:
             self.pending = (f"c{self.turns_total}", name, arguments)
         if name not in CORE_CALLS:
-            self._calls[f"c{self.turns_total}"] = name + json.dumps(arguments, sort_keys=True)
+            self._calls[f"c{self.turns_total}"] = name, arguments
 
     def _outcome(self, outcome: ToolOutcome) -> None:
         self.seconds += outcome.seconds
@@ -197,13 +201,22 @@ class State:
                 self.offered.append(outcome.handle)
         if outcome.by == "driver":
             self.inspected.add(outcome.call_id)
+            path = outcome.call_id.removeprefix("d:")
+            if outcome.state == "failed" and path in self.inputs:
+                self.unread[path] = outcome.preview
             return
         self.pending = None
         self.outcomes.append(outcome)
         if outcome.state == "refused":
             self.refused.add(outcome.tool)
         self.failures = 0 if outcome.state == "done" else self.failures + 1
-        key = self._calls.get(outcome.call_id, "")
+        if is_empty_result(outcome):
+            self.empty_results += 1
+        name, arguments = self._calls.get(outcome.call_id, ("", {}))
+        if outcome.state == "done":
+            for path in [path for path in self.unread if path in arguments.values()]:
+                del self.unread[path]
+        key = name + json.dumps(arguments, sort_keys=True) if name else ""
         self.repeated = bool(key) and self._seen.get(key) == outcome.preview
         self.repeats += self.repeated
         self._seen[key] = outcome.preview
@@ -243,11 +256,19 @@ class State:
         self.failures = self.repeats = self.turns = self.invalid_row = self.doubts = 0
         self.tokens, self.seconds = 0, 0.0
         self.repeated = False
+        self.empty_results = 0
+        if self.said:  # what failed before the first message concerns it
+            self.unread.clear()
         self.said, self.looked_back, self.memory_call = message.text, False, None
         self.recalls = self.remembered = 0
         self._seen.clear()  # asking again in a new message is no loop
         self.refused.clear()
         self.inputs.extend(path for path in message.inputs if path not in self.inputs)
+
+
+def is_empty_result(outcome: ToolOutcome) -> bool:
+    """Return whether a table query succeeded without returning any rows."""
+    return outcome.tool in ("tables.query", "tables.sql") and outcome.state == "done" and outcome.value == []
 
 
 def input_names(goal: dict[str, Any]) -> list[str]:

@@ -30,7 +30,7 @@ from ..record.record import Record
 from ..record.result import RunResult
 from ..record.state import State
 from .calls import allowed_calls
-from .feedback import answer_of, called, corrected_call, correction, who
+from .feedback import answer_of, called, corrected_call, correction, rate, who
 from .runner import LiveSession, Runner, interrupted
 from .session import drive
 from .workspace import add_inputs
@@ -88,15 +88,12 @@ class ChatSession:
         """What happened so far; the first is ``run.started``."""
         return self._run.events
 
-    def rate(self, value: float, text: str = "", by: str = "") -> None:
-        """Keep the person's rating (0 to 1) of the last answer; recalled entries that helped gain by it.
+    def rate(self, value: float, text: str = "", by: str = "") -> str:
+        """Keep a person's rating (0 to 1) of the last answer; return the line that says what counts now.
 
-        ``by`` names the person. Raises UsageError for a value outside 0 to 1.
+        ``by`` names the person. Raises UsageError for a value outside 0 to 1, or before any answer.
         """
-        if not 0.0 <= value <= 1.0:
-            raise UsageError(f"rating {value:g}: a number from 0 to 1 is wanted")
-        self._run.memory.credit(self.events, value >= 0.5)
-        self._run.append(Rating(value=value, text=text, by=by))
+        return rate(self._run, Rating(value=value, text=text, by=by), self._run.memory)
 
     @property
     def answer(self) -> tuple[int, str] | None:
@@ -170,7 +167,7 @@ class ChatSession:
         """Release the conversation: for good with ``end``, else another process can continue it."""
         try:
             if end:
-                self._run.append(RunEnded(status="achieved", cause="the conversation ended"))
+                self._run.append(RunEnded(status="answered", cause="the conversation ended"))
             else:
                 self._run.append(RunInterrupted(cause="left by the user"))
         finally:

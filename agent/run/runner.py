@@ -30,12 +30,11 @@ from ..record.result import RunResult, summarise
 from ..record.state import State
 from ..record.store import RunStore, new_run_id
 from .approvals import Approvals, approval_of, approval_text, settled
-from .deliver import deliver, fingerprints
 from .loop import Act
 from .memory import Memory, NoMemory, RunMemory
 from .session import Session, drive, may_write
 from .workbench import Workbench, check_length, goal_tools, opening
-from .workspace import prepare, workspace_of
+from .workspace import deliver, fingerprints, prepare, workspace_of
 
 log = logging.getLogger(__name__)
 AskPerson = Callable[[str, PersonAsked], PersonAnswered]
@@ -91,8 +90,8 @@ class LiveSession(Session):
         return None if self.ask is None else settled(self.events, self.ask(self.id, asked), self.approvals)
 
     def parks(self, kind: Literal["question", "approval"]) -> bool:
-        """Return what the goal says."""
-        return self.goal.on_approval == "park"
+        """Wait with a question, which ``autogpt approve`` answers, and for approvals if the goal says so."""
+        return kind == "question" or self.goal.on_approval == "park"
 
     def deliver(self) -> list[str]:
         """Copy what the run wrote into the goal's folder; what somebody else changed there stays as it is."""
@@ -200,8 +199,7 @@ class Runner:
             if not isinstance(started, RunStarted):
                 raise UserError(f"run {run}: its first event is missing; it cannot be resumed")
             self._same_model(started)
-            goal = Goal.model_validate(started.goal)
-            goal._base = Path(started.folder)
+            goal = Goal.model_validate(started.goal).at(Path(started.folder))
         except BaseException:
             journal.close()
             raise

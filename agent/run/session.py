@@ -29,9 +29,9 @@ from ...llm.flow import Flow, flow_of
 from ...llm.message import Model, Sampling, Turn
 from ...llm.models.token_budget import ContextOverflow
 from ...llm.schema import GrammarError
-from ...tools.policy import Verdict, decide_call
+from ...tools.policy import Verdict
 from ..goals.checks import CheckVerdict, reward, run_checks
-from ..goals.load import Goal, Grants
+from ..goals.load import Goal
 from ..record.events import (
     CheckResult,
     Event,
@@ -47,9 +47,11 @@ from ..record.journal import PARKED, Journal, Paused
 from ..record.record import Record
 from ..record.result import resolved_answer, stub_calls
 from ..record.state import State
+from .approvals import decide_for
 from .compaction import fold
 from .loop import Act, Ask, Fold, Recall, Remember, Stop, Think, decide
 from .memory import RunMemory
+from .verdict import verdict_of
 from .workbench import Workbench, model_turn
 
 _E = TypeVar("_E", bound=Event)
@@ -151,7 +153,7 @@ class Session:
 
     def end(
         self,
-        status: Literal["achieved", "error", "not_met", "limit", "needs_person"],
+        status: Literal["achieved", "answered", "error", "not_met", "limit", "needs_person"],
         cause: str,
         answer: Any = None,
         points: float | None = None,
@@ -223,8 +225,7 @@ class Session:
     def _refusal(self, act: Act) -> str | PersonAsked | None:
         """Return why the call may not run, the approval to ask for, or None when it may run."""
         tool = self.bench.tools[act.tool]
-        targets = tool.targets(self.bench.arguments(act, self.events))
-        decision = decide_call(tool, targets, self.goal.grants or default_grants(self.goal))
+        decision = decide_for(self.goal, tool, self.bench.arguments(act, self.events))
         if decision.allowed:
             return None
         if decision.verdict is Verdict.REFUSE:
@@ -278,24 +279,18 @@ class Session:
             for event in Record(self.events).of(CheckResult)
         ]
         if len(verdicts) < len(self.goal.check):
-            found = run_checks(self.goal, value, self.workspace, stub_calls(self.events))
-            for verdict in found[len(verdicts) :]:
-                verdicts.append(verdict)
-                self.append(CheckResult(**vars(verdict)))
+            found = run_checks(self.goal.check, value, self.workspace, stub_calls(self.events))
+            for fresh in found[len(verdicts) :]:
+                verdicts.append(fresh)
+                self.append(CheckResult(**vars(fresh)))
         delivered = self.deliver()
-        met = all(verdict.passed for verdict in verdicts)
-        status: Literal["achieved", "not_met"] = "achieved" if met else "not_met"
-        self.end(status, "finished" if met else "a check failed", value, reward(verdicts), delivered)
+        verdict = verdict_of(self.events, value, verdicts, self.workspace, may_write(self.goal), delivered)
+        self.end(verdict.status, verdict.cause, value, reward(verdicts), delivered)
 
 
 def may_write(goal: Goal) -> list[str]:
     """Return the write grants of a goal: what is delivered when it ends."""
     return goal.grants.write if goal.grants else []
-
-
-def default_grants(goal: Goal) -> Grants | None:
-    """Without grants a goal may write in its own workspace, but not in a folder used in place."""
-    return None if goal.workspace is None else Grants()
 
 
 def drive(

@@ -24,6 +24,7 @@ from ...tools.registry import Registry
 from ...tools.stubs import StubTool
 from ..goals.load import Goal
 from ..record.events import (
+    RULES,
     Event,
     ModelTurn,
     PersonSaid,
@@ -196,6 +197,7 @@ def opening(
         plan=plan,
         by=who(),
         memory=memory,
+        rules=RULES,
         context=min(getattr(model, "context", 0), UNBOUNDED),
         system_tokens=_tokens(model, prompts.system(shared, memory)) if mode == "chat" else 0,
     )

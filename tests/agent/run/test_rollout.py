@@ -162,7 +162,7 @@ def test_calls_that_make_no_sense_are_told_to_the_model() -> None:
         said.extend(message.content for message in prompt.messages if message.role == "tool")
         return finish("sorry")
 
-    assert result(play([plan("calculator"), *wrong, last], masked=False)).status == "achieved"
+    assert result(play([plan("calculator"), *wrong, last], masked=False)).status == "not_met"
     assert said[0] == "error: there is no tool shell"
     assert said[1].startswith("error: there is no $9")
 
@@ -189,7 +189,7 @@ def test_stub_calls_are_checked_by_the_values_of_their_arguments() -> None:
 
 def test_without_a_plan_tools_come_at_once() -> None:
     found = result(play([compute("2"), finish("$1")], plan=False))
-    assert (found.status, found.steps, found.plan_followed) == ("achieved", 2, None)
+    assert (found.status, found.steps, found.plan_followed) == ("answered", 2, None)
 
 
 def test_goals_go_side_by_side_in_batches(scratch: Path) -> None:
@@ -238,7 +238,7 @@ def test_a_prompt_that_does_not_fit_costs_its_goal_only() -> None:
 
     rollout = Rollout(Small([finish("ok")]), builtins(), parallel=1)
     episodes = rollout.run([goal("long"), goal("short")])
-    assert [result(episode).status for episode in episodes] == ["not_met", "achieved"]
+    assert [result(episode).status for episode in episodes] == ["not_met", "answered"]
     assert result(episodes[0]).cause == "the conversation has too many tokens"
     assert result(episodes[0]).invalid_calls == 1  # asking again would not help
 
@@ -246,8 +246,7 @@ def test_a_prompt_that_does_not_fit_costs_its_goal_only() -> None:
 def test_a_goal_for_a_folder_in_place_works_on_copies(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "n.csv").write_text("n\n1\n2\n")
-    made = goal(inputs=["data/n.csv"], workspace=".", check=[{"answer": {"number": 3}}])
-    made._base = tmp_path
+    made = goal(inputs=["data/n.csv"], workspace=".", check=[{"answer": {"number": 3}}]).at(tmp_path)
     query = ToolCall("tables.query", {"table": "n", "select": ["sum(n)"]})
     episode = Rollout(ScriptedModel([plan("tables.query"), query, finish("$2")]), builtins()).run([made])[0]
     assert result(episode).status == "achieved", result(episode)
