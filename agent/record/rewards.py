@@ -24,10 +24,10 @@ from .events import (
     PersonAsked,
     PersonSaid,
     Rating,
-    RunEnded,
     RunStarted,
     ToolOutcome,
 )
+from .record import Record
 
 if TYPE_CHECKING:
     from ...settings import Settings
@@ -131,7 +131,7 @@ def _ratings(events: Sequence[Event], source: Source) -> float | None:
 
 def _checks(events: Sequence[Event]) -> float | None:
     """Return the fraction of checks passed, as the run's end records it; 0 where it ended before them."""
-    ended = next((event for event in reversed(events) if isinstance(event, RunEnded)), None)
+    ended = Record(events).ended
     if ended is None or ended.reward is None or not 0.0 <= ended.reward <= 1.0:
         return None
     return ended.reward

@@ -80,7 +80,9 @@ class Run:
         return [call.name for call in request.calls]
 
     def spec(self, name: str) -> CallSpec:
-        return next(call for call in self.next().calls if call.name == name)
+        request = self.next()
+        assert isinstance(request, Think), request
+        return next(call for call in request.calls if call.name == name)
 
 
 # --- plan first, then the plan's tools ----------------------------------------------------------
@@ -369,3 +371,23 @@ def test_own_tools_stand_with_the_goal_and_built_ins_in_the_system_text() -> Non
 def test_sampled_ids_go_back_as_they_were() -> None:
     run = Run().plan("calculator")
     assert run.next().conversation[-1].ids == (1, 2)
+
+
+def test_a_prompt_that_the_model_refused_ends_the_goal_at_once() -> None:
+    refused = ModelTurn(text="", call=None, invalid="9000 tokens, 8191 at most", prompt_refused=True)
+    assert Run(files={"t.csv": "n"}).add(refused).next() == Stop("failed", "9000 tokens, 8191 at most")
+
+
+def test_a_message_that_the_model_refused_is_as_if_never_said() -> None:
+    def talk(refuse: bool) -> list[Event]:
+        run = Run(mode="chat").add(PersonSaid(text="hi")).turn("finish", answer="hello")
+        if refuse:
+            refused = ModelTurn(text="", call=None, invalid="too long", prompt_refused=True)
+            run.add(PersonSaid(text="a long one")).add(refused)
+            assert run.next() == Stop("failed", "too long")
+        return run.add(PersonSaid(text="and now?")).events
+
+    with_it, without = talk(True), talk(False)
+    assert messages(with_it) == messages(without)
+    assert State.of(with_it).context == State.of(without).context > 0
+    assert isinstance(decide(with_it, TOOLS), Think)
