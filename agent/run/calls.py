@@ -92,12 +92,14 @@ def _must_retry(state: State) -> bool:
 def finish_call(state: State) -> CallSpec:
     """Return the ``finish`` call: a handle that exists, or a bounded text that is none.
 
-    While an input is unread and no call has succeeded, the only text is one that begins by saying so.
+    While an input is unread and no call has read or computed anything, the only text is one that begins by
+    saying so.
     """
     text = {"type": "string", "pattern": r"^[^$](.|\n){0,599}$"}
     description = ""
     unread = list(unread_inputs(state)) if state.started.rules >= 1 else []
-    if unread and not any(outcome.state == "done" for outcome in state.outcomes):
+    writing = {spec.name for spec in state.started.tools if spec.effect == Effect.WRITE}
+    if unread and not any(one.state == "done" and one.tool not in writing for one in state.outcomes):
         names = "|".join(map(_literal, unread[:MAX_NAMED]))
         text = {"type": "string", "pattern": rf"^I could not read ({names})(.|\n){{0,400}}$"}
         description = f'nothing was read, so the answer begins "I could not read {unread[0]}"'
