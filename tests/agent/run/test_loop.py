@@ -87,7 +87,8 @@ class Run:
         return [call.name for call in request.calls]
 
     def spec(self, name: str) -> CallSpec:
-        return next(call for call in self.next().calls if call.name == name)
+        found: CallSpec = next(call for call in self.next().calls if call.name == name)
+        return found
 
 
 # --- plan first, then the plan's tools ----------------------------------------------------------
@@ -187,7 +188,8 @@ def test_with_an_unread_input_the_only_free_answer_names_it() -> None:
     assert "I could not read b.csv" in run.spec("finish").description
     assert not may_finish(run.plan("tables.query"), "2")
     either = unread("a b(1).csv", "c.csv")
-    assert may_finish(either, "I could not read a b(1).csv, sorry") and may_finish(either, "I could not read c.csv")
+    for name in ("a b(1).csv", "c.csv"):
+        assert may_finish(either, f"I could not read {name}, sorry")
 
 
 def test_the_grammar_takes_the_honest_answer_and_no_other(chat_folder: Path) -> None:
