@@ -1,10 +1,11 @@
 """Which calls the model may make now, and with which arguments.
 
 The loop steers by masks: first only ``plan``, ``ask`` or ``finish``; then the tools that the plan
-named; after repeated failures or a repeated call, ``plan`` again. Where a memory is at hand, ``remember``
-and ``recall`` stand last among them. Each call's schema is narrowed to
-what the run knows. With our engine the masks hold at the token level; other models are validated
-after the fact with the same schemas.
+named; after repeated failures or a repeated call, ``plan`` again. After the first query without rows
+``finish`` waits for one more try, and while an input is unread it takes only an answer that says so. In
+runs with a memory, ``remember`` and ``recall`` come last. Each call's schema is narrowed to what the run
+knows. Our engine enforces the masks token by token; calls of other models are validated afterwards with
+the same schemas.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ MAX_REMEMBERED = 3
 MAX_NAMED = 8
 """Unread inputs that an answer may begin with; more would only make the grammar larger."""
 MAX_RECALLS = 2
-"""Recalls of the model's own per goal or message, beside the one that the driver makes."""
+"""Recalls by the model per goal or message, in addition to the driver's one."""
 
 
 def allowed_calls(state: State, tools: Mapping[str, Tool]) -> tuple[CallSpec, ...]:
@@ -123,7 +124,7 @@ def ask_call() -> CallSpec:
 
 
 def memory_calls(state: State) -> tuple[CallSpec, ...]:
-    """Return ``remember`` and ``recall`` where a memory is at hand, until their number is used up."""
+    """Return ``remember`` and ``recall``, in runs with a memory, as long as the model may use them."""
     if not state.started.memory:
         return ()
     text = {"type": "string", "minLength": 1, "maxLength": 300}

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from autogpt.agent.goals.load import Goal
+from autogpt.agent.record.events import PersonAnswered
 from autogpt.agent.record.result import RunResult, summarise
 from autogpt.agent.record.rewards import reward_of
 from autogpt.agent.record.store import RunStore
@@ -66,6 +67,25 @@ def not_met(cause: str) -> tuple[str, int, str]:
 
 
 ANSWERED = ("answered", 0, "finished")
+
+
+class World:
+    """A home and a folder, for runs that deliver."""
+
+    def __init__(self, root: Path) -> None:
+        self.store = RunStore(root / "home")
+        self.folder = root / "goal"
+        self.folder.mkdir()
+
+    def run(self, question: str, *script: Line, registry: Registry | None = None, **fields: Any) -> RunResult:
+        goal = Goal.model_validate({"goal": question, **fields})
+        goal._base = self.folder
+        return Runner(self.store, ScriptedModel(script), registry or builtins()).run(goal)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
 
 
 # --- statuses -------------------------------------------------------------------------------------
@@ -150,6 +170,18 @@ def test_the_file_that_the_question_names_counts_among_others() -> None:
     assert ended(which) == ANSWERED
 
 
+def test_what_a_person_supplied_is_an_answer(world: World) -> None:
+    ask = call("ask", question="It is damaged; what is the sum?")
+    goal = Goal.model_validate({"goal": "What is the sum of sales?", "files": BROKEN})
+    runner = Runner(
+        world.store,
+        ScriptedModel([ask, finish("2")], check=False),
+        builtins(),
+        ask=lambda run, asked: PersonAnswered(text="2"),
+    )
+    assert ended(runner.run(goal)) == ANSWERED
+
+
 def test_what_something_else_supplied_is_an_answer() -> None:
     """A table that is no table is read as text, a size is listed, a sum needs no file."""
     notes = {"notes.json": '"the meeting is at ten"'}
@@ -222,25 +254,6 @@ def test_a_file_that_was_moved_away_is_not_missing() -> None:
     script = [plan("files.move"), move("a.txt", "b.txt"), finish("$2")]
     grants = {"write": ["a.txt", "b.txt"]}
     assert ended(run("Rename a.txt to b.txt", *script, files={"a.txt": "x"}, grants=grants)) == ANSWERED
-
-
-class World:
-    """A home and a folder, for runs that deliver."""
-
-    def __init__(self, root: Path) -> None:
-        self.store = RunStore(root / "home")
-        self.folder = root / "goal"
-        self.folder.mkdir()
-
-    def run(self, question: str, *script: Line, registry: Registry | None = None, **fields: Any) -> RunResult:
-        goal = Goal.model_validate({"goal": question, **fields})
-        goal._base = self.folder
-        return Runner(self.store, ScriptedModel(script), registry or builtins()).run(goal)
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
 
 
 def test_a_result_under_another_name_is_not_met(world: World) -> None:
@@ -354,6 +367,7 @@ def test_a_piece_of_the_question_that_a_tool_gave_is_an_answer() -> None:
         ("Write hello to out.txt", "Wrote hello to out.txt"),
         ("Tidy up", "The file tmp.txt was removed"),
         ("Send the mail to Bob", "Sent the mail to Bob"),
+        ("Delete x", "Deleted x"),
     ],
 )
 def test_an_effect_that_no_call_had_is_not_met(question: str, answer: str) -> None:
