@@ -78,7 +78,7 @@ def verdict_of(
     ):
         cause = rule(run)
         if cause:
-            return Verdict("not_met", clip(" ".join(cause.split()), MAX_CAUSE))
+            return Verdict("not_met", clip(cause, MAX_CAUSE))
     return Verdict("answered", "finished")
 
 
