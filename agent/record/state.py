@@ -1,7 +1,7 @@
-"""What a list of events means: the state of a run, folded from its journal.
+"""What a list of events means: the state of a run, computed from its journal.
 
-``State.of(events)`` is the only place that interprets events for the loop. It is pure and cheap (one
-pass), so the loop may call it anew for each decision; nothing is kept between calls.
+``State.of(events)`` is the only place that interprets events for the loop. It is pure and takes one pass
+over the events, so the loop computes it for every decision and keeps nothing in between.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class State:
     context: int = 0
     """Tokens of the prompt when the model had answered last; 0 where none are counted."""
     folded: int = 0
-    """The event that the prompt begins with after a fold; 0 before the first."""
+    """The event that the prompt begins with since the last compaction; 0 before the first."""
     ended: RunEnded | None = None
     inputs: list[str] = field(default_factory=list)
     _before: tuple[set[str], set[int]] = field(default_factory=lambda: (set(), set()))
@@ -120,7 +120,7 @@ class State:
 
     @classmethod
     def of(cls, events: Sequence[Event]) -> State:
-        """Fold ``events`` (the first must be ``run.started``) into a state."""
+        """Return the state after ``events``; raises ValueError unless the first is ``run.started``."""
         started = Record(events).started
         state = cls(started, inputs=input_names(started.goal))
         if started.mode != "chat":
