@@ -67,7 +67,7 @@ VERDICTS = {
     "not_met": ("not met", "bold red"),
     "limit": ("limit reached", "bold yellow"),
     "needs_person": ("needs a person", "bold yellow"),
-    "error": ("internal error", "bold red"),
+    "error": ("not begun", "bold red"),
     "interrupted": ("interrupted", "bold yellow"),
 }
 PREVIEW_WIDTH = 200
