@@ -28,6 +28,8 @@ from autogpt.agent.run.loop import Act, Ask, Stop, Think, decide
 from autogpt.agent.run.workbench import opening
 from autogpt.llm.message import CallSpec, ToolCall, why_invalid
 from autogpt.llm.models.scripted import ScriptedModel
+from autogpt.llm.text.grammar import GrammarCompiler, NotAllowed, teacher_ids
+from autogpt.llm.text.tokenizer import ChatTokenizer
 from autogpt.tools.base import Tool
 from autogpt.tools.registry import builtins
 
