@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..agent.experts.make import make, size
 from ..agent.goals.load import load_conversations, load_goals
 from ..errors import UsageError
 from ..llm.registry import ModelRegistry
@@ -16,6 +15,14 @@ from .progress import progress_line
 
 def make_episodes(args: argparse.Namespace) -> int:
     """Write ``train.jsonl.zst`` and ``valid.jsonl.zst`` into a folder and say what is in them."""
+    try:
+        from ..agent.experts.make import make, size
+    except ModuleNotFoundError as missing:
+        if not str(missing.name).startswith("autogpt."):
+            raise
+        raise UsageError(
+            "data make: not in the installed package: run it in a checkout of the repository"
+        ) from None
     if not args.scale > 0:
         raise UsageError("--scale must be above 0")
     source = Path(ModelRegistry(load().home).resolve(args.model).source)

@@ -187,7 +187,9 @@ def train(
         raise UsageError(f"{path}: kind: {kind!r} is not known; known: finetune, pretrain")
     try:
         from .pretraining import pretrain
-    except ModuleNotFoundError:
+    except ModuleNotFoundError as missing:
+        if not str(missing.name).startswith("autogpt."):
+            raise
         raise UsageError(
             f"{path}: pretraining is not in the installed package: run it in a checkout of the repository"
         ) from None

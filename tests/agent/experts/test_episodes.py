@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -365,6 +366,14 @@ def test_the_command_makes_both_files(
     assert main(["data", "make", str(out), "--scale", "0"]) == 2
     assert main(["data", "make", str(out), "--scale", "0.001"]) == 2
     assert "autogpt model fetch" in capsys.readouterr().err
+
+
+def test_without_the_makers_the_command_says_that_it_needs_a_checkout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "autogpt.agent.experts.make", None)  # as in an installed wheel
+    assert main(["data", "make", str(tmp_path)]) == 2
+    assert "in a checkout of the repository" in capsys.readouterr().err
 
 
 def test_calls_are_compact() -> None:

@@ -387,3 +387,16 @@ def test_a_model_from_nothing_reads_episodes_of_another_tokenizer_and_loads(tmp_
     assert loaded.vocabulary == tokenizer.vocab_size
     assert "weak" in (report.folder / "README.md").read_text()
     assert train(recipe, steps=26).steps == 26
+
+
+def test_without_pretraining_its_files_are_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "autogpt.llm.training.pretraining", None)  # as in an installed wheel
+    recipe = tmp_path / "nano.yaml"
+    recipe.write_text("kind: pretrain\nout: run\n")
+    with pytest.raises(UsageError, match="in a checkout of the repository"):
+        train(recipe)
+    recipe.write_text("kind: other\n")
+    with pytest.raises(UsageError, match="'other' is not known"):
+        train(recipe)
