@@ -28,7 +28,7 @@ from ..run.memory import RunMemory
 from ..run.rollout import Episode, Rollout
 
 STATIC_SHARE = 6
-"""One episode in so many carries loss on whole calls."""
+"""In one episode of this many, whole calls carry loss."""
 
 
 FIRST = "rollout-0-1"

@@ -32,8 +32,7 @@ from .expert import Task, call, finish, plan
 from .facts import Fact
 from .sheets import Query, sheet, sheet_files, target_name
 from .shelf import Shelf
-from .sql import run_query
-from .tables import simple_name
+from .tables import run_query, simple_name
 
 UNKNOWN = "I do not know: you have not told me."
 NOTED = "Noted."

@@ -15,9 +15,8 @@ from typing import Any
 from ...errors import ToolError
 from ...tools.calculator.calculator import calculate
 from ..goals.load import Goal
-from .data import read_records
+from .data import is_train, read_records
 from .expert import Task, call, finish, plan
-from .splits import is_train
 
 _MARKED = re.compile(r"<<([^=<>]+)=([^<>]+)>>")
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")

@@ -175,7 +175,7 @@ def two_values(rng: random.Random) -> Task:
 
 
 def _linked(rng: random.Random) -> tuple[Sheet, Sheet]:
-    """Return a table of amounts whose second column points to the rows of another table."""
+    """Return a table of amounts with a second column that refers to rows of another table."""
     first, names, ids = rng.choice((
         ("orders", ("Acme", "Borealis", "Cirrus", "Dynamo", "Everest"), "customer"),
         ("shifts", ("Ada", "Ben", "Chloe", "David", "Elif", "Finn"), "employee"),
@@ -260,7 +260,7 @@ def _joined_top(many: Sheet, one: Sheet, rng: random.Random) -> Joined:
 
 
 def read_then_query(rng: random.Random) -> Task:
-    """A value stands in a text file; the table is asked about it."""
+    """Read a value from a text file and query the table for it."""
     item = sheet(rng)
     v = rng.choice([row[1] for row in item.table["rows"]])
     n = rng.choice(item.numbers)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Checkpoint:
-    """Where a run stands. ``loss`` is a running mean; ``seconds`` is training time, pauses left out."""
+    """The position of a run. ``loss`` is a running mean; ``seconds`` is training time, pauses left out."""
 
     identity: dict[str, str | int] = field(default_factory=dict)
     step: int = 0

@@ -142,8 +142,8 @@ def find_path(name: Path, roots: Sequence[Path]) -> Path:
 def read_config(path: Path, shape: type[ConfigT], roots: Sequence[Path] = ()) -> ConfigT:
     """Read ``path`` as YAML into ``shape``, with paths made absolute.
 
-    Relative paths that name something to read are looked for beside the file, in the current folder and
-    under ``roots`` (the data folder), in this order; ``out`` stays relative to the current folder.
+    Relative paths of inputs are looked for in the file's folder, in the current folder and under ``roots``
+    (the data folder), in this order; ``out`` stays relative to the current folder.
 
     Raises:
         UsageError: names the file, the field and what is wrong with it.

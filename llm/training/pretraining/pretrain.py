@@ -2,7 +2,7 @@
 
 The tokenizer is trained first, on the same texts. Then one run over a mixture: texts cut into pieces
 (every token carries loss) and episodes (all that the assistant says carries loss). Episodes come as
-ids of another model's tokenizer; they are read back as conversations and encoded anew. At a budget
+ids of another model's tokenizer; they are decoded to conversations and encoded again. At a budget
 of minutes such a model is for tests, and for proving that the factory works; it is weak.
 """
 
@@ -50,7 +50,7 @@ class PretrainConfig(SupervisedConfig):
     episodes: list[Path] = []
     """Training files as for fine-tuning, in the ids of ``tokenizer``."""
     tokenizer: Path = Path("small")
-    """Folder whose tokenizer wrote the episodes; ``small`` is the fetched base."""
+    """Folder of the tokenizer that the episodes' ids are of; ``small`` is the fetched base."""
     depth: int = Field(default=4, ge=1, le=24)
     """The one dial of size."""
     vocabulary: int = Field(default=4096, ge=300)

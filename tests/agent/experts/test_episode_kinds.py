@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 
-from autogpt.agent.experts import conversations, exact, files, stubs, words
+from autogpt.agent.experts import conversations, files, stubs, words
 from autogpt.agent.experts import small_talk as chat
-from autogpt.agent.experts.data import read_records
+from autogpt.agent.experts.data import is_train, read_records
 from autogpt.agent.experts.expert import Recorder, Task, call, finish, plan, unplanned
-from autogpt.agent.experts.splits import is_train
 from autogpt.agent.goals.load import Goal
 from autogpt.llm.text.tokenizer import ChatTokenizer
 from autogpt.tools.registry import builtins
@@ -61,7 +60,7 @@ def test_tools_beside_a_task_come_from_the_part_that_is_trained_on() -> None:
 
 def test_numbers_lines_and_joins_are_exact() -> None:
     """Long numbers stand in a file as the check wants them; joins take texts by handle; counts vary."""
-    made = [exact.long_value(random.Random(seed)) for seed in range(40)]
+    made = [files.long_value(random.Random(seed)) for seed in range(40)]
     digits = []
     for task in made:
         (check,) = task.goal.model_dump(mode="json")["check"]
@@ -72,9 +71,9 @@ def test_numbers_lines_and_joins_are_exact() -> None:
     assert min(digits) >= 7
     assert any("+" in str(task.goal.check) for task in made)
     for seed in range(10):
-        write = exact.join(random.Random(seed)).calls[-2]
+        write = files.join(random.Random(seed)).calls[-2]
         assert "{$2}\n{$3}" in write.arguments["content"]
-    counts = {int(exact.count_matches(random.Random(n)).calls[-1].arguments["answer"]) for n in range(40)}
+    counts = {int(files.count_matches(random.Random(n)).calls[-1].arguments["answer"]) for n in range(40)}
     assert len(counts) > 6
 
 

@@ -16,9 +16,7 @@ import zstandard
 
 from autogpt.agent.experts import (
     conversations,
-    exact,
     files,
-    sql,
     stubs,
     tables,
     words,
@@ -27,10 +25,9 @@ from autogpt.agent.experts import (
 from autogpt.agent.experts import (
     small_talk as chat,
 )
-from autogpt.agent.experts.data import read_records
+from autogpt.agent.experts.data import is_train, read_records
 from autogpt.agent.experts.expert import Recorder, Task, call, finish, handles_before, plan
 from autogpt.agent.experts.make import FAMILIES, RECIPES, make, mixture
-from autogpt.agent.experts.splits import is_train
 from autogpt.agent.goals.load import Goal
 from autogpt.agent.record.events import ModelTurn
 from autogpt.agent.record.transcript import messages
@@ -71,7 +68,7 @@ def families(rng: random.Random) -> dict[str, Iterator[Task]]:
         "gsm8k chained": words.chained(rng, 6),
         "templated words": words.templated(rng, 20),
         "files": files.chores(rng, 30),
-        "exact": exact.chores(rng, 30),
+        "exact": files.exact_chores(rng, 30),
         "workflows": workflows.chores(rng, 20),
         "conversations": conversations.sessions(rng, 5),
         "chatty": conversations.chatty(rng, 8),
@@ -221,7 +218,8 @@ def test_some_table_questions_begin_with_a_mistake() -> None:
     made = [tables.with_mistake(task, query, table, random.Random(seed)) for seed in range(20)]
     with_one = next(task for task in made if task.unlearned)
     assert [made.name for made in with_one.calls] == ["plan", "tables.query", "tables.query", "finish"]
-    assert sql.run_query({k: v for k, v in with_one.calls[1].arguments.items() if k != "table"}, table) == []
+    asked = {name: value for name, value in with_one.calls[1].arguments.items() if name != "table"}
+    assert tables.run_query(asked, table) == []
     assert with_one.calls[2].arguments["where"] == query["where"]
     assert (with_one.unlearned, with_one.calls[-1].arguments) == ((1,), {"answer": "$3"})
 
@@ -274,10 +272,10 @@ def test_recorded_sql_becomes_arguments() -> None:
         "DELETE FROM t": None,
     }  # fmt: skip
     for query, arguments in cases.items():
-        assert sql.parse_query(query, table) == arguments, query
-    assert sql.run_query({"select": ["n"], "where": [["Place", "=", "Aalvik"]]}, table) == [5]
+        assert tables.parse_query(query, table) == arguments, query
+    assert tables.run_query({"select": ["n"], "where": [["Place", "=", "Aalvik"]]}, table) == [5]
     with pytest.raises(UsageError):
-        sql.run_query({"select": ["none"]}, table)
+        tables.run_query({"select": ["none"]}, table)
 
 
 def test_dates_that_do_not_exist_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
