@@ -149,18 +149,18 @@ class Recorder:
     def samples(self, tasks: Iterable[Task], max_tokens: int = 1400) -> Iterator[dict[str, Any]]:
         """Yield one training sample per task that succeeded and fits ``max_tokens``."""
         for task in tasks:
-            episode = self._play(task)
+            episode = self.play(task)
             why = _why_not(task, episode)
             if why:
                 self.refused[f"{task.kind}: {why}"] += 1
                 continue
-            sample = self._encode(task, episode)
+            sample = self.encode(task, episode)
             if len(sample["ids"]) > max_tokens:
                 self.refused[f"{task.kind}: too long"] += 1
                 continue
             yield sample
 
-    def _play(self, task: Task) -> Episode:
+    def play(self, task: Task) -> Episode:
         rollout = Rollout(
             self.expert, self.registry, parallel=1, plan=task.plan, memory=lambda goal: task.memory
         )
@@ -182,7 +182,7 @@ class Recorder:
             rollout.close(episode)
         return episode
 
-    def _encode(self, task: Task, episode: Episode) -> dict[str, Any]:
+    def encode(self, task: Task, episode: Episode) -> dict[str, Any]:
         if self.rng.randrange(STATIC_SHARE):
             return encode_run(self.tokenizer, episode.events, task.unlearned).record(task.kind)
         conversation = tuple(type(m)(m.role, m.content) for m in messages(episode.events))

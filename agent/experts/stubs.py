@@ -121,14 +121,14 @@ def beside(tasks: Iterable[Task], rng: random.Random) -> Iterator[Task]:
         masked = rng.random() < MASKED
         stubs = []
         for number, api in enumerate(rng.sample(apis, rng.choice((1, 1, 2, 2, 3, 4)))):
-            name = api["api_name"] if rng.random() < 0.5 else _snake(api["api_name"])
+            name = api["api_name"] if rng.random() < 0.5 else snake_case(api["api_name"])
             stubs.append(_stub(f"{rng.choice(_MASKS)}_{number}" if masked else name, api, {}))
         data = task.goal.model_dump(mode="json", exclude={"id"})
         data["check"] = [*data["check"], {"calls": []}] if not task.turns else data["check"]
         yield replace(task, goal=Goal.model_validate({**data, "stubs": stubs}))
 
 
-def _snake(name: str) -> str:
+def snake_case(name: str) -> str:
     """Return ``getLevel`` as ``get_level``."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
 

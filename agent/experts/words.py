@@ -75,13 +75,13 @@ def chained(rng: random.Random, limit: int) -> Iterator[Task]:
         marked = _MARKED.findall(record["solution"])
         if not 2 <= len(marked) <= 3 or len(record["question"]) > 300 or made >= limit:
             continue
-        expressions = _chain(record["question"], marked)
+        expressions = chain(record["question"], marked)
         if "$" in "".join(expressions):
             made += 1
             yield _task(record["question"], expressions, record["answer"].replace(",", ""), rng)
 
 
-def _chain(question: str, marked: list[tuple[str, str]]) -> list[str]:
+def chain(question: str, marked: list[tuple[str, str]]) -> list[str]:
     """Write the handle of an earlier result wherever it is used, unless the question has that number too."""
     handles: dict[str, str] = {}
     expressions = []

@@ -33,11 +33,12 @@ def _text(tokenizer: ChatTokenizer, sample: dict[str, Any], value: int | None = 
 
 
 def test_a_tool_beside_the_task_must_not_be_called(tokenizer: ChatTokenizer) -> None:
-    (task,) = stubs.beside([chat._task("good night", "Sleep well!")], random.Random(4))
+    (task,) = stubs.beside(chat.own(random.Random(4), 1), random.Random(4))
     tool = task.goal.stubs[0]
-    arguments = {
+    properties: Any = tool.parameters["properties"]
+    arguments: dict[str, Any] = {
         name: 1 if spec["type"] in ("integer", "number") else True if spec["type"] == "boolean" else "x"
-        for name, spec in tool.parameters["properties"].items()
+        for name, spec in properties.items()
     }
     wrong = Task("chat", task.goal, [plan((tool.name, "x")), call(tool.name, **arguments), finish("$1")])
     recorder = Recorder(tokenizer, builtins())
@@ -49,7 +50,7 @@ def test_a_tool_beside_the_task_must_not_be_called(tokenizer: ChatTokenizer) -> 
 
 def test_tools_beside_a_task_come_from_the_part_that_is_trained_on() -> None:
     known = {r["api_name"]: is_train("sealtools", r["api_name"]) for r in read_records("sealtools_apis")}
-    plain = {stubs._snake(name): trained for name, trained in known.items()}
+    plain = {stubs.snake_case(name): trained for name, trained in known.items()}
     shown = [tool.name for task in stubs.beside(chat.own(random.Random(1), 60), random.Random(1))
              for tool in task.goal.stubs]  # fmt: skip
     assert len(shown) > 60
@@ -79,8 +80,8 @@ def test_numbers_lines_and_joins_are_exact() -> None:
 
 def test_chained_problems_take_earlier_results_by_handle() -> None:
     marked = [("6*2", "12"), ("12*2", "24"), ("24/3+5", "13")]
-    assert words._chain("A pan, 6 pots, 5 lids", marked) == ["6*2", "$1*2", "$2/3+5"]
-    assert words._chain("of 12 pans", marked) == ["6*2", "12*2", "$2/3+5"]
+    assert words.chain("A pan, 6 pots, 5 lids", marked) == ["6*2", "$1*2", "$2/3+5"]
+    assert words.chain("of 12 pans", marked) == ["6*2", "12*2", "$2/3+5"]
     for task in words.chained(random.Random(0), 5):
         assert any("$" in made.arguments["expression"] for made in task.calls[1:-1])
 

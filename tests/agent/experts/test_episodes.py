@@ -132,8 +132,8 @@ def test_a_wrong_episode_makes_no_sample(tokenizer: ChatTokenizer) -> None:
 def test_the_mask_covers_what_the_model_decides_and_nothing_else(tokenizer: ChatTokenizer) -> None:
     recorder = Plain(tokenizer)
     for task in [*files.chores(random.Random(1), 6), *conversations.sessions(random.Random(1), 2)]:
-        episode = recorder._play(task)
-        sample = recorder._encode(task, episode)
+        episode = recorder.play(task)
+        sample = recorder.encode(task, episode)
         turns = [event for event in episode.events if isinstance(event, ModelTurn)]
         marks = iter(sample["mask"])
         ids = iter(sample["ids"])
@@ -157,7 +157,7 @@ def test_most_of_a_call_is_forced(tokenizer: ChatTokenizer) -> None:
     goal = Goal.model_validate({"goal": "How many rows?", "files": {"t.csv": "a,b\n1,x\n2,y\n"}})
     query = call("tables.query", table="t", select=["count(*)"])
     task = Task("tables", goal, [plan(("tables.query", "count")), query, finish("$2")])
-    events = Plain(tokenizer)._play(task).events
+    events = Plain(tokenizer).play(task).events
     _, turn, _ = (event for event in events if isinstance(event, ModelTurn))
     text = tokenizer.decode([i for i, forced in zip(turn.ids, turn.forced, strict=True) if not forced])
     assert "<tool_call>" not in text
@@ -174,8 +174,8 @@ def _text(tokenizer: ChatTokenizer, sample: dict[str, Any], value: int | None = 
 def test_samples_decode_to_the_transcript(tokenizer: ChatTokenizer, static: bool) -> None:
     recorder = Plain(tokenizer, static)
     for task in [*workflows.chores(random.Random(2), 4), *chat.own(random.Random(2), 3)]:
-        episode = recorder._play(task)
-        sample = recorder._encode(task, episode)
+        episode = recorder.play(task)
+        sample = recorder.encode(task, episode)
         text = _text(tokenizer, sample)
         at = 0
         for message in messages(episode.events):
