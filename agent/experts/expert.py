@@ -161,6 +161,7 @@ class Recorder:
             yield sample
 
     def play(self, task: Task) -> Episode:
+        """Play a task's calls and return the episode, whether it succeeded or not."""
         rollout = Rollout(
             self.expert, self.registry, parallel=1, plan=task.plan, memory=lambda goal: task.memory
         )
@@ -183,6 +184,7 @@ class Recorder:
         return episode
 
     def encode(self, task: Task, episode: Episode) -> dict[str, Any]:
+        """Return the training record of an episode."""
         if self.rng.randrange(STATIC_SHARE):
             return encode_run(self.tokenizer, episode.events, task.unlearned).record(task.kind)
         conversation = tuple(type(m)(m.role, m.content) for m in messages(episode.events))

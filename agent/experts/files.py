@@ -59,25 +59,10 @@ def workspace(rng: random.Random, low: int = 1, high: int = 5) -> dict[str, str]
 
 def _new_name(rng: random.Random, files: dict[str, str]) -> str:
     while True:
-        name = (
-            rng.choice(("", "", "", "out/", "results/"))
-            + rng.choice(
-                (
-                    "copy",
-                    "result",
-                    "answer",
-                    "out",
-                    "new",
-                    "saved",
-                    "greeting",
-                    "message",
-                    "extract",
-                    "found",
-                    "info",
-                )
-            )
-            + rng.choice((".txt", ".txt", ".md"))
-        )
+        folder = rng.choice(("", "", "", "out/", "results/"))
+        stem = rng.choice(("copy", "result", "answer", "out", "new", "saved", "greeting", "message", "extract",
+                           "found", "info"))  # fmt: skip
+        name = folder + stem + rng.choice((".txt", ".txt", ".md"))
         if name not in files:
             return name
 
@@ -111,27 +96,17 @@ def listing(rng: random.Random) -> Task:
     """Which files there are, all or of one kind."""
     files = workspace(rng, 2, 6)
     if rng.random() < 0.5:
-        text = rng.choice(
-            (
-                "Which files are there?",
-                "List all files.",
-                "Show me the files.",
-                "Name every file.",
-                "what is in the folder?",
-                "Give me a list of my files.",
-            )
-        )
+        text = rng.choice((
+            "Which files are there?", "List all files.", "Show me the files.", "Name every file.",
+            "what is in the folder?", "Give me a list of my files.",
+        ))  # fmt: skip
         pattern, found = None, list(files)
     else:
         ending = rng.choice(list(files)).rsplit(".", 1)[1]
-        text = rng.choice(
-            (
-                "List the .{e} files.",
-                "Which files end in .{e}?",
-                "Show all {e} files.",
-                "Name the .{e} files.",
-            )
-        ).format(e=ending)
+        text = rng.choice((
+            "List the .{e} files.", "Which files end in .{e}?", "Show all {e} files.",
+            "Name the .{e} files.",
+        )).format(e=ending)  # fmt: skip
         pattern, found = f"*.{ending}", [name for name in files if name.endswith("." + ending)]
     look = call("files.list", **({"pattern": pattern} if pattern else {}))
     return _task(text, files, [{"answer": {"items": found}}],
@@ -249,13 +224,11 @@ def lines(rng: random.Random) -> Task:
         check: dict[str, Any] = {"answer": {"number": len(body)}}
         answer = str(len(body))
     else:
-        goal = rng.choice(
-            (
-                "What is the first line of {s}?",
-                "Read me the first line of {s}.",
-                "How does {s} begin? Give the first line.",
-            )
-        )
+        goal = rng.choice((
+            "What is the first line of {s}?",
+            "Read me the first line of {s}.",
+            "How does {s} begin? Give the first line.",
+        ))  # fmt: skip
         check, answer = {"answer": {"equals": body[0]}}, body[0]
     return _task(goal.format(s=name), files, [check], lambda base: [
         plan(("files.read", name)), call("files.read", path=name), finish(answer)])  # fmt: skip
@@ -310,14 +283,10 @@ def move(rng: random.Random) -> Task:
     source = rng.choice(list(files))
     if rng.random() < 0.5:
         target = _new_name(rng, files)
-        goal = rng.choice(
-            (
-                "Rename {s} to {t}.",
-                "Change the name of {s} to {t}.",
-                "{s} should be called {t}.",
-                "Give {s} the new name {t}.",
-            )
-        )
+        goal = rng.choice((
+            "Rename {s} to {t}.", "Change the name of {s} to {t}.", "{s} should be called {t}.",
+            "Give {s} the new name {t}.",
+        ))  # fmt: skip
     else:
         folder = rng.choice(("done", "sorted", "storage", "2024", "keep", "old_files"))
         target = f"{folder}/{source.rsplit('/', 1)[-1]}"
@@ -450,13 +419,9 @@ _STATES = ("FAIL", "OK", "RETRY", "TIMEOUT", "LOGIN", "LOGOUT", "denied", "start
            "returned", "late", "absent", "present", "sold out", "Critical", "Notice", "NOT FOUND",
            )  # fmt: skip
 _ENTRIES = (
-    "{d} {h} {s} job {n}",
-    "[{h}] {s}: {w}",
-    "{n};{w};{s}",
-    "{h} {w} {s}",
-    "{s} - {w} ({n})",
+    "{d} {h} {s} job {n}", "[{h}] {s}: {w}", "{n};{w};{s}", "{h} {w} {s}", "{s} - {w} ({n})",
     "{d}: {w} was {s}",
-)
+)  # fmt: skip
 
 
 def _record(rng: random.Random, states: list[str]) -> list[str]:

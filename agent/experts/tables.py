@@ -199,11 +199,9 @@ _AGGREGATE_WHERE = {
 }
 _TOP_N = ("list the {k} {a} with the {top} {n}", "which {k} {a} have the {top} {n}?", "top {k} {a} by {n}")
 _ALL = (
-    "how many rows are there?",
-    "how many entries does the table have?",
-    "count the rows",
+    "how many rows are there?", "how many entries does the table have?", "count the rows",
     "how many records are there in total?",
-)
+)  # fmt: skip
 
 
 def templated(
