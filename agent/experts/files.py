@@ -60,8 +60,8 @@ def workspace(rng: random.Random, low: int = 1, high: int = 5) -> dict[str, str]
 def _new_name(rng: random.Random, files: dict[str, str]) -> str:
     while True:
         folder = rng.choice(("", "", "", "out/", "results/"))
-        stem = rng.choice(("copy", "result", "answer", "out", "new", "saved", "greeting", "message", "extract",
-                           "found", "info"))  # fmt: skip
+        stem = rng.choice(("copy", "result", "answer", "out", "new", "saved", "greeting", "message",
+                           "extract", "found", "info"))  # fmt: skip
         name = folder + stem + rng.choice((".txt", ".txt", ".md"))
         if name not in files:
             return name

@@ -24,7 +24,7 @@ from ...fetch import base_folder
 from ...message import Message
 from ...text.tokenizer import RESULT_CLOSE, RESULT_OPEN, ChatTokenizer
 from ..card import write_card
-from ..checkpoint import Checkpoint
+from ..checkpoint import Checkpoint, write_fp16
 from ..data import Sample, data_hash, open_lines
 from ..trainer import (
     OnStep,
@@ -182,17 +182,9 @@ def pretrain(config: PretrainConfig, progress: OnStep | None = None) -> Report:
 
 def _write_model(model: Any, folder: Path) -> None:
     """Write configuration and fp16 weights, each by rename."""
-    import torch
-    from safetensors.torch import save
-
-    halves = {
-        name: weight.detach().cpu().to(torch.float16).contiguous()
-        for name, weight in model.state_dict().items()
-        if name != "lm_head.weight"  # tied to the embedding
-    }
     settings = {**model.config.to_dict(), "architectures": [type(model).__name__], "dtype": "float16"}
     replace_file(folder / "config.json", json.dumps(settings, indent=1).encode())
-    replace_file(folder / "model.safetensors", save(halves, metadata={"format": "pt"}))
+    write_fp16(folder / "model.safetensors", model.state_dict())
 
 
 def load_config(path: Path, roots: Sequence[Path] = ()) -> PretrainConfig:
