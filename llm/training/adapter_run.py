@@ -162,7 +162,7 @@ def optimise(
         tokens = sum(sum(row.mask) for item in learnt for row in objective.rows(item))
         return StepResult(loss, len(learnt), tokens, figures)
 
-    method = state.identity["method"]
+    method = str(state.identity["method"]).upper()
     return run.train(f"{config.name} by {method} on {run.device}, {items} items", step, on_step)
 
 
