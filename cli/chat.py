@@ -14,20 +14,18 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ..agent.goals.adapt import adapt
-from ..agent.goals.load import Goal
+from ..agent.goals.load import Goal, adapt
 from ..agent.open import open_model, open_registry, open_store, with_memory, with_model
 from ..agent.record.events import RunStarted
 from ..agent.record.state import State
 from ..agent.run.chat import ChatSession
-from ..agent.run.feedback import earlier, told, who
+from ..agent.run.feedback import who
 from ..agent.run.memory import BUDGET, RunMemory
 from ..agent.run.runner import Interrupted, Runner
 from ..errors import UsageError, UserError
 from ..memory.entry import Draft, Kind, Verdict
 from ..settings import Settings, load
-from .asking import ask_at_terminal, at_terminal
-from .report import Report, make_report
+from .report import Report, ask_at_terminal, at_terminal, make_report
 from .tables import show_table, when
 from .view import RunView, clean
 
@@ -127,12 +125,7 @@ class Repl:
             print("no plan yet")
 
     def _rate(self, value: float, text: str) -> None:
-        if not self.view().said:
-            print("nothing to rate yet; ask something first")
-            return
-        before = earlier(self.session.events, who())
-        self.session.rate(value, text, who())
-        print(f"thanks, {told(value, before)}")
+        print(f"thanks, {self.session.rate(value, text, who())}")
 
     def _fix(self, text: str) -> None:
         """Keep a better answer; on a terminal the old one is there to be edited."""
@@ -163,20 +156,14 @@ class Repl:
         print("thanks, kept beside the model's call")
 
     def _private(self, _: str) -> None:
-        """Let no model learn from this, take back what improvements kept, name models that have seen it."""
-        from ..agent.learn.forget import forget_runs
-        from ..memory.experience import Experience
-        from .memory_upkeep import say_models
+        """Let no model learn from this, as ``autogpt experience forget`` does for a run that has ended."""
+        from ..agent.learn.forget import forget
+        from .memory import say_models
 
-        self.session.consent(False, who())
-        store = self.runner.store
-        try:
-            forget_runs(store.home, [self.session.run])
-        except UserError as error:
-            print(f"an improvement may still have it: {error}, then say /private again")
-        if models := Experience(store.database).models_that_saw([self.session.run]):
-            say_models(models)
-        print(f"no model learns from this; undo: autogpt experience allow {self.session.run}")
+        run, store = self.session.run, self.runner.store
+        done = forget(store, load(), [run], who(), lambda said: self.session.consent(said.learn, said.by))
+        print(f"no model learns from this; undo: autogpt experience allow {run}")
+        say_models(done.models)
 
     def _remember(self, text: str) -> None:
         """Keep what the person says by hand, as a fact that holds everywhere."""

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import argparse
 import json
+import platform
+import shutil
 import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
-from ..agent.goals.adapt import adapt
-from ..agent.goals.load import load_goals
+from ..agent.goals.load import Goal, adapt, load_goals
 from ..agent.goals.load import validate as validate_goals
-from ..agent.open import open_registry, tool_names, with_model
-from ..errors import UsageError
-from ..settings import load
-from .tables import show_table
+from ..agent.open import open_registry, open_store, tool_names, with_model
+from ..agent.run.memory import NoMemory, RunMemory
+from ..agent.run.rollout import Rollout
+from ..errors import AutoGPTError, ModelUnavailable, UsageError
+from ..llm.models.scripted import ScriptedModel
+from ..settings import Settings, config_files, load
+from .runs import disk_use
+from .tables import show_table, size
 
 
 def tools(args: argparse.Namespace) -> int:
@@ -65,8 +73,6 @@ def version(args: argparse.Namespace) -> int:
 
 def doctor(args: argparse.Namespace) -> int:
     """Say what works on this machine and what is missing; exit code 1 if something is."""
-    from .doctor import examine
-
     findings = examine(load())
     if args.json:
         print(json.dumps([vars(finding) for finding in findings], ensure_ascii=False))
@@ -78,8 +84,6 @@ def doctor(args: argparse.Namespace) -> int:
 
 def prompts(args: argparse.Namespace) -> int:
     """Show what the model reads first for a goal, part by part, with token counts."""
-    from .first_prompt import first_prompt
-
     settings = with_model(load(model=args.model))
     goal = load_goals(args.goal)[0]
     parts = first_prompt(adapt(goal, args.inputs), settings)
@@ -90,3 +94,140 @@ def prompts(args: argparse.Namespace) -> int:
     if any(part.tokens is None for part in parts):
         print("(no token counts: the model is not on this machine; autogpt model fetch)", file=sys.stderr)
     return 0
+
+
+ENOUGH_DISK = 2_000_000_000
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    what: str
+    fine: bool
+    detail: str
+    """What was found; where it is not fine, what to do."""
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """Look at everything that a run needs; a failing look is a finding, never an error."""
+    looks: list[tuple[str, Callable[[Settings], Iterator[str]]]] = [
+        ("python", _python),
+        ("settings", _settings),
+        ("home", _home),
+        ("database", _database),
+        ("device", _device),
+        ("grammar", _grammar),
+        ("model", _model),
+        ("tools", _tools),
+    ]
+    findings = []
+    for what, look in looks:
+        try:
+            findings.append(Finding(what, True, "; ".join(look(settings))))
+        except (AutoGPTError, ImportError, OSError) as error:
+            findings.append(Finding(what, False, " ".join(str(error).split())))
+    return findings
+
+
+def _python(settings: Settings) -> Iterator[str]:
+    yield f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    yield sys.prefix
+
+
+def _settings(settings: Settings) -> Iterator[str]:
+    files = [str(file) for file in config_files() if file.is_file()]
+    yield "from " + ", ".join(files) if files else "no configuration file; defaults and AUTOGPT_* variables"
+
+
+def _home(settings: Settings) -> Iterator[str]:
+    existing = next(place for place in (settings.home, *settings.home.parents) if place.is_dir())
+    free = shutil.disk_usage(existing).free
+    if free < ENOUGH_DISK:
+        raise OSError(f"{settings.home}: only {free / 1e9:.1f} GB free; fetching the base model needs 2 GB")
+    yield f"{settings.home}, {free / 1e9:.0f} GB free"
+
+
+def _database(settings: Settings) -> Iterator[str]:
+    store = open_store(settings)
+    runs = store.list_runs(limit=None)
+    waiting = sum(run.status in ("interrupted", "waiting") for run in runs)
+    yield f"{store.database.where}, {len(runs)} runs, {waiting} can be resumed"
+    yield f"the runs' files take {size(disk_use(settings.runs))} ('autogpt runs remove --older-than 30d')"
+
+
+def _device(settings: Settings) -> Iterator[str]:
+    import torch
+
+    from ..llm.nn.probe import chip, probe_device
+
+    choice = probe_device(settings.device, settings.dtype, settings.cache)
+    widths = f" (linear layers in {' or '.join(choice.widths)})" if choice.widths else ""
+    yield f"{choice.device} in {choice.dtype}{widths}, {choice.threads} threads, torch {torch.__version__}"
+    if choice.device.startswith("cuda"):
+        gpu = torch.cuda.get_device_properties(choice.device)
+        yield f"{gpu.name}, {gpu.total_memory / 1e9:.0f} GB, compute capability {gpu.major}.{gpu.minor}"
+    else:
+        yield chip()
+
+
+def _grammar(settings: Settings) -> Iterator[str]:
+    import llguidance
+
+    yield f"llguidance {llguidance.__version__}"
+
+
+def _model(settings: Settings) -> Iterator[str]:
+    from ..llm.registry import ModelRegistry
+
+    name = with_model(settings).model
+    if name.startswith(("scripted:", "langchain:")):
+        yield name
+        return
+    found = ModelRegistry(settings.home).resolve(name)
+    yield f"{found.name} in {found.source}"
+    yield f"adapter {found.adapter}" if found.adapter else "no adapter"
+
+
+def _tools(settings: Settings) -> Iterator[str]:
+    registry = open_registry()
+    yield f"{len(registry.select(None))} tools: {', '.join(registry.families())}"
+    yield "tools work on files and tables only: this version runs no shell, code or network tool"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of the prompt; ``tokens`` is None where no tokenizer is at hand."""
+
+    name: str
+    text: str
+    tokens: int | None
+
+
+def first_prompt(goal: Goal, settings: Settings) -> list[Part]:
+    """Return the parts of the first prompt for ``goal``, in the order in which they are read."""
+    count = _counter(settings)
+    nothing = RunMemory(NoMemory()) if settings.memory else None
+    rollout = Rollout(ScriptedModel([]), open_registry(), memory=lambda goal: nothing)
+    episode = rollout.open(goal)
+    try:
+        think = episode.advance()
+    finally:
+        episode.close()
+    if think is None:
+        return []
+    parts = [(message.role, message.content) for message in think.conversation]
+    schemas = [(call.name, json.dumps(call.parameters, ensure_ascii=False)) for call in think.calls]
+    told = [Part(name, text, count(text) if count else None) for name, text in parts]
+    return told + [Part(f"call {name} (a mask, not read: no tokens)", text, 0) for name, text in schemas]
+
+
+def _counter(settings: Settings) -> Callable[[str], int] | None:
+    from ..llm.registry import ModelRegistry
+    from ..llm.text.tokenizer import ChatTokenizer
+
+    try:
+        source = ModelRegistry(settings.home).resolve(settings.model).source
+    except ModelUnavailable:
+        return None
+    return ChatTokenizer(Path(source)).count if Path(source).is_dir() else None

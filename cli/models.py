@@ -14,8 +14,7 @@ from pathlib import Path
 from ..errors import ModelUnavailable, UsageError
 from ..llm.registry import ModelRegistry
 from ..settings import Settings, bound_spinning, load
-from .progress import progress_line
-from .tables import show_table
+from .tables import progress_line, show_table
 
 
 def list_models(args: argparse.Namespace) -> int:

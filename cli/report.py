@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
@@ -23,18 +23,23 @@ from rich.text import Text
 from rich.tree import Tree
 
 from ..agent.record.events import (
+    SAID_LATER,
     CheckResult,
     ConversationFolded,
     Event,
     MemoryRecalled,
     MemoryWritten,
     ModelTurn,
+    PersonAnswered,
     PersonAsked,
     PersonSaid,
     RunEnded,
+    RunInterrupted,
     RunStarted,
     ToolOutcome,
 )
+from ..agent.run.feedback import who
+from .alive import process as alive
 from .view import (
     CallView,
     RunView,
@@ -58,6 +63,7 @@ MARKS = {
 }
 VERDICTS = {
     "achieved": ("achieved", "bold green"),
+    "answered": ("answered, not checked", "bold cyan"),
     "not_met": ("not met", "bold red"),
     "limit": ("limit reached", "bold yellow"),
     "needs_person": ("needs a person", "bold yellow"),
@@ -65,6 +71,8 @@ VERDICTS = {
     "interrupted": ("interrupted", "bold yellow"),
 }
 PREVIEW_WIDTH = 200
+AT_REST = (*SAID_LATER, RunInterrupted)
+"""Events after which nothing is under way: a conversation waits for its next message."""
 
 
 class Report:
@@ -82,13 +90,17 @@ class Report:
     @contextmanager
     def busy(self, what: str) -> Iterator[None]:
         """Show that something without events (loading a model) takes its time."""
+        alive.touch(what)
         yield
+        alive.touch()
 
     def pause(self) -> None:
         """Leave the screen alone, because a person is being asked."""
+        alive.rest()
 
     def reply(self, run: str, text: str) -> None:
         """Show the agent's reply in a conversation; the screen is then the person's."""
+        alive.rest()
 
     def __enter__(self) -> Self:
         return self
@@ -104,6 +116,7 @@ class WarningReport(Report):
 
     def on_event(self, run: str, event: Event) -> None:
         """Name an input that could not be read and a result that could not take its place."""
+        alive.touch()
         match event:
             case ToolOutcome(by="driver", state="failed"):
                 self._warn(event.preview.removeprefix("error: "))
@@ -131,6 +144,10 @@ class PlainReport(Report):
 
     def on_event(self, run: str, event: Event) -> None:
         """Print the event's line, if it has one."""
+        if isinstance(event, AT_REST):
+            alive.rest()
+        else:
+            alive.touch()
         with self.lock:
             view = self._views.setdefault(run, RunView())
             view.apply(event)
@@ -144,6 +161,7 @@ class LiveReport(Report):
 
     def __init__(self, console: Console) -> None:
         super().__init__()
+        alive.rest()  # this report moves by itself
         self.console = console
         self._views: dict[str, RunView] = {}
         self._busy: list[str] = []
@@ -175,6 +193,8 @@ class LiveReport(Report):
             ended = bool(view.status) and view.mode != "chat"
             if ended:
                 del self._views[run]
+        if isinstance(event, AT_REST) and not ended:
+            return  # nothing is under way, and the screen is the person's
         self._show()
         if ended:
             self.console.print(tree(view))
@@ -252,6 +272,8 @@ def tree(view: RunView, title: bool = True) -> Tree:
         root.add(Text(answer_text(view.answer), style="bold"))
     for path in view.delivered:
         root.add(_row(f"delivered {path}", "green"))
+    for line in view.undelivered:
+        root.add(_row(line, "yellow"))
     if view.status:
         root.add(_verdict(view))
     return root
@@ -286,7 +308,7 @@ def _fit(text: Text) -> Text:
 def _verdict(view: RunView) -> Text:
     word, style = VERDICTS.get(view.status, (view.status, "bold"))
     line = Text.assemble((word, style))
-    if view.status != "achieved" and view.cause:
+    if view.status not in ("achieved", "answered") and view.cause:
         line.append(f": {view.cause}")
     line.append(f" · {view.figures}", style="dim")
     return line
@@ -342,6 +364,52 @@ def plain_end(view: RunView) -> Iterator[str]:
         yield f"answer  {one_line(answer_text(view.answer))}"
     for path in view.delivered:
         yield f"file    {path}"
+    for line in view.undelivered:
+        yield f"note    {line}"
     word = VERDICTS.get(view.status, (view.status, ""))[0]
-    cause = f": {one_line(view.cause)}" if view.status != "achieved" and view.cause else ""
+    told = view.cause and view.status not in ("achieved", "answered")
+    cause = f": {one_line(view.cause)}" if told else ""
     yield f"{word}{cause} ({view.figures})"
+
+
+DECISIONS = {"o": "once", "r": "run", "a": "always", "n": "no"}
+
+
+def at_terminal() -> bool:
+    """Return whether a person can be asked: both ends are a terminal."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def ask_at_terminal(report: Report) -> Callable[[str, PersonAsked], PersonAnswered]:
+    """Return the function that asks, for a runner. It raises KeyboardInterrupt at end of input."""
+
+    def ask(run: str, asked: PersonAsked) -> PersonAnswered:
+        report.pause()
+        return answer_to(asked, _read)
+
+    return ask
+
+
+def answer_to(asked: PersonAsked, read: Callable[[str], str]) -> PersonAnswered:
+    """Return the person's answer, asking again until it makes sense. ``read`` prompts for a line."""
+    print(clean(asked.text))
+    if asked.kind == "question":
+        text = ""
+        while not text:
+            text = read("answer: ").strip()
+        return PersonAnswered(text=text, by=who())
+    while True:
+        said = read("[o]nce, for this [r]un, [a]lways in this folder, [n]o: ").strip().lower()
+        decision = DECISIONS.get(said[:1])
+        if decision == "no":
+            why = read("why (the model reads it): ").strip()
+            return PersonAnswered(text=why, decision="no", by=who())
+        if decision:
+            return PersonAnswered(text="", decision=decision, by=who())
+
+
+def _read(prompt: str) -> str:
+    try:
+        return input(prompt)
+    except EOFError:
+        raise KeyboardInterrupt from None

@@ -13,9 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..agent.goals.adapt import adapt
-from ..agent.goals.load import load_goals
-from ..agent.learn import trial
+from ..agent.goals.load import adapt, load_goals
+from ..agent.learn.promotion import check_canary_release
 from ..agent.open import (
     check_best_of,
     open_model,
@@ -27,16 +26,16 @@ from ..agent.open import (
 )
 from ..agent.record.events import PersonAnswered, PersonAsked, RunStarted
 from ..agent.record.result import RunResult
+from ..agent.record.state import State
 from ..agent.record.store import RunStore
 from ..agent.run import approvals
 from ..agent.run.feedback import who
 from ..agent.run.memory import Memory
-from ..agent.run.runner import WAITING, Runner
+from ..agent.run.runner import Runner
 from ..errors import UsageError
 from ..llm.message import Sampling
 from ..settings import Settings, load
-from .asking import ask_at_terminal, at_terminal
-from .report import Report, make_report
+from .report import Report, ask_at_terminal, at_terminal, make_report
 from .tables import show_outcomes
 
 FILE_NAME = re.compile(r"[^\s?!]+\.[A-Za-z][A-Za-z0-9]{0,5}|[^\s?!]*/[^\s?!]*")
@@ -73,12 +72,12 @@ def run(args: argparse.Namespace) -> int:
             memory=memory,
         )
         results = runner.run_all(goals, settings.parallel)
-    if told := trial.look(settings, store):
+    if told := check_canary_release(settings, store):
         print(f"autogpt: {told}", file=sys.stderr)
-    return finish(results, args.json)
+    return finish(results, args.json, store)
 
 
-def finish(results: Sequence[RunResult], json: bool) -> int:
+def finish(results: Sequence[RunResult], json: bool, store: RunStore) -> int:
     """Print what the command owes (JSON, or a table of several outcomes); return the exit code."""
     if json:
         for result in results:
@@ -88,8 +87,9 @@ def finish(results: Sequence[RunResult], json: bool) -> int:
     for result in results:
         if not result.run:
             print(f"autogpt: error: {result.id}: {result.cause}", file=sys.stderr)
-        if not json and result.cause.startswith(WAITING):
-            print(f"to answer: autogpt approve {result.run}")
+        elif result.status == "needs_person" and (asked := State.of(store.load(result.run)).waiting):
+            answers = '"YOUR ANSWER"' if asked.kind == "question" else "|".join(approvals.DECISIONS)
+            print(f"to answer: autogpt approve {result.run} {answers}", file=sys.stderr)
     return max((result.exit_code for result in results), default=0)
 
 
@@ -107,7 +107,7 @@ def resume(args: argparse.Namespace) -> int:
         result = runner.resume(name)
     if result.status == "needs_person" and not args.json:
         print(result.cause)
-    return finish([result], args.json)
+    return finish([result], args.json, store)
 
 
 def approve(args: argparse.Namespace) -> int:
@@ -119,7 +119,7 @@ def approve(args: argparse.Namespace) -> int:
     with make_report(args.json) as report, with_memory(settings, store) as memory:
         runner = _runner_for(name, args, settings, store, report, memory)
         result = runner.resume(name)
-    return finish([result], args.json)
+    return finish([result], args.json, store)
 
 
 def _answer(events: Sequence[object], answer: str, reason: str) -> PersonAnswered:
@@ -127,7 +127,7 @@ def _answer(events: Sequence[object], answer: str, reason: str) -> PersonAnswere
     if asked is not None and asked.kind == "question":
         return PersonAnswered(text=answer or reason, by=who())
     decision = answer or "once"
-    if decision not in ("once", "run", "always", "no"):
+    if decision not in approvals.DECISIONS:
         raise UsageError(f"an approval is answered once, run, always or no, not {answer!r}")
     return PersonAnswered(text=reason, decision=decision, by=who())
 

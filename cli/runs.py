@@ -1,10 +1,13 @@
-"""What ``autogpt runs list | show | replay | export`` do. All of them only read."""
+"""``autogpt runs list | show | replay | export | remove``: the record of what happened."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,19 +19,25 @@ from ..agent.record.result import summarise
 from ..agent.record.store import RunStore
 from ..errors import UsageError, UserError
 from ..settings import load
+from ..text import clip
 from .report import VERDICTS, PlainReport, tree
-from .tables import show_table, when
+from .tables import duration, show_table, size, when
 from .view import RunView, clean, one_line
+
+GOAL_WIDTH = 200
+"""Characters of a goal in the list; `runs show` has all of it."""
 
 
 def list_runs(args: argparse.Namespace) -> int:
     """Print the newest runs, one line each."""
     if args.limit < 1:
         raise UsageError("--limit must be at least 1")
-    infos = open_store(load()).list_runs(args.limit)
+    store = open_store(load())
+    infos = store.list_runs(args.limit)
     if args.json:
         for info in infos:
-            print(json.dumps({**asdict(info), "resumable": info.resumable}, ensure_ascii=False))
+            more = {"resumable": info.resumable, "bytes": disk_use(store.folder(info.run))}
+            print(json.dumps({**asdict(info), **more}, ensure_ascii=False))
         return 0
     if not infos:
         print('no runs yet; autogpt run "..." makes one')
@@ -36,9 +45,10 @@ def list_runs(args: argparse.Namespace) -> int:
     rows = []
     for info in infos:
         word, style = VERDICTS.get(info.status, (info.status, "cyan"))
-        goal = "(conversation)" if info.mode == "chat" else one_line(clean(info.goal))
-        rows.append((info.run, when(info.started), Text(word, style=style), info.model, goal))
-    show_table(("run", "started", "outcome", "model", "goal"), rows)
+        goal = "(conversation)" if info.mode == "chat" else clip(one_line(clean(info.goal)), GOAL_WIDTH)
+        took = size(disk_use(store.folder(info.run)))
+        rows.append((info.run, when(info.started), Text(word, style=style), info.model, took, goal))
+    show_table(("run", "started", "outcome", "model", "size", "goal"), rows)
     return 0
 
 
@@ -76,20 +86,46 @@ def export(args: argparse.Namespace) -> int:
 
 
 def remove(args: argparse.Namespace) -> int:
-    """Delete a run for good, clear the database file of it, and say which models have seen it."""
-    from ..agent.learn.forget import forget_runs
-    from ..memory.experience import Experience
-    from ..memory.upkeep.forgetting import scrub
-    from .memory_upkeep import say_models
+    """Delete a run, or all that ended before ``--older-than``, for good; say which models have seen them."""
+    from ..agent.learn.forget import remove
+    from .memory import say_models
 
-    store, run = _find(args)
-    models = Experience(store.database).models_that_saw([run])
-    forget_runs(store.home, [run])  # first: while an improvement is under way nothing may be half gone
-    store.remove(run)
-    scrub(store.database)
-    print(f"removed {run}")
-    say_models(models)
-    return 0
+    if (args.run is None) == (args.older_than is None):
+        raise UsageError("name a run, or --older-than TIME (such as 30d) for all that ended before that")
+    store = open_store(load())
+    if args.run is not None:
+        runs = [store.resolve_run(args.run)]
+    else:
+        runs = _older(store, time.time() - duration(args.older_than, "--older-than", "d"))
+        if not runs:
+            print(f"no run is older than {args.older_than}")
+            return 0
+    freed = sum(disk_use(store.folder(run)) for run in runs)
+    done = remove(store, runs)
+    for run, why in done.left.items():
+        freed -= disk_use(store.folder(run))
+        print(f"run {run} stays: {why}", file=sys.stderr)
+    what = done.runs[0] if args.run is not None else f"{len(done.runs)} runs"
+    print(f"removed {what}, {size(freed)} of files")
+    say_models(done.models)
+    return 1 if done.left else 0
+
+
+def _older(store: RunStore, moment: float) -> list[str]:
+    """Return the runs that nobody holds, in which nothing has happened since ``moment``."""
+    ended = [info for info in store.list_runs(limit=None) if info.status != "running"]
+    last = ((info.run, info.ended or store.load(info.run)[-1].at) for info in ended if info.started < moment)
+    return [run for run, at in last if at < moment]
+
+
+def disk_use(folder: Path) -> int:
+    """Return the bytes of the files below ``folder``; links are not followed."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):  # it went meanwhile
+                total += os.lstat(os.path.join(place, name)).st_size
+    return total
 
 
 def _find(args: argparse.Namespace) -> tuple[RunStore, str]:

@@ -6,15 +6,21 @@ terminal long cells are cut to the window; piped, nothing is cut and columns are
 
 from __future__ import annotations
 
+import re
+import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
+from typing import Protocol
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from ..agent.record.result import RunResult
+from ..errors import UsageError
+from .alive import process as alive
 from .report import VERDICTS
 from .view import answer_text, clean, one_line
 
@@ -71,9 +77,79 @@ def show_outcomes(results: Sequence[RunResult]) -> None:
     print()
     show_table(("outcome", "goal", "time", "answer"), rows)
     achieved = sum(result.status == "achieved" for result in results)
-    print(f"{achieved} of {len(results)} achieved")
+    answered = sum(result.status == "answered" for result in results)
+    unchecked = f", {answered} answered and not checked" if answered else ""
+    print(f"{achieved} of {len(results)} achieved{unchecked}")
 
 
 def when(moment: float) -> str:
     """Return a moment (seconds since the epoch) as local date and time."""
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(moment))
+
+
+EVERY = 10.0
+"""Seconds between plain lines about the same thing."""
+
+
+class Say(Protocol):
+    """Says what is being done, which share is done (0 to 1, None if unknown), and a detail."""
+
+    def __call__(self, text: str, share: float | None, detail: str = "") -> None: ...
+
+
+@contextmanager
+def progress_line() -> Iterator[Say]:
+    """Yield the function that shows progress."""
+    if not sys.stderr.isatty():
+        yield _plain()
+        alive.touch()
+        return
+    alive.rest()
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
+
+        def say(text: str, share: float | None, detail: str = "") -> None:
+            total = None if share is None else 1.0
+            bar.update(task, description=f"{text} {detail}".strip(), total=total, completed=share or 0.0)
+
+        yield say
+
+
+def _plain() -> Say:
+    said: dict[str, float] = {}
+
+    def say(text: str, share: float | None, detail: str = "") -> None:
+        now = time.monotonic()
+        if now - said.get(text, now - EVERY) >= EVERY or share == 1.0:
+            said[text] = now
+            alive.touch(text)
+            line = text if share is None else f"{text}: {share:.0%}"
+            print(f"{line} {detail}".rstrip(), file=sys.stderr, flush=True)
+
+    return say
+
+
+def size(count: int) -> str:
+    """Return a number of bytes as people read it."""
+    return (
+        f"{count / 1e3:.0f} kB"
+        if count < 1e6
+        else f"{count / 1e6:.1f} MB"
+        if count < 1e9
+        else f"{count / 1e9:.1f} GB"
+    )
+
+
+UNITS = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "w": 604_800.0}
+
+
+def duration(text: str, flag: str, unit: str) -> float:
+    """Return the seconds that ``30m``, ``2h``, ``7d`` or a bare number of ``unit`` say. Raises UsageError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhdw]?)", text.strip().lower())
+    if match is None or float(match[1]) <= 0:
+        raise UsageError(f"{flag} {text!r}: a time such as 90s, 30m, 2h or 7d is wanted")
+    return float(match[1]) * UNITS[match[2] or unit]

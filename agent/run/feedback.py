@@ -1,8 +1,9 @@
-"""What a person says about a run afterwards: ratings, corrections, and whether it may be learned from.
+"""What is said about a run afterwards: ratings and corrections.
 
 Each is an event of the run, in a conversation of the message before it, so that it travels with the
-record. The same person may change a rating; the last counts, and the command says what it replaces.
-A correction holds the whole turn as it should have been, next to the one that was: a preference pair.
+record. However a rating is given (``/good``, ``autogpt rate``, Python, a model as judge), :func:`rate`
+keeps it. The same person may change a rating; the last one counts. A correction holds the whole turn as it
+should have been, next to the one that was: a preference pair.
 """
 
 from __future__ import annotations
@@ -12,14 +13,18 @@ import json
 import math
 import os
 from collections.abc import Sequence
+from typing import Protocol
 
 from ...errors import UsageError
 from ...llm.message import CallSpec, ToolCall
 from ...llm.schema import why_invalid
+from ...memory.experience import GOOD
 from ...tools.handles import text_form
-from ..record.events import Correction, Event, ModelTurn, Rating
+from ..record.events import Correction, Event, ModelTurn, Rating, RunStarted
 from ..record.result import resolved_answer
-from ..record.rewards import last_ratings, last_span
+from ..record.rewards import last_ratings, last_span, source_of
+from ..record.store import RunStore
+from .memory import Memory, NoMemory, RunMemory
 
 WORDS = {"good": 1.0, "bad": 0.0}
 MOST = 600
@@ -45,17 +50,51 @@ def who() -> str:
         return str(os.getuid())
 
 
-def earlier(events: Sequence[Event], by: str) -> Rating | None:
-    """Return the rating that one by ``by`` replaces now: that of the same run, or of its last message."""
-    current = [events[place] for place in last_span(events)]
-    return last_ratings(current, "person").get(by)
+class Recorded(Protocol):
+    """A run that this process holds: its events so far, and how one more is committed."""
+
+    @property
+    def events(self) -> Sequence[Event]:
+        """All events, oldest first; the first is ``run.started``."""
+        ...
+
+    def append(self, event: Rating) -> Rating:
+        """Commit an event."""
+        ...
 
 
-def told(value: float, before: Rating | None) -> str:
-    """Return the line that says what was kept, and what it stands in place of."""
-    if before is not None and before.value != value:
-        return f"rated {value:g}; it was {before.value:g} before, the last one counts"
-    return f"rated {value:g}"
+def rate(run: Recorded, rating: Rating, memory: RunMemory) -> str:
+    """Keep ``rating`` of the run, or of a conversation's last message; return the line that says so.
+
+    Recalled entries that the answer used are credited or debited, once for the same opinion of the same
+    rater. Raises UsageError for a value outside 0 to 1, and where there is nothing to rate yet.
+    """
+    if not 0.0 <= rating.value <= 1.0:
+        raise UsageError(f"rating {rating.value:g}: a number from 0 to 1 is wanted")
+    if answered(run.events) is None:
+        raise UsageError("there is no answer to rate yet")
+    current = [run.events[place] for place in last_span(run.events)]
+    before = last_ratings(current, source_of(rating)).get(rating.by)
+    if before is None or is_good(before) != is_good(rating):
+        memory.credit(run.events, is_good(rating))
+    run.append(rating)
+    told = f"rated {rating.value:g}" + (f" by {rating.by}" if rating.source == "judge" else "")
+    if before is not None and before.value != rating.value:
+        told += f"; it was {before.value:g} before, the last one counts"
+    return told
+
+
+def rate_run(store: RunStore, run: str, rating: Rating, memory: Memory | None) -> str:
+    """:func:`rate` the run with this exact id, which no process holds."""
+    with store.open(run) as journal:
+        started = journal.events[0]
+        folder = started.folder if isinstance(started, RunStarted) else ""
+        return rate(journal, rating, RunMemory(memory or NoMemory(), folder))
+
+
+def is_good(rating: Rating) -> bool:
+    """Return whether the rating is of something that went well rather than badly."""
+    return rating.value >= GOOD
 
 
 def answered(events: Sequence[Event]) -> int | None:

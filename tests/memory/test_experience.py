@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from autogpt.agent.learn.learning import collect, missing, read_run, runs_of
+from autogpt.agent.learn.collect import collect, missing, read_run, runs_of
 from autogpt.agent.record.events import (
     Consent,
     Correction,

@@ -160,7 +160,7 @@ def test_reports_that_cannot_be_compared_are_one_line(
 
 
 def test_a_missing_report_is_a_usage_error(tmp_path: Path) -> None:
-    from autogpt.cli.gate_commands import read_report
+    from autogpt.cli.evaluate import read_report
 
     with pytest.raises(UsageError, match="cannot be read"):
         read_report(tmp_path / "none.json")

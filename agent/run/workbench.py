@@ -1,9 +1,8 @@
-"""Carrying out one step, the same for every driver: open a run, record a turn, run a call.
+"""What one run works with: the tools it has, the calls it makes with them, and its first event.
 
-A :class:`Workbench` holds what one run works with (its tools, its workspace, live objects). Drivers
-differ in where events go and in what surrounds an effect; what a call does and how its outcome looks
-is decided here once. This is one of the two places where a broad ``except`` is right: a tool's body
-may fail in any way, and the model should read about it and go on.
+A :class:`Workbench` binds a run's tools to its workspace, runs calls and builds the events that record
+them; it appends nothing itself. This is one of the two places where a broad ``except`` is right: a tool's
+body may fail in any way, and the model should read about it and go on.
 """
 
 from __future__ import annotations
@@ -16,12 +15,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ... import prompts
-from ...errors import ToolError
+from ...errors import ToolError, UsageError
 from ...labels import Label
 from ...llm.message import Message, Model, Turn
-from ...tools.base import Facts, Tool, ToolContext, ToolResult
+from ...tools.base import Tool, ToolContext
 from ...tools.handles import resolve
+from ...tools.registry import Registry
+from ...tools.stubs import StubTool
+from ..goals.load import Goal
 from ..record.events import (
+    RULES,
     Event,
     ModelTurn,
     PersonSaid,
@@ -31,6 +34,7 @@ from ..record.events import (
     ToolSpec,
 )
 from ..record.state import State
+from ..record.transcript import messages
 from .feedback import who
 from .loop import Act, Think
 
@@ -40,30 +44,40 @@ MAX_PREVIEW = 1500
 """Characters of a result that the model sees at most; tools bound theirs tighter."""
 
 
+def goal_tools(goal: Goal, registry: Registry) -> tuple[dict[str, Tool], dict[str, str]]:
+    """Return the goal's tools by name, and the source of each that is not built in.
+
+    Built-in tools come first, in registry order, then a goal's own and its stubs, so that all goals share
+    the first part of the prompt. Raises UsageError for a tool that is not registered, with the nearest
+    right names.
+    """
+    selected = registry.select(goal.tools)
+    sources = {name: source for name in selected if (source := registry.source(name)) != "built-in"}
+    builtin = {name: tool for name, tool in selected.items() if name not in sources}
+    own = {name: tool for name, tool in selected.items() if name in sources}
+    for stub in goal.stubs:
+        own[stub.name] = StubTool(stub.name, stub.description, stub.parameters, stub.returns)
+        sources[stub.name] = "stub"
+    return builtin | own, sources
+
+
 class Workbench:
-    """The tools of one run, bound to its workspace."""
+    """The tools of one run, bound to its workspace; ``value`` gives the exact value of an outcome."""
 
     def __init__(
-        self,
-        tools: Mapping[str, Tool],
-        workspace: Path,
-        goal: str = "",
-        load_blob: Callable[[str], Any] | None = None,
+        self, tools: Mapping[str, Tool], workspace: Path, goal: str, value: Callable[[ToolOutcome], Any]
     ) -> None:
         self.tools = tools
         self.context = ToolContext(workspace=workspace, goal=goal)
-        self._load_blob = load_blob
+        self._value = value
 
     def values(self, events: Sequence[Event]) -> dict[str, Any]:
         """Return the exact value of every handle so far."""
-        found: dict[str, Any] = {}
-        for event in events:
-            if isinstance(event, ToolOutcome) and event.handle:
-                value = event.value
-                if event.blob is not None and self._load_blob is not None:
-                    value = self._load_blob(event.blob)
-                found[event.handle] = value
-        return found
+        return {
+            event.handle: self._value(event)
+            for event in events
+            if isinstance(event, ToolOutcome) and event.handle
+        }
 
     def arguments(self, act: Act, events: Sequence[Event]) -> dict[str, Any]:
         """Return the call's arguments with handles replaced by values.
@@ -94,7 +108,7 @@ class Workbench:
         )
 
     def perform(self, act: Act, events: Sequence[Event], verify: bool = False) -> ToolOutcome:
-        """Run the call and return its outcome; with ``verify`` adopt an effect that already stands."""
+        """Run the call and return its outcome; with ``verify``, first look whether its effect is there."""
         state = State.of(events)
         self.context.facts = state.facts
         if state.started.mode == "chat":
@@ -111,8 +125,19 @@ class Workbench:
         except Exception as error:  # a tool's body may fail in any way; the model reads about it
             text = f"error: {act.tool} failed: {type(error).__name__}: {error}"
             return self.outcome(act, "failed", text, time.perf_counter() - begun)
-        seconds = time.perf_counter() - begun
-        return self._done(act, result, f"${len(state.handles) + 1}", seconds)
+        return ToolOutcome(
+            at=time.time(),
+            call_id=act.call_id,
+            tool=act.tool,
+            state="done",
+            handle=f"${len(state.handles) + 1}",
+            preview=result.preview[:MAX_PREVIEW],
+            value=result.value,
+            facts=result.facts,
+            label=result.label,
+            seconds=time.perf_counter() - begun,
+            by=act.by,
+        )
 
     def outcome(
         self,
@@ -129,22 +154,6 @@ class Workbench:
             state=state,
             preview=preview[:MAX_PREVIEW],
             label=Label.UNTRUSTED,
-            seconds=seconds,
-            by=act.by,
-        )
-
-    def _done(self, act: Act, result: ToolResult, handle: str, seconds: float) -> ToolOutcome:
-        facts: Facts = result.facts
-        return ToolOutcome(
-            at=time.time(),
-            call_id=act.call_id,
-            tool=act.tool,
-            state="done",
-            handle=handle,
-            preview=result.preview[:MAX_PREVIEW],
-            value=result.value,
-            facts=facts,
-            label=result.label,
             seconds=seconds,
             by=act.by,
         )
@@ -198,6 +207,7 @@ def opening(
         plan=plan,
         by=who(),
         memory=memory,
+        rules=RULES,
         context=min(getattr(model, "context", 0), UNBOUNDED),
         system_tokens=_tokens(model, prompts.system(shared, memory)) if mode == "chat" else 0,
     )
@@ -207,6 +217,20 @@ def _tokens(model: Model, system: str) -> int:
     """Return the length of the system message, 0 for a model that does not own its tokens."""
     tokenizer = getattr(model, "tokenizer", None)
     return 0 if tokenizer is None else len(tokenizer.encode_messages([Message("system", system)]).ids)
+
+
+def check_length(started: RunStarted, model: Model) -> None:
+    """Raise UsageError for a goal whose text alone leaves the model no room for an answer."""
+    tokenizer = getattr(model, "tokenizer", None)
+    if tokenizer is None or not started.context:
+        return
+    tokens = len(tokenizer.encode_messages(messages([started]), continue_assistant=True).ids)
+    if tokens >= started.context:
+        goal = tokenizer.count(str(started.goal["goal"]))
+        raise UsageError(
+            f"the goal has {goal} tokens, the model {model.name} takes at most {started.context - 1}, the "
+            f"tools' {tokens - goal} included: give the long text in a file as an input, or split the goal"
+        )
 
 
 def model_turn(think: Think, turn: Turn) -> ModelTurn:

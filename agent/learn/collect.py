@@ -1,4 +1,4 @@
-"""From journals to experience: which runs may be learned from, and what ``autogpt experience`` shows.
+"""From journals to experience: which runs may be learned from, and what is still missing.
 
 A run is read when it has events that were not read before; a rating that comes later brings it up again.
 It gives nothing, with the reason kept, when the settings or its user do not want it (``consent``), when
@@ -8,24 +8,17 @@ model does not own its tokens. In a conversation every message that was answered
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 import sqlalchemy as sa
 
-from ...cli.memory_upkeep import say_models
-from ...cli.tables import show_table
-from ...errors import UsageError, UserError
 from ...labels import Label
 from ...memory.database import events as event_rows
 from ...memory.experience import Collected, Experience, Sample, Stats
-from ...memory.upkeep.forgetting import scrub
-from ...settings import Settings, load
-from ..open import open_store
+from ...settings import Settings
 from ..record.events import (
     Consent,
     Correction,
@@ -44,7 +37,6 @@ from ..record.journal import is_held
 from ..record.rewards import Prices, reward_of, spans
 from ..record.store import RunStore
 from ..record.transcript import messages
-from ..run.feedback import who
 
 LEAST_GOALS = 20
 """Rewarded goals below which a model would learn the goals by heart, not the work."""
@@ -155,35 +147,6 @@ def _hash(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def stats(args: argparse.Namespace) -> int:
-    """Show what there is to learn from, and what is missing."""
-    settings = load()
-    found = collect(open_store(settings), settings).stats()
-    gaps = missing(found)
-    if args.json:
-        print(json.dumps({**asdict(found), "missing": gaps}, ensure_ascii=False))
-        return 0
-    rows = [
-        ("runs", f"{found.runs}, {found.learnable} to learn from"),
-        *((f"  {reason}", str(count)) for reason, count in sorted(found.reasons.items())),
-        ("samples", f"{found.samples} turns, {found.distinct} distinct"),
-        *((f"  reward from {source}", str(count)) for source, count in sorted(found.sources.items())),
-        *((f"  tokenizer {name[:12]}", str(count)) for name, count in sorted(found.tokenizers.items())),
-        (
-            "goals",
-            f"{found.goals}: {found.train_goals} to train on, {found.goals - found.train_goals} held out",
-        ),
-        ("  solved at least once", str(found.solved)),
-        ("  solved sometimes", str(found.sometimes)),
-        ("  too like a held-out goal", f"{found.leaks} pairs, not trained on"),
-        ("corrections", str(found.corrections)),
-    ]
-    show_table(("experience", ""), rows)
-    for gap in gaps:
-        print(f"missing: {gap}")
-    return 0
-
-
 def missing(found: Stats) -> list[str]:
     """Return what would have to be there for a model to learn something, one line each."""
     gaps = []
@@ -202,44 +165,6 @@ def missing(found: Stats) -> list[str]:
     return gaps
 
 
-def forget(args: argparse.Namespace) -> int:
-    """Let no model learn from a run, or from any run of a user: the samples go, the runs stay."""
-    if (args.run is None) == (args.user is None):
-        raise UsageError("name a run, or --user NAME for all runs that this user began or said something in")
-    from .forget import forget_runs
-
-    settings = load()
-    store = open_store(settings)
-    wanted = [store.resolve_run(args.run)] if args.user is None else runs_of(store, args.user)
-    if not wanted:
-        raise UsageError(f"no run here was begun, rated or spoken in by {args.user!r}")
-    forget_runs(settings.home, wanted)  # first: it says so where an improvement is under way
-    forgotten = []
-    for run in wanted:
-        try:
-            _keep_consent(store, settings, run, False)
-        except UserError as error:
-            if args.user is None:
-                raise
-            print(f"run {run} is as it was: {error}", file=sys.stderr)
-            continue
-        forgotten.append(run)
-        print(f"{run}: no model learns from it; 'autogpt runs remove {run}' deletes the run as well")
-    scrub(store.database)
-    say_models(Experience(store.database).models_that_saw(forgotten))
-    return 0 if len(forgotten) == len(wanted) else 1
-
-
-def allow(args: argparse.Namespace) -> int:
-    """Let models learn from a run, also where the setting says otherwise."""
-    settings = load()
-    store = open_store(settings)
-    run = store.resolve_run(args.run)
-    found = _keep_consent(store, settings, run, True)
-    print(f"{run}: {len(found.samples)} samples" + (f" ({found.reason})" if found.reason else ""))
-    return 0
-
-
 def runs_of(store: RunStore, user: str) -> list[str]:
     """Return the runs that ``user`` began, or rated, corrected, or said anything in; oldest first."""
     kinds = [kind.model_fields["type"].default for kind in SAID_BY]
@@ -247,11 +172,3 @@ def runs_of(store: RunStore, user: str) -> list[str]:
     with store.database.read() as connection:
         rows = connection.execute(query.order_by(event_rows.c.run)).all()
     return list(dict.fromkeys(row.run for row in rows if json.loads(row.body).get("by") == user))
-
-
-def _keep_consent(store: RunStore, settings: Settings, run: str, learn: bool) -> Collected:
-    with store.open(run) as journal:
-        journal.append(Consent(learn=learn, by=who()))
-        found = read_run(journal.events, Prices.of(settings), learn=settings.learn)
-        Experience(store.database).put(found)
-    return found

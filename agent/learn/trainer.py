@@ -1,7 +1,7 @@
 """The models of an improvement: what is improved, how it is loaded, and how a candidate is trained.
 
-An adapter is trained further as one adapter (a shipped or promoted one is where the next begins), a whole
-model gets a first adapter on itself. Models that do not own their tokens here cannot be improved.
+An adapter is trained further as one adapter (the next one starts from the one in use); a whole model gets its
+first adapter. Models whose weights are not on this machine cannot be improved.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Subject:
     base: Path
     adapter: Path | None
 
-    def stands(self, full: bool) -> str:
-        """Return what the card says of how a candidate stands to it; ``full``: all weights were trained."""
+    def relation(self, full: bool) -> str:
+        """Return how a candidate relates to it, for the card; ``full``: all weights were trained."""
         if full:
             merged = "" if self.adapter is None else ", its adapter merged"
             return f"a whole model: {self.reference}{merged}, all weights trained further"
@@ -48,7 +48,7 @@ class Subject:
 
 
 def subject_of(settings: Settings) -> Subject:
-    """Return the model in use as what is to be improved. Raises UsageError where it cannot be trained."""
+    """Return the model in use as a subject. Raises UsageError if it cannot be trained."""
     from ...llm.registry import ModelRegistry
 
     reference = with_model(settings).model
@@ -65,7 +65,7 @@ def subject_of(settings: Settings) -> Subject:
     return Subject(reference, name, found.source, found.adapter)
 
 
-class Machine:
+class Trainer:
     """Loads and trains; at most the two models of a gate are in memory."""
 
     def __init__(self, settings: Settings, subject: Subject) -> None:
@@ -91,12 +91,12 @@ class Machine:
         return self._loaded[adapter]
 
     def unload(self) -> None:
-        """Let go of the models, before training needs the memory."""
+        """Drop the loaded models, before training needs the memory."""
         self._loaded.clear()
         gc.collect()
 
     def fingerprint(self, adapter: Path | None) -> str:
-        """Return what tells two models' results apart: weights, and what they are computed with."""
+        """Return a hash of the weights, and of the device and dtype that they are computed with."""
         from ...llm.nn.load import weights_fingerprint
 
         base, merged = self._parts(adapter)
