@@ -5,7 +5,7 @@
 Needs the data folder in AUTOGPT_DATA (see DATA.md) and the package ``autogpt`` installed. The same
 data give the same bytes: everything is drawn with fixed seeds. Each record is loaded as a goal
 before it is written, so a suite that a run would refuse is never made. What training may see is
-decided in ``autogpt/agent/experts/splits.py`` alone; the suites use its held-out part, or ``valid`` files.
+decided in ``autogpt/agent/experts/data.py`` alone; the suites use its held-out part, or ``valid`` files.
 """
 
 from __future__ import annotations

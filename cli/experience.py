@@ -129,8 +129,14 @@ def practice(args: argparse.Namespace) -> int:
 
 def make_episodes(args: argparse.Namespace) -> int:
     """Write ``train.jsonl.zst`` and ``valid.jsonl.zst`` into a folder and say what is in them."""
-    from ..agent.experts.make import make, size
-
+    try:
+        from ..agent.experts.make import make, size
+    except ModuleNotFoundError as missing:
+        if not str(missing.name).startswith("autogpt."):
+            raise
+        raise UsageError(
+            "data make: not in the installed package: run it in a checkout of the repository"
+        ) from None
     if not args.scale > 0:
         raise UsageError("--scale must be above 0")
     source = Path(ModelRegistry(load().home).resolve(args.model).source)

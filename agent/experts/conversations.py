@@ -60,23 +60,19 @@ def _message(item: Sheet, run: Work, turn: int, rng: random.Random) -> tuple[str
     last = found_before[-1] if found_before else None
     before = len(run.calls)
     if draw < 0.15:
-        text, answer = rng.choice(
-            (
-                ("thanks", "You're welcome!"),
-                ("ok", "Anything else?"),
-                ("hello", "Hello! What can I do for you?"),
-            )
-        )
+        text, answer = rng.choice((
+            ("thanks", "You're welcome!"),
+            ("ok", "Anything else?"),
+            ("hello", "Hello! What can I do for you?"),
+        ))  # fmt: skip
         return text, [finish(answer)]
     if turn and last and draw < 0.4 and _is_one_number(run.values[last]):
         p = rng.choice((5, 10, 19, 20, 50))
-        text, expression = rng.choice(
-            (
-                (f"add {p} % to that", f"{last} + {p}%"),
-                (f"and {p}% of it?", f"{p}% of {last}"),
-                ("double it", f"{last} * 2"),
-            )
-        )
+        text, expression = rng.choice((
+            (f"add {p} % to that", f"{last} + {p}%"),
+            (f"and {p}% of it?", f"{p}% of {last}"),
+            ("double it", f"{last} * 2"),
+        ))  # fmt: skip
         found = run.compute(expression)
         return text, [plan(("calculator", text)), *run.calls[before:], finish(found)]
     if turn and last and draw < 0.55:

@@ -1,7 +1,15 @@
-"""Reading the data folder (``AUTOGPT_DATA``): JSON lines, packed with Zstandard."""
+"""The data folder (``AUTOGPT_DATA``), and which of its records may be trained on and which only ever measure.
+
+Suites and training use the same rule. Sources with a ``valid`` file of their own need none. The others are
+split by a hash: of the question for MAWPS, GSM8K and movie polarity; of the tool's name for Seal-Tools and of
+the service's name for SGD, so that held-out goals need calls that were never seen. A record with several
+tools may be trained on only if each of them may. The rule depends on nothing but the text, so it holds on
+every machine; changing a share changes what old models were trained on.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections.abc import Iterator
@@ -10,6 +18,20 @@ from typing import Any
 
 from ...errors import UsageError
 from ...settings import load
+
+HELD_OUT = {"mawps": 20, "gsm8k": 10, "movie_polarity": 10, "sealtools": 10, "sgd": 20}
+"""Per kind, how many of a hundred keys are held out. MAWPS gives more: its one-step part is small."""
+
+
+def is_train(kind: str, key: str) -> bool:
+    """Return whether the record of ``kind`` (see :data:`HELD_OUT`) with ``key`` may be trained on.
+
+    ``key``: the question's or sentence's text, or the name of a tool or service. Case and white
+    space do not count. Raises KeyError for an unknown kind.
+    """
+    share = HELD_OUT[kind]
+    text = f"{kind}:{' '.join(key.casefold().split())}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % 100 >= share
 
 
 def read_records(name: str) -> Iterator[dict[str, Any]]:

@@ -27,7 +27,7 @@ from ..run.memory import RunMemory
 from ..run.rollout import Episode, Rollout
 
 STATIC_SHARE = 6
-"""One episode in so many carries loss on whole calls."""
+"""In one episode of this many, whole calls carry loss."""
 
 
 FIRST = "rollout-0-1"
@@ -148,18 +148,19 @@ class Recorder:
     def samples(self, tasks: Iterable[Task], max_tokens: int = 1400) -> Iterator[dict[str, Any]]:
         """Yield one training sample per task that succeeded and fits ``max_tokens``."""
         for task in tasks:
-            episode = self._play(task)
+            episode = self.play(task)
             why = _why_not(task, episode)
             if why:
                 self.refused[f"{task.kind}: {why}"] += 1
                 continue
-            sample = self._encode(task, episode)
+            sample = self.encode(task, episode)
             if len(sample["ids"]) > max_tokens:
                 self.refused[f"{task.kind}: too long"] += 1
                 continue
             yield sample
 
-    def _play(self, task: Task) -> Episode:
+    def play(self, task: Task) -> Episode:
+        """Play a task's calls and return the episode, whether it succeeded or not."""
         rollout = Rollout(
             self.expert, self.registry, parallel=1, plan=task.plan, memory=lambda goal: task.memory
         )
@@ -180,7 +181,8 @@ class Recorder:
             episode.close()
         return episode
 
-    def _encode(self, task: Task, episode: Episode) -> dict[str, Any]:
+    def encode(self, task: Task, episode: Episode) -> dict[str, Any]:
+        """Return the training record of an episode."""
         if self.rng.randrange(STATIC_SHARE):
             return encode_run(self.tokenizer, episode.events, task.unlearned).record(task.kind)
         conversation = tuple(type(m)(m.role, m.content) for m in messages(episode.events))

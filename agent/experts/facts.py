@@ -83,27 +83,12 @@ _PROPERTIES: dict[str, str | tuple[str, ...]] = {
 }
 
 _TOLD = (
-    "Remember that {s}.",
-    "Please remember that {s}.",
-    "Remember: {s}",
-    "Note that {s}.",
-    "{S}.",
-    "{S}.",
-    "Keep in mind that {s}.",
-    "Don't forget: {s}.",
-    "For later: {s}.",
-    "FYI, {s}.",
-    "By the way, {s}.",
-    "Just so you know, {s}.",
-    "Make a note: {s}.",
-    "Save this: {s}.",
-    "{S}. Remember that.",
-    "{S}, keep that.",
-    "remember {s}",
-    "note: {s}",
-    "You should know that {s}.",
+    "Remember that {s}.", "Please remember that {s}.", "Remember: {s}", "Note that {s}.", "{S}.", "{S}.",
+    "Keep in mind that {s}.", "Don't forget: {s}.", "For later: {s}.", "FYI, {s}.", "By the way, {s}.",
+    "Just so you know, {s}.", "Make a note: {s}.", "Save this: {s}.", "{S}. Remember that.",
+    "{S}, keep that.", "remember {s}", "note: {s}", "You should know that {s}.",
     "I want you to remember that {s}.",
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -136,30 +121,16 @@ def date(rng: random.Random) -> str:
 
 
 _ASKED = (
-    "Remind me what {w} is.",
-    "Could you tell me {w}?",
-    "Please tell me {w}.",
-    "Can you give me {w}?",
-    "I have forgotten {w}.",
-    "I forgot {w}, can you help?",
-    "What was {w}, please?",
-    "Say {w} again, please.",
-    "Do I still have {w} with you? What is it?",
-    "Let me have {w}.",
-    "{W} again?",
-    "I want to know {w}.",
-    "What did I say {w} was?",
-    "Quick: {w}.",
-)
+    "Remind me what {w} is.", "Could you tell me {w}?", "Please tell me {w}.", "Can you give me {w}?",
+    "I have forgotten {w}.", "I forgot {w}, can you help?", "What was {w}, please?",
+    "Say {w} again, please.", "Do I still have {w} with you? What is it?", "Let me have {w}.", "{W} again?",
+    "I want to know {w}.", "What did I say {w} was?", "Quick: {w}.",
+)  # fmt: skip
 """Ways to ask for anything that has a name, ``w``."""
 _ASKED_WHO = (
-    "Remind me who {w} is.",
-    "Could you tell me who {w} is?",
-    "Who did I say {w} was?",
-    "I forgot who {w} is.",
-    "Who is {w}, please?",
-    "Whom do I call as {w}?",
-)
+    "Remind me who {w} is.", "Could you tell me who {w} is?", "Who did I say {w} was?",
+    "I forgot who {w} is.", "Who is {w}, please?", "Whom do I call as {w}?",
+)  # fmt: skip
 
 
 def _ways(what: str, rng: random.Random, who: bool = False) -> tuple[str, ...]:

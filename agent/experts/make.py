@@ -1,7 +1,7 @@
 """Making the training file: the mixture of all families, executed and written as JSON lines.
 
 ``make(folder, tokenizer_folder)`` plays every task, keeps what succeeded, shuffles, and writes
-``train.jsonl.zst`` with a small held-out ``valid.jsonl.zst`` beside it. The same seed gives the same
+``train.jsonl.zst`` and a small held-out ``valid.jsonl.zst``. The same seed gives the same
 files. Recipes say how many tasks of each family there are: ``whole`` to train from the base model,
 ``update`` to teach an adapter what it lacks, with a good share of the rest so that nothing is
 forgotten, ``recall`` the same with two fifths of memory, ``replay`` for the sample of ordinary work that
@@ -26,7 +26,6 @@ from ...llm.text.tokenizer import ChatTokenizer
 from ...tools.registry import Registry, builtins
 from . import (
     conversations,
-    exact,
     files,
     mixed,
     stubs,
@@ -67,13 +66,13 @@ class Report:
 
 
 WITH_MEMORY = 4
-"""One episode in so many of those that need no memory has it all the same, as runs of users do: its calls
-are in the prompt, and what it recalled has nothing to do with the goal."""
+"""Of the episodes that need no memory, one in this many has it nevertheless, as users' runs do: its calls are
+in the prompt, and what it recalled has nothing to do with the goal."""
 UNPLANNED = 12
-"""One episode in so many is played without a plan, so that ``--no-plan`` is a format the model knows."""
+"""One episode in this many is played without a plan, so that ``--no-plan`` is a format the model knows."""
 
 Family = Callable[[random.Random, int], Iterator[Task]]
-"""Yields so many tasks, or fewer where the data give out."""
+"""Yields that number of tasks, or fewer where the data run out."""
 
 FAMILIES: dict[str, Family] = {
     "wikisql": lambda rng, number: tables.wikisql(rng),
@@ -85,7 +84,7 @@ FAMILIES: dict[str, Family] = {
     "gsm8k chained": words.chained,
     "words": words.templated,
     "files": files.chores,
-    "exact": exact.chores,
+    "exact": files.exact_chores,
     "workflows": workflows.chores,
     "answers to files": mixed.answers_to_file,
     "mixed": mixed.chores,
@@ -181,7 +180,7 @@ def make(
     """Write ``train.jsonl.zst`` and ``valid.jsonl.zst`` into ``folder``; return what was made.
 
     Tokens are those of ``tokenizer_folder``; for ``recipe`` and ``without`` see :func:`mixture`.
-    ``progress`` hears how many samples there are so far.
+    ``progress`` is called with the number of samples so far.
     Raises UsageError when a data file is missing (``AUTOGPT_DATA``) or the folder cannot be made.
     """
     try:

@@ -18,14 +18,9 @@ from .sheets import Query, sheet, sheet_files, target_name
 from .tables import simple_name, wikisql
 
 _TOLD = (
-    "Write it to {t}.",
-    "Write the answer to {t}.",
-    "Save the result in {t}.",
-    "Put the answer into {t}.",
-    "Then write it to {t}.",
-    "Store it in {t}.",
-    "Write what you find to {t}.",
-)
+    "Write it to {t}.", "Write the answer to {t}.", "Save the result in {t}.", "Put the answer into {t}.",
+    "Then write it to {t}.", "Store it in {t}.", "Write what you find to {t}.",
+)  # fmt: skip
 
 
 def answers_to_file(rng: random.Random, number: int) -> Iterator[Task]:
@@ -77,16 +72,10 @@ def setting(rng: random.Random) -> Task:
         (".cfg", ".txt", ".ini", ".conf")
     )
     files = {**workspace(rng, 0, 2), name: "\n".join(form.format(k=k, v=v) for k, v in rows) + "\n"}
-    text = rng.choice(
-        (
-            "What is the {k} in {f}?",
-            "Which {k} does {f} set?",
-            "Read the {k} from {f}.",
-            "{f}: what is {k}?",
-            "Tell me the value of {k} in {f}.",
-            "Look up {k} in {f}.",
-        )
-    ).format(k=key, f=name)
+    text = rng.choice((
+        "What is the {k} in {f}?", "Which {k} does {f} set?", "Read the {k} from {f}.",
+        "{f}: what is {k}?", "Tell me the value of {k} in {f}.", "Look up {k} in {f}.",
+    )).format(k=key, f=name)  # fmt: skip
     goal = Goal.model_validate({"goal": text, "files": files, "check": [{"answer": {"equals": value}}]})
     return Task(
         "files",
@@ -101,14 +90,10 @@ def share(rng: random.Random) -> Task:
     v = rng.choice([row[1] for row in item.table["rows"]])
     total = len(item.table["rows"])
     part = sum(row[1] == v for row in item.table["rows"])
-    text = rng.choice(
-        (
-            "What percentage of the rows has {g} {v}?",
-            "How many percent of all rows are {v}?",
-            "What share of the {e}s is {v}, in percent?",
-            "Which percentage of {f} has {v} as {g}?",
-        )
-    )
+    text = rng.choice((
+        "What percentage of the rows has {g} {v}?", "How many percent of all rows are {v}?",
+        "What share of the {e}s is {v}, in percent?", "Which percentage of {f} has {v} as {g}?",
+    ))  # fmt: skip
     text = text.format(g=item.group, v=v, e=item.entity, f=f"{item.name}.csv")
     check = [{"answer": {"number": 100 * part / total, "tolerance": 0.01}}]
     goal = Goal.model_validate({"goal": text, "files": sheet_files(item), "check": check})
@@ -141,13 +126,11 @@ def scaled(rng: random.Random) -> Task:
     source = rng.choice(("factor", "tax", "share", "bonus", "weighting", "exchange")) + ".txt"
     number = rng.choice((2, 3, 4, 0.5, 1.5, 1.2, 10, 0.25))
     verb, sign = rng.choice((("Multiply", "*"), ("Divide", "/")))
-    text = rng.choice(
-        (
-            "{w} the {n} of {x} by the number in {f}.",
-            "Take the {n} of {x} and {l} it by the number in {f}.",
-            "{f} holds a number; {l} the {n} of {x} by it.",
-        )
-    )
+    text = rng.choice((
+        "{w} the {n} of {x} by the number in {f}.",
+        "Take the {n} of {x} and {l} it by the number in {f}.",
+        "{f} holds a number; {l} the {n} of {x} by it.",
+    ))  # fmt: skip
     text = text.format(w=verb, l=verb.lower(), n=n, x=who, f=source)
     result = value * number if sign == "*" else value / number
     target = target_name(rng) if rng.random() < 0.4 else None
@@ -178,13 +161,11 @@ def found_text(rng: random.Random) -> Task:
     files = {name: text.replace(word, "thing") for name, text in files.items()}
     source, target = rng.choice(list(files)), target_name(rng)
     files[source] += ("" if files[source].endswith("\n") else "\n") + LINES[1].format(a=word) + "\n"
-    text = rng.choice(
-        (
-            "Find the file that mentions {w} and copy its text to {t}.",
-            "Copy the file about {w} to {t}.",
-            "Which file mentions {w}? Save its content as {t}.",
-        )
-    ).format(w=word, t=target)
+    text = rng.choice((
+        "Find the file that mentions {w} and copy its text to {t}.",
+        "Copy the file about {w} to {t}.",
+        "Which file mentions {w}? Save its content as {t}.",
+    )).format(w=word, t=target)  # fmt: skip
     check = [{"file": {"path": target, "equals": files[source]}}]
     goal = Goal.model_validate({"goal": text, "files": files, "check": check})
     base = handles_before(goal)
@@ -211,19 +192,13 @@ def most_counted(rng: random.Random) -> Task:
     if len(counts) < 2 or counts[0] == counts[1]:
         return most_counted(rng)
     noun = rng.choice((item.name.split("_")[0], "rows", "entries", "records"))
-    text = rng.choice(
-        (
-            "Which {e} has the most {v} {n}?",
-            "Which {e} had the most {v} {n}?",
-            "Who has the most {v} {n}? Give the {e}.",
-            "Find the {e} with the most {v} {n}.",
-            "Which {e} has the largest number of {v} {n}?",
-            "Which {e} occurs most often with {g} {v}?",
-            "Name the {e} that had the most {n} with {g} {v}.",
-            "What {e} has the highest number of {n} that are {v}?",
-            "Which {e} was {v} most often?",
-        )
-    )
+    text = rng.choice((
+        "Which {e} has the most {v} {n}?", "Which {e} had the most {v} {n}?",
+        "Who has the most {v} {n}? Give the {e}.", "Find the {e} with the most {v} {n}.",
+        "Which {e} has the largest number of {v} {n}?", "Which {e} occurs most often with {g} {v}?",
+        "Name the {e} that had the most {n} with {g} {v}.",
+        "What {e} has the highest number of {n} that are {v}?", "Which {e} was {v} most often?",
+    ))  # fmt: skip
     text = text.format(e=item.entity, v=v.lower() if rng.random() < 0.5 else v, n=noun, g=item.group)
     query: Query = {
         "select": [item.entity],

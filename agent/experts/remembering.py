@@ -32,8 +32,7 @@ from .expert import Task, call, finish, plan
 from .facts import Fact
 from .sheets import Query, sheet, sheet_files, target_name
 from .shelf import Shelf
-from .sql import run_query
-from .tables import simple_name
+from .tables import run_query, simple_name
 
 UNKNOWN = "I do not know: you have not told me."
 NOTED = "Noted."
@@ -82,28 +81,21 @@ def telling(rng: random.Random) -> Task:
     draw = rng.random()
     if draw < 0.12:
         other = facts.others(rng, 1, fact.key)[0]
-        text = rng.choice(
-            (
-                "Remember that {a}, and that {b}.",
-                "Two things: {a}. {B}.",
-                "{A}. {B}.",
-                "Please note: {a}; {b}.",
-                "Remember both: {a} and {b}.",
-            )
-        )
+        text = rng.choice((
+            "Remember that {a}, and that {b}.", "Two things: {a}. {B}.", "{A}. {B}.",
+            "Please note: {a}; {b}.", "Remember both: {a} and {b}.",
+        ))  # fmt: skip
         text = text.format(a=fact.statement, A=fact.sentence[:-1], b=other.statement, B=other.sentence[:-1])
         calls = [call("remember", text=fact.sentence), call("remember", text=other.sentence), finish(NOTED)]
         return Task("memory", _goal(text), calls, memory=_memory(rng, _noise(rng, 2)))
     if draw < 0.22:
-        why = rng.choice(
-            (
-                "it is known already",
-                f"the same as [{rng.randint(1, 900)}]",
-                "it looks like a secret",
-                "nearly the same is known already",
-                "this was recalled, not told",
-            )
-        )
+        why = rng.choice((
+            "it is known already",
+            f"the same as [{rng.randint(1, 900)}]",
+            "it looks like a secret",
+            "nearly the same is known already",
+            "this was recalled, not told",
+        ))  # fmt: skip
         calls = [call("remember", text=fact.sentence), finish(f"Not kept: {why}")]
         memory = _memory(rng, _noise(rng, 2), refuse=why)
         return Task("memory", _goal(facts.told(fact, rng)), calls, memory=memory)
@@ -165,31 +157,27 @@ def computing(rng: random.Random) -> Task:
     value = f"{told_number}{rng.choice((' %', '%', ' percent')) if unit else ''}"
     fact = Fact(what, rng.choice((f"my {what} is {value}", f"the {what} is {value}")), (), value)
     if unit:
-        text, expression = rng.choice(
-            (
-                (f"What is {number} minus my {what}?", f"{number} - {told_number}%"),
-                (f"Take my {what} off {number}.", f"{number} - {told_number}%"),
-                (f"Add my {what} to {number}.", f"{number} + {told_number}%"),
-                (f"How much is my {what} of {number}?", f"{told_number}% of {number}"),
-                (f"Reduce {number} by my {what}.", f"{number} - {told_number}%"),
-                (f"Raise {number} by my {what}.", f"{number} + {told_number}%"),
-            )
-        )
+        text, expression = rng.choice((
+            (f"What is {number} minus my {what}?", f"{number} - {told_number}%"),
+            (f"Take my {what} off {number}.", f"{number} - {told_number}%"),
+            (f"Add my {what} to {number}.", f"{number} + {told_number}%"),
+            (f"How much is my {what} of {number}?", f"{told_number}% of {number}"),
+            (f"Reduce {number} by my {what}.", f"{number} - {told_number}%"),
+            (f"Raise {number} by my {what}.", f"{number} + {told_number}%"),
+        ))  # fmt: skip
     else:
-        text, expression = rng.choice(
-            (
-                (f"What is {number} times my {what}?", f"{number} * {told_number}"),
-                (f"Add {number} to my {what}.", f"{told_number} + {number}"),
-                (f"How much is my {what} plus {number}?", f"{told_number} + {number}"),
-                (f"Multiply my {what} by {number}.", f"{told_number} * {number}"),
-                (f"How much is my {what} for {number} days?", f"{told_number} * {number}"),
-                (f"What do {number} and my {what} make?", f"{told_number} + {number}"),
-                (f"Take {number} and multiply it by my {what}.", f"{number} * {told_number}"),
-                (f"Put my {what} on top of {number}.", f"{number} + {told_number}"),
-                (f"Sum up my {what} and {number}.", f"{told_number} + {number}"),
-                (f"Calculate {number} times my {what}.", f"{number} * {told_number}"),
-            )
-        )
+        text, expression = rng.choice((
+            (f"What is {number} times my {what}?", f"{number} * {told_number}"),
+            (f"Add {number} to my {what}.", f"{told_number} + {number}"),
+            (f"How much is my {what} plus {number}?", f"{told_number} + {number}"),
+            (f"Multiply my {what} by {number}.", f"{told_number} * {number}"),
+            (f"How much is my {what} for {number} days?", f"{told_number} * {number}"),
+            (f"What do {number} and my {what} make?", f"{told_number} + {number}"),
+            (f"Take {number} and multiply it by my {what}.", f"{number} * {told_number}"),
+            (f"Put my {what} on top of {number}.", f"{number} + {told_number}"),
+            (f"Sum up my {what} and {number}.", f"{told_number} + {number}"),
+            (f"Calculate {number} times my {what}.", f"{number} * {told_number}"),
+        ))  # fmt: skip
     steps, calls, answer = (
         [("calculator", f"with the {what}")],
         [call("calculator", expression=expression)],
@@ -213,14 +201,12 @@ def writing(rng: random.Random) -> Task:
     fact, target = facts.fact(rng), target_name(rng)
     asked = rng.choice(fact.questions)
     asked = asked if asked[-1] in ".?" else asked + "?"
-    text = asked + rng.choice(
-        (
-            f" Write it to {target}.",
-            f" Write the answer to {target}.",
-            f" Save it in {target}.",
-            f" Put the answer into {target}.",
-        )
-    )
+    text = asked + rng.choice((
+        f" Write it to {target}.",
+        f" Write the answer to {target}.",
+        f" Save it in {target}.",
+        f" Put the answer into {target}.",
+    ))  # fmt: skip
     goal = _goal(text, check=[{"file": {"path": target, "equals": fact.value}}])
     calls = [
         plan(("files.write", target)),
@@ -243,14 +229,12 @@ def filtering(rng: random.Random) -> Task:
         (),
         value,
     )
-    select, text = rng.choice(
-        (
-            (f"sum({number})", f"What is the total {number} for my {group}?"),
-            (f"max({number})", f"What is the highest {number} in my {group}?"),
-            ("count(*)", f"How many rows does my {group} have?"),
-            (f"avg({number})", f"What is the average {number} of my {group}?"),
-        )
-    )
+    select, text = rng.choice((
+        (f"sum({number})", f"What is the total {number} for my {group}?"),
+        (f"max({number})", f"What is the highest {number} in my {group}?"),
+        ("count(*)", f"How many rows does my {group} have?"),
+        (f"avg({number})", f"What is the average {number} of my {group}?"),
+    ))  # fmt: skip
     query: Query = {"select": [select], "where": [[group, "=", value]]}
     goal = _goal(text, files=sheet_files(item), check=[{"answer": {"items": run_query(query, item.table)}}])
     calls = [
@@ -264,38 +248,32 @@ def filtering(rng: random.Random) -> Task:
 def looking_back(rng: random.Random) -> Task:
     """What to recall is known only after a file was read; or the user says to look it up."""
     who = facts.person(rng)
-    fact = rng.choice(
-        (
-            Fact(
-                f"birthday of {who}",
-                f"{who}'s birthday is {(day := facts.date(rng))}",
-                ("birthday of {p}",),
-                day,
-            ),
-            Fact(
-                f"phone of {who}",
-                f"the phone number of {who} is {(tel := str(rng.randint(10**5, 10**6)))}",
-                ("phone number of {p}",),
-                tel,
-            ),
-            Fact(
-                f"desk of {who}",
-                f"{who} sits at desk {(desk := str(rng.randint(1, 80)))}",
-                ("desk of {p}",),
-                desk,
-            ),
-        )
-    )
+    fact = rng.choice((
+        Fact(
+            f"birthday of {who}",
+            f"{who}'s birthday is {(day := facts.date(rng))}",
+            ("birthday of {p}",),
+            day,
+        ),
+        Fact(
+            f"phone of {who}",
+            f"the phone number of {who} is {(tel := str(rng.randint(10**5, 10**6)))}",
+            ("phone number of {p}",),
+            tel,
+        ),
+        Fact(
+            f"desk of {who}",
+            f"{who} sits at desk {(desk := str(rng.randint(1, 80)))}",
+            ("desk of {p}",),
+            desk,
+        ),
+    ))  # fmt: skip
     thing = fact.questions[0]
     name = rng.choice(("who", "guest", "person", "contact", "next", "visitor")) + ".txt"
-    text = rng.choice(
-        (
-            "{f} names a person. What is the {t}?",
-            "Read {f} and tell me the {t}.",
-            "What is the {t} named in {f}?",
-            "Who is in {f}? Give me the {t}.",
-        )
-    ).format(f=name, t=thing.format(p=rng.choice(("that person", "the person"))))
+    text = rng.choice((
+        "{f} names a person. What is the {t}?", "Read {f} and tell me the {t}.",
+        "What is the {t} named in {f}?", "Who is in {f}? Give me the {t}.",
+    )).format(f=name, t=thing.format(p=rng.choice(("that person", "the person"))))  # fmt: skip
     known = rng.random() < 0.75
     answer = fact.value if known else UNKNOWN
     found = _mixed_in(rng, [fact], 2) if known else _noise(rng, 2)
@@ -314,13 +292,11 @@ def told_and_asked(rng: random.Random) -> Task:
     what, _ = rng.choice(_AMOUNTS)
     number, factor = rng.randint(10, 900), rng.choice((2, 3, 5, 10, 12))
     fact = Fact(what, f"my {what} is {number}", (), str(number))
-    text = rng.choice(
-        (
-            "Remember that {s}. What is {k} times that?",
-            "{S}, remember it. How much is that times {k}?",
-            "Note that {s}, then multiply it by {k}.",
-        )
-    )
+    text = rng.choice((
+        "Remember that {s}. What is {k} times that?",
+        "{S}, remember it. How much is that times {k}?",
+        "Note that {s}, then multiply it by {k}.",
+    ))  # fmt: skip
     text = text.format(s=fact.statement, S=fact.sentence[:-1], k=factor)
     goal = _goal(text, check=[{"answer": {"number": number * factor}}])
     calls = [

@@ -15,8 +15,7 @@ from ...tools.calculator.calculator import calculate
 from ...tools.handles import resolve, text_form
 from .expert import call
 from .files import PEOPLE
-from .sql import run_query
-from .tables import retitled, simple_name, table_csv
+from .tables import retitled, run_query, simple_name, table_csv
 
 Query = dict[str, Any]
 Check = dict[str, Any]

@@ -1,4 +1,4 @@
-"""A memory for training episodes, whose recalls are decided beforehand.
+"""A memory for training episodes with scripted recalls.
 
 An episode must hold the right entry, its older version or only what looks alike, whatever a retrieval
 would have found; so what each recall shows is given, while the calls, the events and the prompt are real.
@@ -25,7 +25,7 @@ from ...memory.entry import (
 
 @dataclass
 class Shelf:
-    """A memory whose recalls are decided beforehand: ``shown`` by the n-th recall, nothing after the last."""
+    """A memory with scripted recalls: the n-th shows ``shown[n]``, later ones nothing."""
 
     shown: list[list[str]] = field(default_factory=list)
     refuse: str | None = None
@@ -52,7 +52,7 @@ class Shelf:
         return Written(Verdict.WRITTEN, "new", entry(number, draft.text))
 
     def used(self, ids: Sequence[int], success: bool) -> None:
-        """Episodes are not counted."""
+        """Ignore: uses in episodes are not counted."""
 
 
 def entry(number: int, text: str) -> Entry:

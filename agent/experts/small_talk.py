@@ -19,37 +19,23 @@ GREETINGS = ("hi", "hello", "hey", "good morning", "good evening", "hi there", "
              "how are you?", "good afternoon", "yo", "greetings")  # fmt: skip
 REPLIES = ("Hello! What can I do for you?", "Hi! How can I help?", "Hello! Tell me what you would like done.")
 THANKS = (
-    "thanks",
-    "thank you",
-    "thanks a lot",
-    "great, thank you",
-    "perfect",
-    "that was helpful",
-    "well done",
+    "thanks", "thank you", "thanks a lot", "great, thank you", "perfect", "that was helpful", "well done",
     "ok thanks",
-)
+)  # fmt: skip
 WELCOME = ("You're welcome!", "Glad to help!", "You're welcome. Anything else?")
 BYES = ("bye", "goodbye", "see you", "see you later", "good night", "that's all for today")
 PARTINGS = ("Goodbye!", "See you!", "Goodbye, until next time!")
 WHO = (
-    "who are you?",
-    "what are you?",
-    "what is your name?",
-    "introduce yourself",
-    "are you a human?",
+    "who are you?", "what are you?", "what is your name?", "introduce yourself", "are you a human?",
     "are you a robot?",
-)
+)  # fmt: skip
 IDENTITY = ("I am AutoGPT, an agent that works on your machine with its own small model.",
             "I am AutoGPT. I answer questions about your tables and files and do small jobs with them.",
             )  # fmt: skip
 WHAT = (
-    "what can you do?",
-    "help",
-    "how can you help me?",
-    "what are you able to do?",
-    "what tasks can you handle?",
-    "what is this?",
-)
+    "what can you do?", "help", "how can you help me?", "what are you able to do?",
+    "what tasks can you handle?", "what is this?",
+)  # fmt: skip
 ABILITIES = ("I can answer questions about tables, calculate, read, search, write and move files, "
              "and use tools you add.",
              "Give me a goal: I can query tables, do exact arithmetic, and work with files.")  # fmt: skip

@@ -1,6 +1,6 @@
 """Tools of a goal's own: calls to ones the model has never seen, and goals that must leave them alone.
 
-Seal-Tools queries come with their APIs as stubs, described after the built-ins; distractors stand beside
+Seal-Tools queries come with their APIs as stubs, described after the built-ins; distractors are offered with
 the right one. A third of the tool and argument names are replaced by made-up ones (function masking, as
 Hammer does), so that the model reads descriptions instead of remembering names. The mirror image is
 :func:`beside`: any task, with tools offered that have nothing to do with it. Without it the model
@@ -16,20 +16,19 @@ from dataclasses import replace
 from typing import Any
 
 from ..goals.load import Goal
-from .data import read_records
+from .data import is_train, read_records
 from .expert import Task, call, finish, plan
-from .splits import is_train
 
 _TYPES = {"str": "string", "int": "integer", "float": "number", "bool": "boolean"}
 MASKED = 0.33
-"""The share of goals whose tools have made-up names."""
+"""The share of goals with made-up tool names."""
 _MASKS = ("alpha", "beta", "gamma", "delta", "kappa", "omega", "sigma", "theta", "zeta", "lambda")
 
 
 def seal_tools(rng: random.Random, limit: int, strangers: int = 0) -> Iterator[Task]:
     """Yield tasks of one to three calls with literal arguments.
 
-    Up to ``strangers`` tools of other fields stand beside a goal's own, so that one of many fits.
+    Up to ``strangers`` tools of other fields are offered with a goal's own, so that one of many fits.
     """
     apis = {record["api_name"]: record for record in read_records("sealtools_apis")}
     unknown = [name for name in apis if is_train("sealtools", name)]
@@ -122,14 +121,14 @@ def beside(tasks: Iterable[Task], rng: random.Random) -> Iterator[Task]:
         masked = rng.random() < MASKED
         stubs = []
         for number, api in enumerate(rng.sample(apis, rng.choice((1, 1, 2, 2, 3, 4)))):
-            name = api["api_name"] if rng.random() < 0.5 else _snake(api["api_name"])
+            name = api["api_name"] if rng.random() < 0.5 else snake_case(api["api_name"])
             stubs.append(_stub(f"{rng.choice(_MASKS)}_{number}" if masked else name, api, {}))
         data = task.goal.model_dump(mode="json", exclude={"id"})
         data["check"] = [*data["check"], {"calls": []}] if not task.turns else data["check"]
         yield replace(task, goal=Goal.model_validate({**data, "stubs": stubs}))
 
 
-def _snake(name: str) -> str:
+def snake_case(name: str) -> str:
     """Return ``getLevel`` as ``get_level``."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
 

@@ -15,9 +15,8 @@ from typing import Any
 from ...errors import ToolError
 from ...tools.calculator.calculator import calculate
 from ..goals.load import Goal
-from .data import read_records
+from .data import is_train, read_records
 from .expert import Task, call, finish, plan
-from .splits import is_train
 
 _MARKED = re.compile(r"<<([^=<>]+)=([^<>]+)>>")
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
@@ -76,13 +75,13 @@ def chained(rng: random.Random, limit: int) -> Iterator[Task]:
         marked = _MARKED.findall(record["solution"])
         if not 2 <= len(marked) <= 3 or len(record["question"]) > 300 or made >= limit:
             continue
-        expressions = _chain(record["question"], marked)
+        expressions = chain(record["question"], marked)
         if "$" in "".join(expressions):
             made += 1
             yield _task(record["question"], expressions, record["answer"].replace(",", ""), rng)
 
 
-def _chain(question: str, marked: list[tuple[str, str]]) -> list[str]:
+def chain(question: str, marked: list[tuple[str, str]]) -> list[str]:
     """Write the handle of an earlier result wherever it is used, unless the question has that number too."""
     handles: dict[str, str] = {}
     expressions = []

@@ -93,13 +93,11 @@ def top_write(rng: random.Random) -> Task:
             ("highest", "largest", "most") if way == "desc" else ("lowest", "smallest", "least")
         )
         query: Query = {"select": [item.entity], "order_by": f"{n} {way}", "limit": 1}
-        asked = rng.choice(
-            (
-                "Which {e} has the {w} {n}?",
-                "Find the {e} with the {w} {n}.",
-                "Who or what has the {w} {n}? Give the {e}.",
-            )
-        )
+        asked = rng.choice((
+            "Which {e} has the {w} {n}?",
+            "Find the {e} with the {w} {n}.",
+            "Who or what has the {w} {n}? Give the {e}.",
+        ))  # fmt: skip
         asked = asked.format(e=item.entity, w=word, n=n)
     elif draw < 0.7:
         query = {"select": [column], "group_by": column, "order_by": "count(*) desc", "limit": 1}
@@ -175,7 +173,7 @@ def two_values(rng: random.Random) -> Task:
 
 
 def _linked(rng: random.Random) -> tuple[Sheet, Sheet]:
-    """Return a table of amounts whose second column points to the rows of another table."""
+    """Return a table of amounts with a second column that refers to rows of another table."""
     first, names, ids = rng.choice((
         ("orders", ("Acme", "Borealis", "Cirrus", "Dynamo", "Everest"), "customer"),
         ("shifts", ("Ada", "Ben", "Chloe", "David", "Elif", "Finn"), "employee"),
@@ -260,7 +258,7 @@ def _joined_top(many: Sheet, one: Sheet, rng: random.Random) -> Joined:
 
 
 def read_then_query(rng: random.Random) -> Task:
-    """A value stands in a text file; the table is asked about it."""
+    """Read a value from a text file and query the table for it."""
     item = sheet(rng)
     v = rng.choice([row[1] for row in item.table["rows"]])
     n = rng.choice(item.numbers)
@@ -295,13 +293,11 @@ def compute_write(rng: random.Random) -> Task:
             (f"Convert {a} km to miles", f"{a} km in miles"),
             (f"Work out ({a} + {b}) / 4", f"({a} + {b}) / 4"),
         ))  # fmt: skip
-        text = asked.rstrip("?") + rng.choice(
-            (
-                f" and write the result to {target}.",
-                f" and save it in {target}.",
-                f", then put it into {target}.",
-            )
-        )
+        text = asked.rstrip("?") + rng.choice((
+            f" and write the result to {target}.",
+            f" and save it in {target}.",
+            f", then put it into {target}.",
+        ))  # fmt: skip
 
         def work(run: Work) -> tuple[str, list[Check]]:
             found = run.compute(expression)
@@ -310,15 +306,13 @@ def compute_write(rng: random.Random) -> Task:
 
         return _make(text, {}, [("calculator", expression[:60]), ("files.write", target)], work)
     source = rng.choice(("price", "rate", "number", "amount", "budget", "count")) + ".txt"
-    word, sign = rng.choice(
-        (
-            ("double", "* 2"),
-            (f"add {b} to", f"+ {b}"),
-            (f"add {b} % to", f"+ {b}%"),
-            (f"multiply by {b}", f"* {b}"),
-            ("halve", "/ 2"),
-        )
-    )
+    word, sign = rng.choice((
+        ("double", "* 2"),
+        (f"add {b} to", f"+ {b}"),
+        (f"add {b} % to", f"+ {b}%"),
+        (f"multiply by {b}", f"* {b}"),
+        ("halve", "/ 2"),
+    ))  # fmt: skip
     text = rng.choice((f"Read the number in {source}, {word} it and write the result to {target}.",
                        f"Take the number from {source}, {word} it, then save it in {target}."))  # fmt: skip
 

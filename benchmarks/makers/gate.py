@@ -11,7 +11,7 @@ import random
 from collections import Counter
 from pathlib import Path
 
-from autogpt.agent.experts.splits import is_train
+from autogpt.agent.experts.data import is_train
 
 from . import conversations, files, public, workflows
 from .common import Record, answer, goal, read

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from autogpt.agent.experts.splits import is_train
+from autogpt.agent.experts.data import is_train
 
 from .common import Record, answer, csv_text, goal, read, slug
 

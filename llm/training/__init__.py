@@ -1,1 +1,1 @@
-"""Making models: data, fine-tuning, training from scratch. Nothing that serves imports it."""
+"""Making models: fine-tuning, learning from preferences and rewards. Nothing that serves imports it."""

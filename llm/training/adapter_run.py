@@ -2,7 +2,7 @@
 
 Such a run starts from the current model's adapter and writes an adapter folder whose card says what it was
 made from. The reference policy is the adapter as loaded: its log-probabilities are computed once, before the
-first step, and kept beside the checkpoint. Log-probabilities are those of the model itself, without the
+first step, and kept in the run's folder. Log-probabilities are those of the model itself, without the
 grammar that the engine adds. Ordinary samples of fine-tuning can be replayed in every step, at their cross
 entropy, which keeps what was learned before.
 """
@@ -109,7 +109,7 @@ class AdapterRun(Run):
     def reference_sums(self, rows: Sequence[Row]) -> list[float]:
         """Return the rows' summed log-probabilities (nats) under the weights as loaded.
 
-        They are kept in ``reference.json`` beside the checkpoint, for a run that is resumed.
+        They are kept in ``reference.json`` in the run's folder, for when the run is resumed.
         """
         path = self.config.out / "reference.json"
         if path.is_file():
@@ -162,7 +162,7 @@ def optimise(
         tokens = sum(sum(row.mask) for item in learnt for row in objective.rows(item))
         return StepResult(loss, len(learnt), tokens, figures)
 
-    method = state.identity["method"]
+    method = str(state.identity["method"]).upper()
     return run.train(f"{config.name} by {method} on {run.device}, {items} items", step, on_step)
 
 

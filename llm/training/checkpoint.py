@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Checkpoint:
-    """Where a run stands. ``loss`` is a running mean; ``seconds`` is training time, pauses left out."""
+    """The position of a run. ``loss`` is a running mean; ``seconds`` is training time, pauses left out."""
 
     identity: dict[str, str | int] = field(default_factory=dict)
     step: int = 0
@@ -46,9 +46,6 @@ class Checkpoint:
         }
 
 
-_PLACE = ("step", "samples", "tokens", "seconds", "loss", "eval_loss")
-
-
 def save_checkpoint(
     path: Path, state: Checkpoint, weights: Sequence[torch.Tensor], optimiser: torch.optim.Optimizer
 ) -> None:
@@ -61,7 +58,7 @@ def save_checkpoint(
     torch.save(
         {
             "identity": state.identity,
-            "place": {name: getattr(state, name) for name in _PLACE},
+            "place": {name: value for name, value in vars(state).items() if name != "identity"},
             "weights": [weight.detach() for weight in weights],
             "optimiser": optimiser.state_dict(),
             "random": torch.get_rng_state(),
@@ -89,8 +86,7 @@ def load_checkpoint(
         raise UsageError(
             f"{path}: checkpoint of another run (other {', '.join(other)}): choose another `out` or remove it"
         )
-    for name in _PLACE:
-        setattr(state, name, kept["place"][name])
+    vars(state).update(kept["place"])
     with torch.no_grad():
         for weight, value in zip(weights, kept["weights"], strict=True):
             weight.copy_(value)
@@ -117,22 +113,21 @@ def base_facts(base: Path) -> tuple[str, dict[str, str | int]]:
     )
 
 
+def write_fp16(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Write tensors in fp16; tied ones are kept once, under their first name, as transformers does."""
+    from safetensors.torch import save
+
+    first = {tensor.data_ptr(): name for name, tensor in reversed(tensors.items())}
+    halves = {name: tensors[name].detach().cpu().half().contiguous() for name in first.values()}
+    replace_file(path, save(halves, metadata={"format": "pt"}))
+
+
 def write_whole(model: Any, base: Path, folder: Path, facts: Mapping[str, object]) -> None:
     """Write a whole model like ``base``: fp16 weights, the base's other files, ``autogpt.json``.
 
     ``base`` is a folder in Hugging Face format; ``config.json`` comes last and makes it a model folder.
     """
-    import torch
-    from safetensors.torch import save
-
-    folder.mkdir(parents=True, exist_ok=True)
-    seen: set[int] = set()
-    halves = {}
-    for name, tensor in model.state_dict().items():
-        if tensor.data_ptr() not in seen:  # tied weights are kept once, as the library does
-            seen.add(tensor.data_ptr())
-            halves[name] = tensor.detach().cpu().to(torch.float16).contiguous()
-    replace_file(folder / "model.safetensors", save(halves, metadata={"format": "pt"}))
+    write_fp16(folder / "model.safetensors", model.state_dict())
     for file in base.iterdir():
         kept = file.suffix in (".json", ".jinja", ".txt", ".model") or file.name in ("LICENSE", "NOTICE")
         if kept and file.is_file() and file.name not in _OWN:

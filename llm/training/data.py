@@ -6,7 +6,7 @@ in token ids, ``mask`` is 1 where a token carries loss, and the first ``prefix``
 that many samples share (the system message). Ids are read as they are, never tokenised again.
 
 The order is a pure function of (samples, batch size, seed, epoch), so that a resumed run goes on
-with the very sample it would have seen next. Samples of like length stand together (sorted within
+with the very sample it would have seen next. Samples of similar length go together (sorted within
 shuffled windows), which keeps padding low; batches share one prefix where there are enough of them.
 """
 

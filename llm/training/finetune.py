@@ -68,7 +68,7 @@ def whole_model(base: Path, init: Path | None, device: str) -> Any:
 def with_adapter(
     base: Path, init: Path | None, rank: int, alpha: int, device: str, dtype: Any, base_name: str
 ) -> tuple[Any, lora.Adapter]:
-    """Return the base with an adapter, whose weights alone are trainable.
+    """Return the base with an adapter; only the adapter's weights are trainable.
 
     Args:
         init: an adapter folder to go on from; None makes a fresh one of ``rank`` and ``alpha``.
@@ -139,7 +139,7 @@ def finetune(config: FinetuneConfig, progress: OnStep | None = None) -> Report:
 
 
 def load_config(path: Path, roots: Sequence[Path] = ()) -> FinetuneConfig:
-    """Read a training file (YAML). Relative paths are looked for beside it, here, and under ``roots``.
+    """Read a training file (YAML). Relative paths are resolved by ``read_config``.
 
     ``base: small`` is the fetched base, in the root that has it.
 
@@ -162,7 +162,7 @@ def train(
     steps: int | None = None,
     progress: OnStep | None = None,
 ) -> Report:
-    """Train as the file at ``path`` says, whose ``kind`` (finetune, pretrain) names the training.
+    """Run the training file at ``path``; its ``kind`` is ``finetune`` (default) or ``pretrain``.
 
     A second call goes on where the first was stopped.
 
@@ -187,7 +187,9 @@ def train(
         raise UsageError(f"{path}: kind: {kind!r} is not known; known: finetune, pretrain")
     try:
         from .pretraining import pretrain
-    except ModuleNotFoundError:
+    except ModuleNotFoundError as missing:
+        if not str(missing.name).startswith("autogpt."):
+            raise
         raise UsageError(
             f"{path}: pretraining is not in the installed package: run it in a checkout of the repository"
         ) from None

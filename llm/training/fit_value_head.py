@@ -94,7 +94,7 @@ def fit_value(outcomes: Sequence[Outcome], fingerprint: str) -> tuple[ValueHead,
 
 
 def write_value(head: ValueHead, report: Report, folder: Path) -> Path:
-    """Put the head beside the adapter in ``folder`` and its figures into the card there."""
+    """Write the head into the adapter's ``folder`` and its figures into the card there."""
     path = folder / FILE
     head.save(path)
     add_scores(
@@ -162,7 +162,7 @@ def _temperature(logits: Tensor, won: Tensor) -> float:
 
 
 def assess(chances: Tensor, won: Tensor, groups: Sequence[object] = ()) -> Report:
-    """Return how well ``chances [n]`` foretell ``won [n]``; ``groups`` say whose they are."""
+    """Return how well ``chances [n]`` predict ``won [n]``; ``groups`` names the (goal, step) of each."""
     pairs, right = 0, 0.0
     places: dict[object, list[int]] = {}
     for place, group in enumerate(groups):

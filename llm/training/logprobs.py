@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
 
 _PRICE = 2
-"""What the other work on a token costs, in attention to so many places for each unit of its hidden state.
+"""The cost of all work on a token but attention, in attended positions per unit of its hidden state.
 Counted it is about 5 for ``small``; taken lower (not measured), as attention under a mask of its own is
 slower than a product."""
 
@@ -69,7 +69,7 @@ class _Trie:
         return path
 
     def known(self, ids: Sequence[int]) -> int:
-        """Return how many first ids stand in the tree already."""
+        """Return the length of the longest prefix of ``ids`` that the trie holds."""
         node = -1
         for depth, token in enumerate(ids):
             found = self._next.get((node, token))
@@ -101,8 +101,8 @@ def _first_loss(row: Row) -> int:
 def _tries(rows: Sequence[Row], start: int, price: float) -> tuple[list[_Trie], list[tuple[int, list[int]]]]:
     """Fold the rows' own parts into tries; returns them and each row's (trie, path).
 
-    A row joins the trie where that saves most: tokens that stand there are not computed again, but every
-    token of a trie is set against all of it. ``price``: what a token costs, in such places.
+    A row joins the trie where that saves most: shared tokens are computed once, but every token of a trie
+    attends to a full row of it. ``price``: cost of a token's other work, in attended positions.
     """
     tries: list[_Trie] = []
     places: list[tuple[int, list[int]]] = []

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from ...errors import ModelUnavailable
 from ...files import replace_file
 from ..nn.adapter import lora_scale, read_adapter
+from .checkpoint import write_fp16
 
 _PREFIX = "base_model.model."
 
@@ -86,17 +87,15 @@ class Adapter:
 
     def write(self, folder: Path, facts: Mapping[str, object]) -> None:
         """Write the folder: settings, fp16 weights, and ``facts`` as ``autogpt.json``."""
-        from safetensors.torch import save
-
         weights = {
-            f"{_PREFIX}{name}.{part}.weight": getattr(layer, part).detach().cpu().half().contiguous()
+            f"{_PREFIX}{name}.{part}.weight": getattr(layer, part)
             for name, layer in self.layers.items()
             for part in ("lora_A", "lora_B")
         }
         replace_file(
             folder / "adapter_config.json", json.dumps(dict(self.settings), indent=2, sort_keys=True)
         )
-        replace_file(folder / "adapter_model.safetensors", save(weights, metadata={"format": "pt"}))
+        write_fp16(folder / "adapter_model.safetensors", weights)
         replace_file(folder / "autogpt.json", json.dumps(dict(facts), indent=2))
 
 

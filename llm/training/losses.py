@@ -58,7 +58,7 @@ def kto(
 
 
 def kto_weights(good: int, bad: int) -> tuple[float, float]:
-    """Return the weights with which so many good and bad answers balance (eq. 8); none is over 5."""
+    """Return the weights (good, bad) that balance this many good and bad answers (eq. 8), at most 5 each."""
     return (
         min(_MOST_WEIGHT, max(1.0, bad / max(1, good))),
         min(_MOST_WEIGHT, max(1.0, good / max(1, bad))),

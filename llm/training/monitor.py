@@ -1,4 +1,4 @@
-"""Noticing that a policy comes apart while it is trained, so that the old model stays.
+"""Detecting that a policy collapses in training, so that the current model is kept.
 
 Learning from rewards or preferences can end in a policy that repeats itself, says the same whatever
 it is asked, falls silent or never stops, and losses do not show it. ``CollapseMonitor`` compares what each
@@ -20,7 +20,7 @@ from ...errors import AutoGPTError
 from ...files import replace_file
 
 SETTLE = 3
-"""Steps whose mean is what later ones are compared with."""
+"""The first steps, with whose mean later ones are compared."""
 PATIENCE = 3
 """Steps in a row that a sign may be bad."""
 HOPELESS = 5
@@ -41,7 +41,7 @@ def repetition(ids: Sequence[int], mask: Sequence[bool]) -> float:
 
 
 class CollapseMonitor:
-    """Watches the steps of one run; see the module's text."""
+    """Compares each step of a run with its first steps."""
 
     def __init__(self, place: Path) -> None:
         self._place = place
@@ -53,7 +53,7 @@ class CollapseMonitor:
             self._sums, self._seen = kept["sums"], kept["seen"]
 
     def see(self, signs: Mapping[str, float]) -> None:
-        """Take the signs of a step.
+        """Check the figures of a step.
 
         Args:
             signs: any of ``loss``; ``entropy`` (nats a token); ``length`` (tokens an attempt),
@@ -81,7 +81,7 @@ class CollapseMonitor:
                 )
 
     def _judge(self, name: str, value: float) -> str:
-        """Return what is wrong with a value, empty if nothing; the first ones set the measure."""
+        """Return what is wrong with a value, or an empty string; the first steps set the baseline."""
         seen = self._seen.get(name, 0)
         if seen < SETTLE:
             self._sums[name] = self._sums.get(name, 0.0) + value

@@ -41,7 +41,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Rated:
-    """One continuation with a thumb. ``weight``: how often it is drawn, against 1 for others."""
+    """One continuation, rated good or bad. ``weight``: how often it is drawn in an epoch."""
 
     context: tuple[int, ...]
     ids: tuple[int, ...]
@@ -208,8 +208,7 @@ def train_kto(
 ) -> Report:
     """Train an adapter on rated answers, or go on with the run that ``config.out`` holds.
 
-    The rarer kind of thumb weighs more, so that both kinds weigh the same in all (Ethayarajh et al.,
-    eq. 8), at most five times.
+    The rarer kind of rating weighs more (``losses.kto_weights``).
 
     Raises:
         UsageError: an answer cannot be learned from, there are fewer than two, or the checkpoint

@@ -1,7 +1,7 @@
 """The forward and backward pass of training, with the shared beginning computed once.
 
 Samples of an agent share a long first part (the system text and the calls), several hundred
-tokens that stand before a few hundred of their own. Here that part runs once per step at batch
+tokens, followed by a few hundred of their own. Here that part runs once per step at batch
 size one; its keys and values are expanded over the batch and only the rest of each sample runs on
 them. Attention is causal, so the result is the plain computation, not an approximation (a test
 compares loss and gradients). Micro-batches bound the memory: each one's backward adds to the

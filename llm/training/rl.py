@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import fmean
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -240,13 +241,8 @@ def train_grpo(
         raise UsageError("no goals to practise on: name goals with checks")
     per_step = min(config.goals_per_step, len(goals))
     facts = {"kl": config.kl, "group": config.group, "replay_share": config.replay_share if replay else 0.0}
-    run = open_run(config, "grpo", digest([_Named(goal) for goal in goals], replay), per_step, facts)
+    run = open_run(
+        config, "grpo", digest([SimpleNamespace(goal=goal) for goal in goals], replay), per_step, facts
+    )
     objective = _Rounds(config, run, goals, roll, publish)
     return optimise(run, config, objective, len(goals), per_step, replay, progress, config.updates)
-
-
-@dataclass(frozen=True)
-class _Named:
-    """A goal, for the hash of the data."""
-
-    goal: str

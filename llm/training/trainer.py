@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -142,8 +141,8 @@ def find_path(name: Path, roots: Sequence[Path]) -> Path:
 def read_config(path: Path, shape: type[ConfigT], roots: Sequence[Path] = ()) -> ConfigT:
     """Read ``path`` as YAML into ``shape``, with paths made absolute.
 
-    Relative paths that name something to read are looked for beside the file, in the current folder and
-    under ``roots`` (the data folder), in this order; ``out`` stays relative to the current folder.
+    Relative paths of inputs are looked for in the file's folder, in the current folder and under ``roots``
+    (the data folder), in this order; ``out`` stays relative to the current folder.
 
     Raises:
         UsageError: names the file, the field and what is wrong with it.
@@ -298,8 +297,8 @@ class Run:
             keep_memory()
         show = on_step or _printer(title)
         saved = time.monotonic()
-        with _StopRequest() as stop, self._curves() as draw:
-            while not stop and self.progress() < 1:
+        with _stop_requests() as stop, self._curves() as draw:
+            while not stop.is_set() and self.progress() < 1:
                 started = time.monotonic()
                 rate = rate_at(self.progress(), self.config.learning_rate, self.config.warmup)
                 for group in self.optimiser.param_groups:
@@ -447,27 +446,20 @@ def _printer(title: str) -> OnStep:
     return show
 
 
-class _StopRequest:
-    """A context that is true once SIGINT or SIGTERM came; a second SIGINT interrupts as usual."""
+@contextlib.contextmanager
+def _stop_requests() -> Iterator[threading.Event]:
+    """Give an event that SIGINT and SIGTERM set; a second SIGINT interrupts as usual."""
+    requested = threading.Event()
 
-    def __init__(self) -> None:
-        self._requested = False
-        self._before: dict[int, Any] = {}
-
-    def __bool__(self) -> bool:
-        return self._requested
-
-    def _request(self, number: int, frame: FrameType | None) -> None:
-        self._requested = True
+    def request(*_: object) -> None:
+        requested.set()
         print("stopping after this step; run again to go on", file=sys.stderr, flush=True)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    def __enter__(self) -> _StopRequest:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._request)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
+    main = threading.current_thread() is threading.main_thread()  # only there can handlers be set
+    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM) if main}
+    try:
+        yield requested
+    finally:
+        for number, handler in before.items():
             signal.signal(number, handler)

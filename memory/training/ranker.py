@@ -50,7 +50,7 @@ TOLD = 300
 PASSING, MISSED = 100, 0.05
 """Memories that the reach is set by, and the share of told facts that may score less."""
 HELD_BACK = 5
-"""One in so many questions calibrates instead of training."""
+"""One question in this many is used for calibration instead of training."""
 BEST_BM25, BELOW_BEST, WORD_PLACE, VECTOR_PLACE = (
     FEATURES.index(name)
     for name in ("bm25 of the best", "cosine below the best", "word place", "vector place")
@@ -266,7 +266,7 @@ def with_reach(judge: Ranker, passing: Sequence[Sample]) -> tuple[Ranker, dict[s
 
 
 def plain_recaller(store: MemoryStore, embedder: StaticEmbedder) -> Recaller:
-    """Return a recaller that searches exactly, whose judge is not needed yet."""
+    """Return a recaller with exact search; its judge is not used yet."""
     zero = np.zeros(1, np.float32)
     blank = Ranker(zero, zero, zero, zero, zero, scale=1.0, bias=0.0, threshold=0.0, reach=0.0)
     plain = Plain(embedder, Exact(store, embedder.id, embedder.dimension))

@@ -151,37 +151,15 @@ ENGLISH = (
 )
 """What is told, how it is asked for, and a goal that needs it and names it in passing."""
 ROLES = (
-    "dentist",
-    "doctor",
-    "landlord",
-    "lawyer",
-    "tutor",
-    "barber",
-    "coach",
-    "neighbour",
-    "plumber",
-    "boss",
-)
+    "dentist", "doctor", "landlord", "lawyer", "tutor", "barber", "coach", "neighbour", "plumber", "boss",
+)  # fmt: skip
 OBJECTS = (
-    "spare key",
-    "passport",
-    "tent",
-    "ladder",
-    "drill",
-    "charger",
-    "camera",
-    "umbrella",
-    "toolbox",
-    "map",
-)
+    "spare key", "passport", "tent", "ladder", "drill", "charger", "camera", "umbrella", "toolbox", "map",
+)  # fmt: skip
 PLACES = (
-    "in the cellar",
-    "behind the door",
-    "on the top shelf",
-    "in the garage",
-    "under the bed",
+    "in the cellar", "behind the door", "on the top shelf", "in the garage", "under the bed",
     "at the office",
-)
+)  # fmt: skip
 NUMBERS = ("shoe size", "locker number", "customer number", "favourite colour", "favourite dish", "bus line",
            "wifi name", "bank", "gym", "seat number")  # fmt: skip
 EVENTS = ("team meeting", "book club", "board call", "yoga class", "school play", "tax audit", "boat trip")

@@ -2,7 +2,7 @@
 
 The tokenizer is trained first, on the same texts. Then one run over a mixture: texts cut into pieces
 (every token carries loss) and episodes (all that the assistant says carries loss). Episodes come as
-ids of another model's tokenizer; they are read back as conversations and encoded anew. At a budget
+ids of another model's tokenizer; they are decoded to conversations and encoded again. At a budget
 of minutes such a model is for tests, and for proving that the factory works; it is weak.
 """
 
@@ -24,7 +24,7 @@ from ...fetch import base_folder
 from ...message import Message
 from ...text.tokenizer import RESULT_CLOSE, RESULT_OPEN, ChatTokenizer
 from ..card import write_card
-from ..checkpoint import Checkpoint
+from ..checkpoint import Checkpoint, write_fp16
 from ..data import Sample, data_hash, open_lines
 from ..trainer import (
     OnStep,
@@ -50,7 +50,7 @@ class PretrainConfig(SupervisedConfig):
     episodes: list[Path] = []
     """Training files as for fine-tuning, in the ids of ``tokenizer``."""
     tokenizer: Path = Path("small")
-    """Folder whose tokenizer wrote the episodes; ``small`` is the fetched base."""
+    """Folder of the tokenizer that the episodes' ids are of; ``small`` is the fetched base."""
     depth: int = Field(default=4, ge=1, le=24)
     """The one dial of size."""
     vocabulary: int = Field(default=4096, ge=300)
@@ -182,17 +182,9 @@ def pretrain(config: PretrainConfig, progress: OnStep | None = None) -> Report:
 
 def _write_model(model: Any, folder: Path) -> None:
     """Write configuration and fp16 weights, each by rename."""
-    import torch
-    from safetensors.torch import save
-
-    halves = {
-        name: weight.detach().cpu().to(torch.float16).contiguous()
-        for name, weight in model.state_dict().items()
-        if name != "lm_head.weight"  # tied to the embedding
-    }
     settings = {**model.config.to_dict(), "architectures": [type(model).__name__], "dtype": "float16"}
     replace_file(folder / "config.json", json.dumps(settings, indent=1).encode())
-    replace_file(folder / "model.safetensors", save(halves, metadata={"format": "pt"}))
+    write_fp16(folder / "model.safetensors", model.state_dict())
 
 
 def load_config(path: Path, roots: Sequence[Path] = ()) -> PretrainConfig:

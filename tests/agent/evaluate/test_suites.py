@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from support.paths import ROOT
 
-from autogpt.agent.experts.splits import HELD_OUT, is_train
+from autogpt.agent.experts.data import HELD_OUT, is_train
 from autogpt.agent.goals.checks import run_checks
 from autogpt.agent.goals.compare import same
 from autogpt.agent.goals.load import load_conversations, load_goals

@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 
-from autogpt.agent.experts import conversations, exact, files, stubs, words
+from autogpt.agent.experts import conversations, files, stubs, words
 from autogpt.agent.experts import small_talk as chat
-from autogpt.agent.experts.data import read_records
+from autogpt.agent.experts.data import is_train, read_records
 from autogpt.agent.experts.expert import Recorder, Task, call, finish, plan, unplanned
-from autogpt.agent.experts.splits import is_train
 from autogpt.agent.goals.load import Goal
 from autogpt.llm.text.tokenizer import ChatTokenizer
 from autogpt.tools.registry import builtins
@@ -34,11 +33,12 @@ def _text(tokenizer: ChatTokenizer, sample: dict[str, Any], value: int | None = 
 
 
 def test_a_tool_beside_the_task_must_not_be_called(tokenizer: ChatTokenizer) -> None:
-    (task,) = stubs.beside([chat._task("good night", "Sleep well!")], random.Random(4))
+    (task,) = stubs.beside(chat.own(random.Random(4), 1), random.Random(4))
     tool = task.goal.stubs[0]
-    arguments = {
+    properties: Any = tool.parameters["properties"]
+    arguments: dict[str, Any] = {
         name: 1 if spec["type"] in ("integer", "number") else True if spec["type"] == "boolean" else "x"
-        for name, spec in tool.parameters["properties"].items()
+        for name, spec in properties.items()
     }
     wrong = Task("chat", task.goal, [plan((tool.name, "x")), call(tool.name, **arguments), finish("$1")])
     recorder = Recorder(tokenizer, builtins())
@@ -50,7 +50,7 @@ def test_a_tool_beside_the_task_must_not_be_called(tokenizer: ChatTokenizer) -> 
 
 def test_tools_beside_a_task_come_from_the_part_that_is_trained_on() -> None:
     known = {r["api_name"]: is_train("sealtools", r["api_name"]) for r in read_records("sealtools_apis")}
-    plain = {stubs._snake(name): trained for name, trained in known.items()}
+    plain = {stubs.snake_case(name): trained for name, trained in known.items()}
     shown = [tool.name for task in stubs.beside(chat.own(random.Random(1), 60), random.Random(1))
              for tool in task.goal.stubs]  # fmt: skip
     assert len(shown) > 60
@@ -61,7 +61,7 @@ def test_tools_beside_a_task_come_from_the_part_that_is_trained_on() -> None:
 
 def test_numbers_lines_and_joins_are_exact() -> None:
     """Long numbers stand in a file as the check wants them; joins take texts by handle; counts vary."""
-    made = [exact.long_value(random.Random(seed)) for seed in range(40)]
+    made = [files.long_value(random.Random(seed)) for seed in range(40)]
     digits = []
     for task in made:
         (check,) = task.goal.model_dump(mode="json")["check"]
@@ -72,16 +72,16 @@ def test_numbers_lines_and_joins_are_exact() -> None:
     assert min(digits) >= 7
     assert any("+" in str(task.goal.check) for task in made)
     for seed in range(10):
-        write = exact.join(random.Random(seed)).calls[-2]
+        write = files.join(random.Random(seed)).calls[-2]
         assert "{$2}\n{$3}" in write.arguments["content"]
-    counts = {int(exact.count_matches(random.Random(n)).calls[-1].arguments["answer"]) for n in range(40)}
+    counts = {int(files.count_matches(random.Random(n)).calls[-1].arguments["answer"]) for n in range(40)}
     assert len(counts) > 6
 
 
 def test_chained_problems_take_earlier_results_by_handle() -> None:
     marked = [("6*2", "12"), ("12*2", "24"), ("24/3+5", "13")]
-    assert words._chain("A pan, 6 pots, 5 lids", marked) == ["6*2", "$1*2", "$2/3+5"]
-    assert words._chain("of 12 pans", marked) == ["6*2", "12*2", "$2/3+5"]
+    assert words.chain("A pan, 6 pots, 5 lids", marked) == ["6*2", "$1*2", "$2/3+5"]
+    assert words.chain("of 12 pans", marked) == ["6*2", "12*2", "$2/3+5"]
     for task in words.chained(random.Random(0), 5):
         assert any("$" in made.arguments["expression"] for made in task.calls[1:-1])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -15,9 +16,7 @@ import zstandard
 
 from autogpt.agent.experts import (
     conversations,
-    exact,
     files,
-    sql,
     stubs,
     tables,
     words,
@@ -26,10 +25,9 @@ from autogpt.agent.experts import (
 from autogpt.agent.experts import (
     small_talk as chat,
 )
-from autogpt.agent.experts.data import read_records
+from autogpt.agent.experts.data import is_train, read_records
 from autogpt.agent.experts.expert import Recorder, Task, call, finish, handles_before, plan
 from autogpt.agent.experts.make import FAMILIES, RECIPES, make, mixture
-from autogpt.agent.experts.splits import is_train
 from autogpt.agent.goals.load import Goal
 from autogpt.agent.record.events import ModelTurn
 from autogpt.agent.record.transcript import messages
@@ -70,7 +68,7 @@ def families(rng: random.Random) -> dict[str, Iterator[Task]]:
         "gsm8k chained": words.chained(rng, 6),
         "templated words": words.templated(rng, 20),
         "files": files.chores(rng, 30),
-        "exact": exact.chores(rng, 30),
+        "exact": files.exact_chores(rng, 30),
         "workflows": workflows.chores(rng, 20),
         "conversations": conversations.sessions(rng, 5),
         "chatty": conversations.chatty(rng, 8),
@@ -134,8 +132,8 @@ def test_a_wrong_episode_makes_no_sample(tokenizer: ChatTokenizer) -> None:
 def test_the_mask_covers_what_the_model_decides_and_nothing_else(tokenizer: ChatTokenizer) -> None:
     recorder = Plain(tokenizer)
     for task in [*files.chores(random.Random(1), 6), *conversations.sessions(random.Random(1), 2)]:
-        episode = recorder._play(task)
-        sample = recorder._encode(task, episode)
+        episode = recorder.play(task)
+        sample = recorder.encode(task, episode)
         turns = [event for event in episode.events if isinstance(event, ModelTurn)]
         marks = iter(sample["mask"])
         ids = iter(sample["ids"])
@@ -159,7 +157,7 @@ def test_most_of_a_call_is_forced(tokenizer: ChatTokenizer) -> None:
     goal = Goal.model_validate({"goal": "How many rows?", "files": {"t.csv": "a,b\n1,x\n2,y\n"}})
     query = call("tables.query", table="t", select=["count(*)"])
     task = Task("tables", goal, [plan(("tables.query", "count")), query, finish("$2")])
-    events = Plain(tokenizer)._play(task).events
+    events = Plain(tokenizer).play(task).events
     _, turn, _ = (event for event in events if isinstance(event, ModelTurn))
     text = tokenizer.decode([i for i, forced in zip(turn.ids, turn.forced, strict=True) if not forced])
     assert "<tool_call>" not in text
@@ -176,8 +174,8 @@ def _text(tokenizer: ChatTokenizer, sample: dict[str, Any], value: int | None = 
 def test_samples_decode_to_the_transcript(tokenizer: ChatTokenizer, static: bool) -> None:
     recorder = Plain(tokenizer, static)
     for task in [*workflows.chores(random.Random(2), 4), *chat.own(random.Random(2), 3)]:
-        episode = recorder._play(task)
-        sample = recorder._encode(task, episode)
+        episode = recorder.play(task)
+        sample = recorder.encode(task, episode)
         text = _text(tokenizer, sample)
         at = 0
         for message in messages(episode.events):
@@ -220,7 +218,8 @@ def test_some_table_questions_begin_with_a_mistake() -> None:
     made = [tables.with_mistake(task, query, table, random.Random(seed)) for seed in range(20)]
     with_one = next(task for task in made if task.unlearned)
     assert [made.name for made in with_one.calls] == ["plan", "tables.query", "tables.query", "finish"]
-    assert sql.run_query({k: v for k, v in with_one.calls[1].arguments.items() if k != "table"}, table) == []
+    asked = {name: value for name, value in with_one.calls[1].arguments.items() if name != "table"}
+    assert tables.run_query(asked, table) == []
     assert with_one.calls[2].arguments["where"] == query["where"]
     assert (with_one.unlearned, with_one.calls[-1].arguments) == ((1,), {"answer": "$3"})
 
@@ -273,10 +272,10 @@ def test_recorded_sql_becomes_arguments() -> None:
         "DELETE FROM t": None,
     }  # fmt: skip
     for query, arguments in cases.items():
-        assert sql.parse_query(query, table) == arguments, query
-    assert sql.run_query({"select": ["n"], "where": [["Place", "=", "Aalvik"]]}, table) == [5]
+        assert tables.parse_query(query, table) == arguments, query
+    assert tables.run_query({"select": ["n"], "where": [["Place", "=", "Aalvik"]]}, table) == [5]
     with pytest.raises(UsageError):
-        sql.run_query({"select": ["none"]}, table)
+        tables.run_query({"select": ["none"]}, table)
 
 
 def test_dates_that_do_not_exist_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -365,6 +364,14 @@ def test_the_command_makes_both_files(
     assert main(["data", "make", str(out), "--scale", "0"]) == 2
     assert main(["data", "make", str(out), "--scale", "0.001"]) == 2
     assert "autogpt model fetch" in capsys.readouterr().err
+
+
+def test_without_the_makers_the_command_says_that_it_needs_a_checkout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "autogpt.agent.experts.make", None)  # as in an installed wheel
+    assert main(["data", "make", str(tmp_path)]) == 2
+    assert "in a checkout of the repository" in capsys.readouterr().err
 
 
 def test_calls_are_compact() -> None:

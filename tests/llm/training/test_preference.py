@@ -79,7 +79,7 @@ def test_rows_that_share_tokens_score_like_each_alone_values_and_gradients(tiny_
     weights = list(model.parameters())
 
     def alone(row: logprobs.Row) -> torch.Tensor:
-        logs = model(torch.tensor([row.ids])).logits[0].log_softmax(-1)
+        logs: torch.Tensor = model(torch.tensor([row.ids])).logits[0].log_softmax(-1)
         wanted = [i for i, flag in enumerate(row.mask) if flag]
         return logs[[i - 1 for i in wanted], [row.ids[i] for i in wanted]]
 
@@ -93,7 +93,7 @@ def test_rows_that_share_tokens_score_like_each_alone_values_and_gradients(tiny_
         shared = logprobs.begin(model, rows, grad=True) if outside else None
         found = logprobs.score(model, rows, shared)
         torch.testing.assert_close(torch.cat(found.logprobs), torch.cat(expected), rtol=1e-4, atol=1e-5)
-        (torch.cat(found.logprobs) * scale).sum().backward()
+        torch.autograd.backward((torch.cat(found.logprobs) * scale).sum())
         if shared:
             prefix.backward_shared(shared)
         for weight, gradient in zip(weights, wanted, strict=True):

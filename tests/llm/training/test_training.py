@@ -24,7 +24,7 @@ from autogpt.llm.training.trainer import rate_at
 VOCABULARY = 96
 
 
-def tiny_llama(seed: int = 0) -> torch.nn.Module:
+def tiny_llama(seed: int = 0) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(seed)
@@ -245,7 +245,7 @@ def test_finetune_learns_and_its_adapter_loads_in_our_loader_and_in_peft(tmp_pat
 
     from autogpt.llm.nn.load import load_model
 
-    seen = []
+    seen: list[Any] = []
     config = load_config(config_file(tmp_path, base, steps=40, learning_rate=0.03))
     rows = records(64)
     for row in rows:  # something that can be learnt: all that carries loss is one token
@@ -270,7 +270,7 @@ def test_curves_are_drawn_where_they_are_asked_for(tmp_path: Path, base: Path) -
 
 
 def test_a_minutes_budget_ends_the_run(tmp_path: Path, base: Path) -> None:
-    seen = []
+    seen: list[Any] = []
     config = load_config(config_file(tmp_path, base, steps=100_000, minutes=0.02))
     report = finetune(config, seen.append)
     assert report.finished and report.steps < 2000 and seen[-1].done == 1.0
@@ -387,3 +387,16 @@ def test_a_model_from_nothing_reads_episodes_of_another_tokenizer_and_loads(tmp_
     assert loaded.vocabulary == tokenizer.vocab_size
     assert "weak" in (report.folder / "README.md").read_text()
     assert train(recipe, steps=26).steps == 26
+
+
+def test_without_pretraining_its_files_are_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "autogpt.llm.training.pretraining", None)  # as in an installed wheel
+    recipe = tmp_path / "nano.yaml"
+    recipe.write_text("kind: pretrain\nout: run\n")
+    with pytest.raises(UsageError, match="in a checkout of the repository"):
+        train(recipe)
+    recipe.write_text("kind: other\n")
+    with pytest.raises(UsageError, match="'other' is not known"):
+        train(recipe)
