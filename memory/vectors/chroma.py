@@ -363,7 +363,8 @@ class Collection:
             self._collection = self._client.get_collection(self._name, embedding_function=None)
             metadata = self._collection.metadata or {}
         number = metadata.get("change")
-        if not isinstance(number, int) or metadata != self._metadata(number) or expected not in (None, number):
+        fits = isinstance(number, int) and metadata == self._metadata(number)
+        if not fits or expected not in (None, number):
             raise IndexFailed("the index is of another embedder, form or time")
         if not 0 <= number <= self._exact.store.last_change():
             raise IndexFailed("the index is newer than the store")

@@ -80,6 +80,7 @@ def inspect(draft: Draft) -> str | None:
 def compare(draft: Draft, neighbours: Iterable[Neighbour]) -> Decision:
     """Decide on a draft that passed :func:`inspect`, beside the live entries that resemble it."""
     replaces: int | None = None
+    maybe: list[int] = []
     for near in neighbours:
         if near.exact:
             relation = Relation.SAME
@@ -94,14 +95,22 @@ def compare(draft: Draft, neighbours: Iterable[Neighbour]) -> Decision:
             return Decision(Verdict.REFUSED, f"{how} is already there (entry {near.id})", near.id)
         if relation is Relation.WITHIN and near.recalled:
             return Decision(Verdict.REFUSED, f"it only repeats what was recalled (entry {near.id})", near.id)
-        if relation is not Relation.CONTRADICTS or near.namespace != draft.namespace:
+        contradicts = relation in (Relation.CONTRADICTS, Relation.REPLACES)
+        if not contradicts or near.namespace != draft.namespace:
             continue  # what holds in one project may differ from what holds elsewhere
         if draft.kind is not Kind.FACT or near.kind is not Kind.FACT:
             continue
         if merge([draft.label, near.label]) is not near.label:
+            if relation is Relation.REPLACES:
+                continue
             reason = f"it contradicts entry {near.id}, which is trusted more"
             return Decision(Verdict.REFUSED, reason, near.id)
-        replaces = replaces or near.id
+        if relation is Relation.REPLACES:
+            maybe.append(near.id)
+        else:
+            replaces = replaces or near.id
+    if replaces is None and len(maybe) == 1:  # "I now use Emacs": of several tools, which one is not said
+        replaces = maybe[0]
     if replaces is not None:
         return Decision(Verdict.SUPERSEDED, f"new value; entry {replaces} is superseded", replaces=replaces)
     return Decision(Verdict.WRITTEN, "new")

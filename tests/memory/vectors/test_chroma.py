@@ -184,7 +184,12 @@ def test_a_query_that_hangs_is_answered_exactly(
     index: MemoryIndex, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(chroma, "QUERY_SECONDS", 0.05)
-    monkeypatch.setattr(Collection, "nearest", lambda *_: [[]] if time.sleep(0.5) else [[]])
+
+    def hang(*_: object) -> list[list[int]]:
+        time.sleep(0.5)
+        return [[]]
+
+    monkeypatch.setattr(Collection, "nearest", hang)
     query = unit(1, 41)[0]
     begun = time.monotonic()
     assert found(index, query) == brute(store, query, 10, BOTH)
