@@ -7,7 +7,7 @@ filled with noise, removed, made to claim more than it has, or replaced by an ol
 is opened in this very process. It must stay alive, answer exactly all the while, and end with an index
 that is checked and answers like the exact search; the index's folder must not grow.
 **Kills**: a process writes and reports what was acknowledged while Chroma follows; 0 to 40 ms after Chroma
-begins to rewrite its graph the process is killed with SIGKILL. Every acknowledged entry must be in the
+begins to rewrite its graph, or at a random instant, the process is killed with SIGKILL. Every acknowledged entry must be in the
 store with its vector, and the index must come up, opened or rebuilt. **Writers**: processes that write
 at once; nothing may be missing, and Chroma must find all.
 **Control**: the same damages and Chroma alone, in a process that it may crash: how many it survives.
@@ -210,18 +210,21 @@ def stamp(data: Path) -> int:
 
 
 def kill_once(home: Path, number: int, rng: random.Random) -> tuple[str, int]:
-    """Kill at a persist; return whether it came in time, and how many entries had been acknowledged."""
-    process = start_child(home, number, 8)
+    """Kill at a persist, or at a random instant; return which, and how many entries were acknowledged."""
+    process = start_child(home, number, 16)
     assert process.stdout is not None
     seen, deadline = 0, time.monotonic() + WAIT
+    if at_random := number % 2 == 1:
+        deadline = time.monotonic() + 2.0 + rng.random() * 4.0
     while time.monotonic() < deadline and process.poll() is None:
-        now = stamp(home / "index" / "chroma")
+        now = 0 if at_random else stamp(home / "index" / "chroma")
         if seen and now != seen:
             break
         seen = now
         time.sleep(0.0005)
     time.sleep(rng.random() * 0.04)
-    outcome = "killed" if process.poll() is None else "too late"
+    outcome = "at random" if at_random else "at a persist"
+    outcome = outcome if process.poll() is None else "too late"
     with contextlib.suppress(ProcessLookupError):
         os.kill(process.pid, signal.SIGKILL)
     lines = process.stdout.read().split(b"\n")  # whole lines only: the last may be cut off

@@ -56,11 +56,8 @@ RETRY_SECONDS = 0.5
 """Wait after a failure; four times as long after each further one."""
 SMALL_DELAY = 30.0
 """Seconds until Chroma is opened for a store that it does not answer for, so that short runs skip it."""
-POLL_SECONDS = 1.0
-CLOSE_SECONDS = 10.0
-QUERY_SECONDS = 2.0
-SERVER_SECONDS = 3.0
-SERVER_RETRY_SECONDS = 30.0
+POLL_SECONDS, CLOSE_SECONDS, QUERY_SECONDS = 1.0, 10.0, 2.0
+SERVER_SECONDS, SERVER_RETRY_SECONDS = 3.0, 30.0
 COLLECTION = "autogpt-memory"
 FOLDER = "index"
 """Where the index is, under the home."""
@@ -130,7 +127,7 @@ class MemoryIndex:
         self._thread: threading.Thread | None = None
         self._asking = threading.Lock()
         self._stop, self._wake, self._ready = threading.Event(), threading.Event(), threading.Event()
-        self._rebuild_wanted = False
+        self._stale = False
         self._state, self._detail, self._failures, self._rebuilt = "exact", "", 0, 0
         self._answered = 0
 
@@ -190,12 +187,6 @@ class MemoryIndex:
                 return True
             time.sleep(0.02)
         return self._in_step()
-
-    def rebuild(self) -> None:
-        """Ask for a new collection, in the background; the exact search answers meanwhile."""
-        self._rebuild_wanted = True
-        self._ready.clear()
-        self._wake.set()
 
     def _in_step(self) -> bool:
         """Whether Chroma has all that the store has, and could be asked now."""
@@ -284,7 +275,7 @@ class MemoryIndex:
                     copy.follow(self._stop.is_set)
         except Forgotten as error:
             self._ready.clear()
-            self._detail, self._rebuild_wanted = str(error), True
+            self._detail, self._stale = str(error), True
         except (IndexFailed, OSError) as error:
             self._state = "failed"  # its files are not to be trusted: closing writes no marker
             self._failed(error)
@@ -293,7 +284,7 @@ class MemoryIndex:
 
     def _bring_up(self, copy: Collection) -> None:
         """Open the collection, or throw it away and build it. Raises :class:`IndexFailed`."""
-        if not self._rebuild_wanted:
+        if not self._stale:
             try:
                 copy.open()
                 copy.check(self._stop.is_set)
@@ -301,7 +292,7 @@ class MemoryIndex:
             except IndexFailed as error:
                 log.info("memory index: %s; rebuilding", error)
                 self._detail = str(error)
-        self._rebuild_wanted = False
+        self._stale = False
         copy.create()
         self._rebuilt += 1
         copy.check(self._stop.is_set)
@@ -363,11 +354,10 @@ class Collection:
             self._collection = self._client.get_collection(self._name, embedding_function=None)
             metadata = self._collection.metadata or {}
         number = metadata.get("change")
-        fits = isinstance(number, int) and metadata == self._metadata(number)
-        if not fits or expected not in (None, number):
-            raise IndexFailed("the index is of another embedder, form or time")
-        if not 0 <= number <= self._exact.store.last_change():
-            raise IndexFailed("the index is newer than the store")
+        if not isinstance(number, int) or metadata != self._metadata(number):
+            raise IndexFailed("the index is of another embedder or form")
+        if expected not in (None, number) or not 0 <= number <= self._exact.store.last_change():
+            raise IndexFailed("the index is of another time than the store")
         self.number = number
 
     def create(self) -> None:
@@ -623,5 +613,4 @@ def _locked(lock: int) -> bool:
 
 
 def _port(server: str) -> int:
-    url = urlsplit(server)
-    return url.port or (443 if url.scheme == "https" else 8000)
+    return urlsplit(server).port or (443 if server.startswith("https") else 8000)

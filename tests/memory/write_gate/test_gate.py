@@ -410,7 +410,7 @@ def test_a_correction_supersedes_and_what_may_both_hold_is_kept(
     wanted = Verdict.SUPERSEDED if pairs is CORRECTIONS else Verdict.WRITTEN
     wrong = []
     for older, newer in pairs:
-        drafts = [fact(text, namespace=f"/{older}/{newer}") for text in (older, newer)]
+        drafts = [fact(text, namespace=f"/pairs/{older}/{newer}") for text in (older, newer)]
         answers = shared.write_many(drafts, embedder.embed([older, newer]), embedder.id)
         if answers[1].verdict is not wanted:
             wrong.append((older, newer, str(answers[1].verdict)))
