@@ -20,7 +20,7 @@ from ..memory.experience import Experience
 from ..memory.store import MemoryStore
 from ..memory.upkeep import upkeep
 from ..memory.upkeep.backup import Lost, backup, check_file, export, import_lines
-from ..memory.upkeep.forgetting import Forgotten, seen_by, traces
+from ..memory.upkeep.forgetting import Forgotten, remains, seen_by
 from ..memory.upkeep.forgetting import forget as forget_entries
 from ..settings import load
 from .memory import line, namespace, open_memory_store
@@ -52,9 +52,10 @@ def forget(args: argparse.Namespace) -> int:
         for path in args.document:
             documents.drop(store, str(path.absolute()), namespace(args.project))
         cleared = purge(settings.home / FOLDER, gone.change)
-    _say(gone, {run: ids for run, ids in seen.items() if run not in removed}, removed)
+        left = remains(store, gone)
+    _say(gone, left.runs, removed)
     say_models(models)
-    for path in traces(settings.home, gone.entries):
+    for path in left.files:
         print(f"  its text still stands in {clean(str(path))}")
     if settings.chroma:
         print(f"  the collection on {settings.chroma} is made anew without it when memory is next used; "

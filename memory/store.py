@@ -184,9 +184,14 @@ class MemoryStore:
             for entry in found
         ]
 
-    def used(self, ids: Iterable[int], success: bool) -> None:
-        """Count one use of each entry in a run that has ended, and whether it reached its goal."""
-        change: dict[str, Any] = {"uses": t.entries.c.uses + 1, "used": self.clock()}
+    def used(self, ids: Iterable[int], success: bool | None) -> None:
+        """Count one use of each entry in a run that has ended, and whether it reached its goal.
+
+        None, where nobody knows whether it did, only keeps the time.
+        """
+        change: dict[str, Any] = {"used": self.clock()}
+        if success is not None:
+            change["uses"] = t.entries.c.uses + 1
         if success:
             change["successes"] = t.entries.c.successes + 1
         wanted = list(dict.fromkeys(ids))

@@ -107,8 +107,8 @@ class HomeMemory:
         embedder = self.vectors.serving.embedder
         return self.store.write_many(drafts, embedder.embed([draft.text for draft in drafts]), embedder.id)
 
-    def used(self, ids: Sequence[int], success: bool) -> None:
-        """Count a use of entries."""
+    def used(self, ids: Sequence[int], success: bool | None) -> None:
+        """Count a use of entries, and whether it helped; None: not known."""
         if ids:
             self.store.used(ids, success)
 
