@@ -86,7 +86,7 @@ def read_text(text: str, words: Words) -> Reading:
     """Return ``text`` as the features see it, measured with the table ``words``."""
     spoken = words_of(text, singles=False, characters=CHARACTERS)
     row = words.index.get
-    stems = [stem(word) for word in spoken]
+    stems = [base_form(word) for word in spoken]
     rows = np.full((len(spoken), 2), -1, np.int32)
     rows[:, 0] = [row(word, -1) for word in spoken]
     if not text.isascii():
@@ -113,7 +113,7 @@ def _sum(rows: NDArray[np.int32], words: Words) -> Floats:
 
 
 @functools.lru_cache(maxsize=65536)
-def stem(word: str) -> str:
+def base_form(word: str) -> str:
     """Return ``word`` without the commonest English endings; only equality matters."""
     if len(word) < 4 or is_chinese(word):
         return word
@@ -141,17 +141,17 @@ class _Query:
         self.vector = words.vector(words_of(text), query=True)
         self.rarity: dict[str, float] = {}
         for word in kept:
-            self.rarity[stem(word)] = max(self.rarity.get(stem(word), 0.0), words.rarity(word))
+            self.rarity[base_form(word)] = max(self.rarity.get(base_form(word), 0.0), words.rarity(word))
         self.total = sum(self.rarity.values()) + 1e-6
         self.rarest = max(self.rarity, key=lambda word: self.rarity[word], default="")
         self.greatest = self.rarity.get(self.rarest, 0.0)
-        stems = [stem(word) for word in kept]
+        stems = [base_form(word) for word in kept]
         self.pairs = list(dict.fromkeys(pairwise(stems)))
         self.pairs_total = sum(self.rarity[a] + self.rarity[b] for a, b in self.pairs) + 1e-6
         self.chinese = float(any(is_chinese(word) for word in kept))
-        self.names = {stem(word.casefold()) for word in _CAPITAL.findall(text)} & set(self.rarity)
+        self.names = {base_form(word.casefold()) for word in _CAPITAL.findall(text)} & set(self.rarity)
         self.names_total = sum(self.rarity[word] for word in self.names)
-        self.stems = [stem(word) for word in spoken]
+        self.stems = [base_form(word) for word in spoken]
         self.parts = np.stack([_part(word, words) for word in spoken]) if spoken else _nothing(words)
         """``[words, dimension]``: what each word adds to the query's vector."""
         asked = [word in STOP_WORDS or words.rarity(word) < _TOPIC * self.greatest for word in spoken]
