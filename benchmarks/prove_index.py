@@ -7,9 +7,9 @@ filled with noise, removed, made to claim more than it has, or replaced by an ol
 is opened in this very process. It must stay alive, answer exactly all the while, and end with an index
 that is checked and answers like the exact search; the index's folder must not grow.
 **Kills**: a process writes and reports what was acknowledged while Chroma follows; 0 to 40 ms after Chroma
-begins to rewrite its graph, or at a random instant, the process is killed with SIGKILL. Every acknowledged entry must be in the
-store with its vector, and the index must come up, opened or rebuilt. **Writers**: processes that write
-at once; nothing may be missing, and Chroma must find all.
+begins to rewrite its graph, or at a random instant, the process is killed with SIGKILL. Every acknowledged
+entry must be in the store with its vector, and the index must come up, opened or rebuilt. **Writers**:
+processes that write at once; nothing may be missing, and Chroma must find all.
 **Control**: the same damages and Chroma alone, in a process that it may crash: how many it survives.
 Exit status 1 if anything failed.
 
@@ -95,7 +95,7 @@ def told(outcomes: Counter[str]) -> str:
 
 
 def template(folder: Path) -> MemoryStore:
-    """Make the store and its index, with the files of an older state kept beside."""
+    """Make the store and its index, and keep the files of an older state next to them."""
     store = MemoryStore(folder / "template")
     data = store.home / "index" / "chroma"
     with open_index(store) as index:

@@ -159,7 +159,7 @@ class MemoryStore:
         embedder: str | None,
         now: float,
     ) -> list[Neighbour]:
-        """Return the live entries beside which ``draft`` is judged: equal, recalled, of similar words."""
+        """Return the live entries that ``draft`` is compared with: equal, recalled, of similar words."""
         spaces = list(dict.fromkeys([draft.namespace, GLOBAL]))
         exact = same_text(connection, digest, spaces, now)
         ids = [*exact, *draft.recalled]
@@ -241,7 +241,7 @@ class MemoryStore:
         return gone
 
     def edit(self, entry: int, text: str) -> Written:
-        """Give an entry another text, by the user's hand; its vector is made anew later.
+        """Give an entry another text, by the user's hand; its vector is made later.
 
         Refused like a write where the text alone is wrong (:func:`gate.inspect`) or already there.
         """

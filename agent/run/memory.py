@@ -1,7 +1,7 @@
 """Memory as a run sees it: recall, remember, and what a run leaves behind when it ends.
 
 A :class:`Memory` finds, keeps and learns which entries helped; :class:`RunMemory` binds one to a run
-and turns its answers into events. What the model was shown stands in the events, so ``decide`` and
+and turns its answers into events. What the model was shown is in the events, so ``decide`` and
 replay never ask the memory again. A memory that fails costs the run what it would have recalled, never
 the run itself: the reason is recorded and the run goes on.
 

@@ -283,7 +283,7 @@ def count_tokens(text: str) -> int:
 
 
 def chunk(text: str, suffix: str = ".md", size: int = PIECE_TOKENS) -> list[str]:
-    """Return the pieces of ``text``, a file's whose name ends with ``suffix`` (lower case)."""
+    """Return the pieces of the ``text`` of a file with this ``suffix`` (lower case)."""
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     if suffix in PAGES:
         return _sections(page_text(text), size)

@@ -1,7 +1,7 @@
 """How relevant a candidate is to a query: a few measured features and a small learned judge.
 
 BM25 and the cosine each see half of a match. This looks at the candidates that either found (some
-tens) more closely: how much of the query's rare words a text has, whether they stand together and in
+tens) more closely: how much of the query's rare words a text has, whether they are together and in
 the query's order, whether they come early, how near the best stretch of the text is to the question,
 and how near the text is to what the question asks once its topic, or what they share, is taken out.
 A network with one hidden layer turns the features into one score; it was trained on questions with
@@ -222,7 +222,7 @@ _CAPITAL = re.compile(r"(?<=\s)[A-Z][\w'-]*")
 
 
 def _places(query: _Query, text: Reading) -> dict[str, list[int]]:
-    """Return where the words of the query stand in the text; those that it has."""
+    """Return the places in the text of each word of the query that it has."""
     places: dict[str, list[int]] = {}
     if not text.known.isdisjoint(query.rarity):
         for i, word in enumerate(text.stems):
@@ -246,7 +246,7 @@ def _absent(query: _Query, text: Reading, places: dict[str, list[int]]) -> list[
 
 
 def _lexical(query: _Query, text: Reading, places: dict[str, list[int]]) -> tuple[list[float], int]:
-    """Return the features of shared words, and where the stretch begins in which the most of them stand."""
+    """Return the features of shared words, and where the stretch with most of them begins."""
     pairs = 0.0
     for first, second in query.pairs:
         after = set(places.get(second, ()))

@@ -53,7 +53,7 @@ QUERY_CHARACTERS = 2000
 SHOWABLE = (Label.TRUSTED, Label.STRUCTURED, Label.UNTRUSTED)
 """Labels that may be recalled; their entries keep them, for the taint rules."""
 RECENT, RECENT_DAYS = 0.2, 30.0
-"""What an entry of today gains in log-odds; it halves every so many days."""
+"""What an entry of today gains in log-odds; it halves every :data:`RECENT_DAYS`."""
 HELPED, UNHELPFUL = 0.3, 0.3
 """What use gains when it always ended well, and what costs being shown often without that."""
 DAY = 86_400.0

@@ -135,9 +135,9 @@ def _forget_in_backup(path: Path, entries: Sequence[Entry]) -> bool:
 
 
 def seen_by(database: Database, entries: Sequence[Entry]) -> dict[str, list[int]]:
-    """Return the runs whose journals have one of ``entries``, each with the ids that it has seen.
+    """Return the runs that have one of ``entries`` in their journals, each with the ids that it has seen.
 
-    A run has seen an entry when it wrote or recalled it, or when its text stands in one of its events.
+    A run has seen an entry when it wrote or recalled it, or when one of its events has the text.
     """
     ids = {entry.id for entry in entries}
     found: dict[str, set[int]] = {}
@@ -161,9 +161,9 @@ def seen_by(database: Database, entries: Sequence[Entry]) -> dict[str, list[int]
 
 
 def traces(home: Path, entries: Sequence[Entry]) -> list[Path]:
-    """Return the files under ``home``, models aside, in which the text of an entry stands.
+    """Return the files under ``home``, models aside, that contain the text of an entry.
 
-    Texts of a few letters are not looked for: they stand anywhere.
+    Texts of a few letters are not looked for: they occur anywhere.
     """
     forms = [form.encode() for entry in entries if len(entry.text) >= _TELLING for form in _forms(entry.text)]
     found: list[Path] = []
@@ -194,7 +194,7 @@ def database_has(database: Database, run: str) -> bool:
 
 
 def _forms(text: str) -> set[str]:
-    """Return how ``text`` may stand in a line of JSON."""
+    """Return the forms that ``text`` may have in a line of JSON."""
     return {json.dumps(text, ensure_ascii=False)[1:-1], json.dumps(text)[1:-1]}
 
 

@@ -2,7 +2,7 @@
 
 ``MemoryIndex.search`` answers from the store's own vectors (:mod:`exact`) until Chroma is open, checked
 and in step, and after that wherever Chroma is not quicker: up to about :data:`EXACT_ROWS` vectors the
-exact search takes no longer and cannot be wrong. Above that Chroma names candidates whose cosines are
+exact search takes no longer and cannot be wrong. Above that Chroma names candidates and their cosines are
 computed from the store's vectors, so Chroma can miss an entry but cannot invent or misorder one.
 Chroma is there for large namespaces, for a server that others share, and as a plain collection
 (entry ids, embeddings, kind, namespace, label and time; never a text) that other tools can open.

@@ -209,7 +209,7 @@ _CLAUSE_END = re.compile(r"[,;(]|\s(?:weil|denn|aber|parce|car|mais|porque|pero|
 
 
 def _by_verb(plain: str, language: str) -> list[Claim]:
-    """Return the claim of a sentence whose first known verb form parts subject and value."""
+    """Return the claim of a sentence, split into subject and value at the first known verb form."""
     if language == FRENCH:
         plain = ELIDED.sub(lambda found: f"{found.group()} ", plain)
     said = _CLAUSE_END.split(plain)[0].split()

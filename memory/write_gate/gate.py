@@ -1,8 +1,8 @@
 """The write gate: what may become an entry, and why not.
 
 Most of what agents store is junk: what they had just been told from memory, the same thing again, a
-value that is no longer true beside the one that is, tool output of unknown origin, passwords. The gate
-is pure: :func:`inspect` looks at a draft alone, :func:`compare` at the draft beside the entries that
+value that is no longer true next to the one that is, tool output of unknown origin, passwords. The gate
+is pure: :func:`inspect` looks at a draft alone, :func:`compare` at the draft and the entries that
 resemble it; the store finds those, carries the decision out and records its reason. How two texts relate
 is judged in ``relation``, secrets are found in ``secrets``. Reasons never quote the text.
 """
@@ -78,7 +78,7 @@ def inspect(draft: Draft) -> str | None:
 
 
 def compare(draft: Draft, neighbours: Iterable[Neighbour]) -> Decision:
-    """Decide on a draft that passed :func:`inspect`, beside the live entries that resemble it."""
+    """Decide on a draft that passed :func:`inspect`, given the live entries that resemble it."""
     replaces: int | None = None
     maybe: list[int] = []
     for near in neighbours:

@@ -91,7 +91,7 @@ _OPPOSITES = (
 )
 _PAIRS = [pair.split("/") for pair in _OPPOSITES.split()]
 STATES = {good: (good, True) for good, _ in _PAIRS} | {bad: (good, False) for good, bad in _PAIRS}
-"""For a state, the one that stands for it and its opposite, and whether it is that one."""
+"""For a state, the name of the pair of opposites, and whether it is the positive one."""
 
 TIMES = word_set(
     "monday tuesday wednesday thursday friday saturday sunday noon midnight am pm january february march "

@@ -17,7 +17,7 @@ from .claims import claims, differ, replaces
 from .wording import Words, normal, words
 
 NEAR_COSINE = 0.95
-"""Above it, texts whose words differ a little say the same, as far as names and numbers agree. Of nine pairs
+"""Above it, texts that differ in few words say the same, as far as names and numbers agree. Of nine pairs
 like "the red team meets on floor two" and "the blue team ..." the shipped embedder put none above 0.89."""
 NEAR_WORDS = 0.6
 """Share of common words that such texts must have at least."""

@@ -42,7 +42,7 @@ TOKEN = re.compile(
     r"[\u3400-\u9fff]|(?:(?<![\w)])[-−+])?[$€£]?\d+(?:[.,:/-]\d+)*[%°€]?"
     r"|\b[A-Za-z][+-](?![\w+-])|[^\W\d_]+(?:['’][^\W\d_]+)?(?:\+\+|#)?|\w"
 )
-"""Words and numbers; a sign, "%", "++" or "#" is part of what it stands at: C is not C++, 18 not -18."""
+"""Words and numbers; a sign, "%", "++" or "#" belongs to its word: C is not C++, 18 not -18."""
 ELIDED = re.compile(r"\b(?:[cdjlmnst]|qu)['’](?=\w)", re.IGNORECASE)
 """French: "j'aime" is two words."""
 
