@@ -138,6 +138,7 @@ _VALUE_END = re.compile(
 _PREPOSITION = re.compile(
     r"(in|at|on|from|under|with|for|by|near|behind|above|below|inside)\s+", re.IGNORECASE
 )
+_STATE = re.compile(r"(?!(?:the|my|our|his|her|its|all|part)\b)[a-z]+ (?:to|at|of|with|by|for|in|on|from) ")
 _ATTRIBUTES = word_set(
     "favourite favorite preferred default name colour color size status state language format city country "
     "job role theme editor branch version mode unit currency diet brand day time deadline date level "
@@ -187,7 +188,9 @@ def _english(plain: str, found: re.Match[str], update: bool) -> list[Claim]:
     rest = re.sub(r"(?i)^(now|currently|actually|still|also)\s+", "", rest)
     if preposition := _PREPOSITION.match(rest):
         verb, rest = f"{verb} {preposition[1].casefold()}", rest[preposition.end() :]
-    if re.match(r"(?i)(an?|one of|some|very|so|too|open|closed)\s", rest):
+    elif verb == "be" and (state := _STATE.match(rest)):
+        verb, rest = f"be {state[0].strip()}", rest[state.end() :]  # "employed at" is not "allergic to"
+    if re.match(r"(?i)(an?|one of|some|very|so|too)\s", rest):
         return []  # a description: a thing may have many
     value = _VALUE_END.split(rest, maxsplit=1)[0]
     made = [_claim(subject, verb, value, update, bool(negation))]

@@ -69,6 +69,7 @@ def test_a_new_value_supersedes(shared: MemoryStore, older: str, newer: str) -> 
         ("Arsenal beat Chelsea", "Chelsea beat Arsenal"),
         ("The meeting is in Room 5", "The meeting is at noon"),
         ("I have 2 dogs", "I have 3 cats"),
+        ("Olga is employed at Raven", "Olga is allergic to Brie"),
         ("Germany's capital is Berlin", "The capital of France is Paris"),
         ("The northern report is in reports", "The southern report is in reports"),
         ("My dentist was Dr. Adams", "My dentist is Dr. Brown"),
