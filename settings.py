@@ -49,7 +49,7 @@ class Settings(BaseSettings):
     """What gives memory's texts their vectors: ``static`` (ships with the package), ``minilm`` (fetched by
     ``autogpt model fetch minilm``), a folder, a hub name; ``none``: memory is searched by words alone."""
     chroma: str = ""
-    """A Chroma server for memory's index, ``http://host:8000``; empty: Chroma in a process of ours."""
+    """A Chroma server for memory's index, ``http://host:8000``; empty: a local one, under ``home``."""
     learn: bool = True
     """Whether runs may become experience to train on; a run can say otherwise (``autogpt experience``)."""
     reward_step: float = Field(default=0.005, ge=0, le=1)

@@ -51,7 +51,7 @@ def main() -> int:
     )
     parser.add_argument("--part", nargs="+", choices=("retrieval", "decision", "speed"),
                         default=["retrieval", "decision", "speed"])  # fmt: skip
-    parser.add_argument("--questions", type=int, default=0, help="so many of each source at most; 0: all")
+    parser.add_argument("--questions", type=int, default=0, help="at most this many of each source; 0: all")
     parser.add_argument("--embedder", default=embed.STATIC, help="as the setting of that name")
     parser.add_argument("--cache", type=Path, help="keep the filled store here, for the next time")
     parser.add_argument("--processor-time", action="store_true",
@@ -213,7 +213,7 @@ def speed(home: Path, embedder: Embedder, entries: int, clock: Clock) -> dict[st
 
 
 def _queries(home: Path, embedder: Embedder, asked: list[str], clock: Clock) -> dict[str, float]:
-    """Open the store anew; time the start, queries of eight words, and the rebuilding of Chroma's index."""
+    """Reopen the store; time the start, queries of eight words, and the rebuilding of Chroma's index."""
     begun = clock()
     store = MemoryStore(home)
     index = open_index(store, embedder)

@@ -1,4 +1,4 @@
-"""What memory is worth: the memory suite with and without it, and other suites with a full memory beside.
+"""What memory is worth: the memory suite with and without it, and other suites with a full, unrelated one.
 
     python benchmarks/memory_ablation.py [--model small | reader] [--part suite free shown] [--limit N]
 

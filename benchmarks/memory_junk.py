@@ -3,7 +3,7 @@
     AUTOGPT_DATA=... python benchmarks/memory_junk.py [--runs 1000] [--seed 31]
 
 The runs are those that training is made of (things told, asked for, changed, computed with; tables, files
-and workflows beside them; conversations), played by their experts through the durable driver, so every
+and workflows too; conversations), played by their experts through the durable driver, so every
 entry went through the real gate, with episodes and lessons written as users' runs write them. One run in
 five tells, in the same words or others, what was told before, and one in ten fails its check. An entry
 fails the audit as a duplicate, as recalled text, without provenance, or where another contradicts it.

@@ -6,10 +6,10 @@
 filled with noise, removed, made to claim more than it has, or replaced by an older state, and the index
 is opened in this very process. It must stay alive, answer exactly all the while, and end with an index
 that is checked and answers like the exact search; the index's folder must not grow.
-**Kills**: a process writes and reports what was acknowledged while Chroma follows; the moment Chroma
-begins to rewrite its graph, Chroma's process, or the writer, or both are killed with SIGKILL 0 to 40 ms
-later. Every acknowledged entry must be in the store with its vector, and the index must come up, opened
-or rebuilt. **Writers**: processes that write at once; nothing may be missing, and Chroma must find all.
+**Kills**: a process writes and reports what was acknowledged while Chroma follows; 0 to 40 ms after Chroma
+begins to rewrite its graph, or at a random instant, the process is killed with SIGKILL. Every acknowledged
+entry must be in the store with its vector, and the index must come up, opened or rebuilt. **Writers**:
+processes that write at once; nothing may be missing, and Chroma must find all.
 **Control**: the same damages and Chroma alone, in a process that it may crash: how many it survives.
 Exit status 1 if anything failed.
 
@@ -95,7 +95,7 @@ def told(outcomes: Counter[str]) -> str:
 
 
 def template(folder: Path) -> MemoryStore:
-    """Make the store and its index, with the files of an older state kept beside."""
+    """Make the store and its index, and keep the files of an older state next to them."""
     store = MemoryStore(folder / "template")
     data = store.home / "index" / "chroma"
     with open_index(store) as index:
@@ -111,7 +111,7 @@ def template(folder: Path) -> MemoryStore:
                         shutil.copyfile(path, older / path.name)
                 index.start()
         assert agreement(index, 99) == 1.0
-    shutil.copytree(older, data / "older")
+    shutil.copytree(older, data.parent / "older")
     return store
 
 
@@ -119,12 +119,15 @@ def damages(count: int, seed: int, folder: Path) -> int:
     """Run the campaign of damages; return how many failed."""
     store = template(folder)
     data = store.home / "index" / "chroma"
+    marker = data.parent / "clean.json"
     kept = folder / "kept"
     shutil.copytree(data, kept)
+    shutil.copyfile(marker, folder / "clean.json")
     outcomes: Counter[str] = Counter()
     for name, damage, rng in cases(count, seed):
         shutil.rmtree(data, ignore_errors=True)
         shutil.copytree(kept, data)
+        shutil.copyfile(folder / "clean.json", marker)
         damage(victim(data, name), rng)
         index = open_index(store)
         index.start()
@@ -181,13 +184,13 @@ def control(count: int, seed: int, folder: Path) -> None:
 
 
 def child(home: Path, seed: int, batches: int) -> None:
-    """Write, let Chroma follow, and report every acknowledged batch and Chroma's process."""
+    """Write, let Chroma follow, and report every acknowledged batch."""
     store = MemoryStore(home)
     with open_index(store) as index:
         index.wait(WAIT)
         for number in range(batches):
             ids = write(store, 250, seed * 1000 + number)
-            print("wrote", len(ids), index.worker or 0, flush=True)
+            print("wrote", len(ids), flush=True)
             index.wait(WAIT)
         print("done", index.wait(WAIT), flush=True)
 
@@ -206,56 +209,27 @@ def stamp(data: Path) -> int:
         return 0
 
 
-class Reports:
-    """What a child has printed so far: acknowledged entries, Chroma's process, how it ended."""
-
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        assert process.stdout is not None
-        self._pipe, self._rest = process.stdout, b""
-        os.set_blocking(self._pipe.fileno(), False)
-        self.acknowledged = self.worker = 0
-        self.repaired = False
-
-    def read(self) -> None:
-        """Take in what is there; does not wait."""
-        self._rest += self._pipe.read() or b""
-        *lines, self._rest = self._rest.split(b"\n")
-        for words in (line.split() for line in lines):
-            if words[0] == b"wrote":
-                self.acknowledged, self.worker = self.acknowledged + int(words[1]), int(words[2])
-            elif words[0] == b"done":
-                self.repaired = words[1] == b"True"
-
-
 def kill_once(home: Path, number: int, rng: random.Random) -> tuple[str, int]:
-    """Kill at a persist; return whom and how many entries had been acknowledged before."""
-    process = start_child(home, number, 8)
-    reports, data = Reports(process), home / "index" / "chroma"
+    """Kill at a persist, or at a random instant; return which, and how many entries were acknowledged."""
+    process = start_child(home, number, 16)
+    assert process.stdout is not None
     seen, deadline = 0, time.monotonic() + WAIT
+    if at_random := number % 2 == 1:
+        deadline = time.monotonic() + 2.0 + rng.random() * 4.0
     while time.monotonic() < deadline and process.poll() is None:
-        reports.read()
-        now = stamp(data)
-        if reports.worker and seen and now != seen:
+        now = 0 if at_random else stamp(home / "index" / "chroma")
+        if seen and now != seen:
             break
         seen = now
         time.sleep(0.0005)
     time.sleep(rng.random() * 0.04)
-    reports.read()
-    whom = ("worker", "host", "both")[number % 3] if process.poll() is None else "nobody, too late"
-    for target, who in ((reports.worker, "worker"), (process.pid, "host")):
-        if target and whom in (who, "both"):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(target, signal.SIGKILL)
-    if whom == "worker":
-        # The host has to survive and repair it; what it goes on to acknowledge counts as well.
-        while process.poll() is None and time.monotonic() < deadline + WAIT:
-            reports.read()
-            time.sleep(0.01)
+    outcome = "at random" if at_random else "at a persist"
+    outcome = outcome if process.poll() is None else "too late"
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process.pid, signal.SIGKILL)
+    lines = process.stdout.read().split(b"\n")  # whole lines only: the last may be cut off
     process.wait(WAIT)
-    reports.read()
-    if whom == "worker" and (process.returncode or not reports.repaired):
-        whom = "worker, and the host did not repair it"
-    return whom, reports.acknowledged
+    return outcome, sum(int(line.split()[1]) for line in lines[:-1] if line.startswith(b"wrote"))
 
 
 def kills(count: int, seed: int, folder: Path) -> int:
@@ -269,16 +243,16 @@ def kills(count: int, seed: int, folder: Path) -> int:
     for number in range(count):
         home = folder / f"kill{number}"
         shutil.copytree(base.home, home)
-        whom, acknowledged = kill_once(home, number, random.Random(seed * 1000 + number))
+        how, acknowledged = kill_once(home, number, random.Random(seed * 1000 + number))
         store = MemoryStore(home)
         ids, _ = store.vectors(EMBEDDER)
         kept = store.count()
         with open_index(store) as index:
             ready = index.wait(WAIT)
             rebuilt = index.status().rebuilt
-            right = ready and agreement(index, 55) >= 0.99 and "did" not in whom
+            right = ready and agreement(index, 55) >= 0.99
         right = right and kept >= 5_000 + acknowledged and len(ids) == kept
-        outcome = f"{whom}: " + (("rebuilt" if rebuilt else "opened") if right else "FAILED")
+        outcome = f"{how}: " + (("rebuilt" if rebuilt else "opened") if right else "FAILED")
         outcomes[outcome] += 1
         print(f"kill {number:2} {outcome:20} 5000 + {acknowledged} acknowledged, {kept} kept", flush=True)
         store.close()

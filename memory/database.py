@@ -1,10 +1,10 @@
-"""The one SQL database: runs and their events today, memory and experience beside them.
+"""The one SQL database: runs with their events, memory and experience.
 
 SQLAlchemy Core and nothing above it: tables, short transactions, numbered migrations. SQLite is
 the default (``<home>/autogpt.db``: write-ahead log, ``synchronous=FULL``, mode 0600), so that many
 processes may append at once and a commit survives ``kill -9``; PostgreSQL works by URL. All that
-is particular to SQLite is in the pragma hooks and in :func:`_kind_of`. A small reserve file stands
-beside the database: when the disk is full it is given up, so that the last state can still be
+is particular to SQLite is in the pragma hooks and in :func:`_kind_of`. A small reserve file
+next to the database is given up when the disk is full, so that the last state can still be
 committed before the run pauses. Not covered: a disk that lies about fsync, and file systems
 without locks (some network mounts).
 """

@@ -6,7 +6,7 @@ its reward with source and parts, and a person's correction). The conversation b
 again: it is the run's events up to the turn. Deleting the run deletes its samples with it.
 
 Goals are split into train and held-out by their *family*: the set of their words without numbers and
-stop words, so that one goal with another number in it never stands on both sides. The split depends on
+stop words, so a goal that differs in a number alone is never on both sides. The split depends on
 the wording alone, so it is the same tomorrow and elsewhere. What still looks alike across the split
 (:meth:`Experience.leaks`) is not drawn for training. Samples with the same context and tokens are one,
 with the mean of their rewards: the first turn of eight attempts is often the same. Goals that are solved
@@ -200,7 +200,7 @@ class Experience:
     def samples(self, *, held_out: bool, tokenizer: str | None = None) -> list[Sample]:
         """Return the samples of one side of the split, each once, rewards of equal ones averaged.
 
-        ``tokenizer``: only samples whose ids are of the tokenizer with this hash. Training samples that
+        ``tokenizer``: only samples with token ids of the tokenizer with this hash. Training samples that
         look like a held-out goal are left out.
         """
         joined = experience_samples.join(experience_runs)
@@ -269,7 +269,7 @@ class Experience:
         ]
 
     def leaks(self) -> list[tuple[str, str]]:
-        """Return pairs of goals (train, held-out) that are too alike to stand on both sides."""
+        """Return pairs of goals (train, held-out) that are too alike to be on both sides."""
         with self.database.read() as connection:
             query = sa.select(experience_runs.c.goal, experience_runs.c.wording, experience_runs.c.held_out)
             rows = connection.execute(query.where(experience_runs.c.reason == "").distinct()).all()

@@ -19,7 +19,7 @@ from .tables import STOP_WORDS
 HELD_OUT = 20
 """Of a hundred families of goals, how many are never trained on."""
 ALIKE = 0.8
-"""Two goals whose sets of words overlap this much (Jaccard) are too alike to stand on both sides."""
+"""Two goals whose sets of words overlap this much (Jaccard) are too alike to be on both sides."""
 
 
 def goal_hash(wording: str) -> str:
@@ -48,7 +48,7 @@ def is_held_out(family: str) -> bool:
 def alike(
     one: Iterable[tuple[str, frozenset[str]]], other: Sequence[tuple[str, frozenset[str]]]
 ) -> Iterable[tuple[str, str]]:
-    """Yield pairs whose words overlap by ALIKE. Two such sets share one of their first few words."""
+    """Yield pairs with words that overlap by ALIKE. Two such sets share one of their first few words."""
 
     def first(words: frozenset[str]) -> list[str]:
         return sorted(words)[: len(words) - math.ceil(ALIKE * len(words)) + 1]

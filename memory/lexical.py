@@ -34,7 +34,7 @@ _COUNT = (
     f"SELECT count(*), max(rowid) FROM (SELECT rowid FROM {t.FTS} WHERE {t.FTS} MATCH ? "
     f"ORDER BY rowid LIMIT {MOST_ROWS + 1})"
 )
-"""Counting all rows of a frequent word takes a millisecond; where the last of these stands tells as much."""
+"""Counting all rows of a frequent word takes a millisecond; the place of the last of these tells as much."""
 
 
 def search(

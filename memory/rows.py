@@ -86,7 +86,7 @@ def fetch(connection: Connection, ids: Sequence[int]) -> list[Entry]:
 
 
 def same_text(connection: Connection, digest: str, namespaces: Sequence[str], now: float) -> set[int]:
-    """Return the live entries of ``namespaces`` whose normalised text has this hash."""
+    """Return the live entries of ``namespaces`` with this hash of their normalised text."""
     rows = connection.exec_driver_sql(_SAME_TEXT, (digest,))
     return {
         row.id

@@ -159,7 +159,7 @@ class MemoryStore:
         embedder: str | None,
         now: float,
     ) -> list[Neighbour]:
-        """Return the live entries beside which ``draft`` is judged: equal, recalled, of similar words."""
+        """Return the live entries that ``draft`` is compared with: equal, recalled, of similar words."""
         spaces = list(dict.fromkeys([draft.namespace, GLOBAL]))
         exact = same_text(connection, digest, spaces, now)
         ids = [*exact, *draft.recalled]
@@ -184,9 +184,14 @@ class MemoryStore:
             for entry in found
         ]
 
-    def used(self, ids: Iterable[int], success: bool) -> None:
-        """Count one use of each entry in a run that has ended, and whether it reached its goal."""
-        change: dict[str, Any] = {"uses": t.entries.c.uses + 1, "used": self.clock()}
+    def used(self, ids: Iterable[int], success: bool | None) -> None:
+        """Count one use of each entry in a run that has ended, and whether it reached its goal.
+
+        None, where nobody knows whether it did, only keeps the time.
+        """
+        change: dict[str, Any] = {"used": self.clock()}
+        if success is not None:
+            change["uses"] = t.entries.c.uses + 1
         if success:
             change["successes"] = t.entries.c.successes + 1
         wanted = list(dict.fromkeys(ids))
@@ -236,7 +241,7 @@ class MemoryStore:
         return gone
 
     def edit(self, entry: int, text: str) -> Written:
-        """Give an entry another text, by the user's hand; its vector is made anew later.
+        """Give an entry another text, by the user's hand; its vector is made later.
 
         Refused like a write where the text alone is wrong (:func:`gate.inspect`) or already there.
         """

@@ -6,7 +6,7 @@ were added, and one row of change number an entry for whoever follows (the vecto
 are never used again. FTS5 sees words as :func:`index_words` makes them: English as it is (unicode61
 without diacritics, Porter stems), Chinese as overlapping pairs of characters, because unicode61
 would take a whole run of characters for one word. The function is part of the schema: FTS5 removes a
-row by its words, so changing it takes a migration that fills the index anew.
+row by its words, so changing it takes a migration that refills the index.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ class Shelf:
         number = random.Random(self.seed).randint(1, 3000) + self.kept
         return Written(Verdict.WRITTEN, "new", entry(number, draft.text))
 
-    def used(self, ids: Sequence[int], success: bool) -> None:
+    def used(self, ids: Sequence[int], success: bool | None) -> None:
         """Ignore: uses in episodes are not counted."""
 
 

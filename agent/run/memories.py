@@ -1,9 +1,9 @@
-"""The memories that runs are given: the one of this home, and one of its own for each goal of a suite.
+"""The memories that runs are given: the home's, or a fresh one for each goal of a suite.
 
-:class:`HomeMemory` is what users have: entries of all runs in the home's database. It opens on first use,
-so that a run which never recalls pays nothing, and ``import autogpt`` loads none of it.
-:class:`SuiteMemories` gives every goal of a suite a fresh store with what its ``remembered`` says, so that
-goals do not see one another and order does not matter.
+:class:`HomeMemory` is what users have: the entries of all runs, in the home's database. It is opened on first
+use, so a run that never recalls pays nothing, and ``import autogpt`` loads none of it.
+:class:`SuiteMemories` gives every goal of a suite a new store with what its ``remembered`` says, so that
+goals do not see one another and their order does not matter.
 """
 
 from __future__ import annotations
@@ -107,13 +107,13 @@ class HomeMemory:
         embedder = self.vectors.serving.embedder
         return self.store.write_many(drafts, embedder.embed([draft.text for draft in drafts]), embedder.id)
 
-    def used(self, ids: Sequence[int], success: bool) -> None:
-        """Count a use of entries."""
+    def used(self, ids: Sequence[int], success: bool | None) -> None:
+        """Count a use of entries, and whether it helped; None: not known."""
         if ids:
             self.store.used(ids, success)
 
     def close(self) -> None:
-        """Stop the background, delete what expired or never helps (once a day), let go of the database."""
+        """Stop the background, delete what expired or never helps (once a day), close the database."""
         if self.__dict__.get("vectors") is not None:
             self.__dict__["vectors"].close()
         if "store" in self.__dict__:

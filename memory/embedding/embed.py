@@ -4,7 +4,7 @@ The setting ``embedder`` names it: ``static`` (the table that ships, see :mod:`s
 torch), ``minilm`` (all-MiniLM-L6-v2 in 8 bit, fetched once by ``autogpt model fetch minilm``), a folder with
 ``model.onnx`` and ``tokenizer.json``, or a sentence-transformers or Hugging Face model by folder or
 hub name (needs torch at each query). ``none`` is words alone. Every embedder has an id that is kept with
-its vectors; another id means that the entries are embedded anew (:mod:`reembed`).
+its vectors; another id means that the entries are embedded again (:mod:`reembed`).
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def load_or_words(name: str, home: Path, say: Callable[[str], None]) -> Embedder
 
 
 def by_id(identity: str, home: Path) -> Embedder | None:
-    """Return the embedder whose vectors carry ``identity``, if it is still to be had."""
+    """Return the embedder with this id, or None if it can no longer be loaded."""
     names = (STATIC, MINILM, identity.partition(":")[2])
     for name in names:
         try:
@@ -136,7 +136,7 @@ class TransformersEmbedder:
             from transformers import AutoModel, AutoTokenizer
             from transformers.utils import logging
 
-            # A bar would stand among the hits of a search.
+            # A bar would be printed among the hits of a search.
             logging.disable_progress_bar()  # type: ignore[no-untyped-call]
             self._torch: Any = torch
             self._tokenizer: Any = AutoTokenizer.from_pretrained(name)

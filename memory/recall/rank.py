@@ -1,7 +1,7 @@
 """How relevant a candidate is to a query: a few measured features and a small learned judge.
 
 BM25 and the cosine each see half of a match. This looks at the candidates that either found (some
-tens) more closely: how much of the query's rare words a text has, whether they stand together and in
+tens) more closely: how much of the query's rare words a text has, whether they are together and in
 the query's order, whether they come early, how near the best stretch of the text is to the question,
 and how near the text is to what the question asks once its topic, or what they share, is taken out.
 A network with one hidden layer turns the features into one score; it was trained on questions with
@@ -86,7 +86,7 @@ def read_text(text: str, words: Words) -> Reading:
     """Return ``text`` as the features see it, measured with the table ``words``."""
     spoken = words_of(text, singles=False, characters=CHARACTERS)
     row = words.index.get
-    stems = [stem(word) for word in spoken]
+    stems = [base_form(word) for word in spoken]
     rows = np.full((len(spoken), 2), -1, np.int32)
     rows[:, 0] = [row(word, -1) for word in spoken]
     if not text.isascii():
@@ -113,7 +113,7 @@ def _sum(rows: NDArray[np.int32], words: Words) -> Floats:
 
 
 @functools.lru_cache(maxsize=65536)
-def stem(word: str) -> str:
+def base_form(word: str) -> str:
     """Return ``word`` without the commonest English endings; only equality matters."""
     if len(word) < 4 or is_chinese(word):
         return word
@@ -141,17 +141,17 @@ class _Query:
         self.vector = words.vector(words_of(text), query=True)
         self.rarity: dict[str, float] = {}
         for word in kept:
-            self.rarity[stem(word)] = max(self.rarity.get(stem(word), 0.0), words.rarity(word))
+            self.rarity[base_form(word)] = max(self.rarity.get(base_form(word), 0.0), words.rarity(word))
         self.total = sum(self.rarity.values()) + 1e-6
         self.rarest = max(self.rarity, key=lambda word: self.rarity[word], default="")
         self.greatest = self.rarity.get(self.rarest, 0.0)
-        stems = [stem(word) for word in kept]
+        stems = [base_form(word) for word in kept]
         self.pairs = list(dict.fromkeys(pairwise(stems)))
         self.pairs_total = sum(self.rarity[a] + self.rarity[b] for a, b in self.pairs) + 1e-6
         self.chinese = float(any(is_chinese(word) for word in kept))
-        self.names = {stem(word.casefold()) for word in _CAPITAL.findall(text)} & set(self.rarity)
+        self.names = {base_form(word.casefold()) for word in _CAPITAL.findall(text)} & set(self.rarity)
         self.names_total = sum(self.rarity[word] for word in self.names)
-        self.stems = [stem(word) for word in spoken]
+        self.stems = [base_form(word) for word in spoken]
         self.parts = np.stack([_part(word, words) for word in spoken]) if spoken else _nothing(words)
         """``[words, dimension]``: what each word adds to the query's vector."""
         asked = [word in STOP_WORDS or words.rarity(word) < _TOPIC * self.greatest for word in spoken]
@@ -222,7 +222,7 @@ _CAPITAL = re.compile(r"(?<=\s)[A-Z][\w'-]*")
 
 
 def _places(query: _Query, text: Reading) -> dict[str, list[int]]:
-    """Return where the words of the query stand in the text; those that it has."""
+    """Return the places in the text of each word of the query that it has."""
     places: dict[str, list[int]] = {}
     if not text.known.isdisjoint(query.rarity):
         for i, word in enumerate(text.stems):
@@ -246,7 +246,7 @@ def _absent(query: _Query, text: Reading, places: dict[str, list[int]]) -> list[
 
 
 def _lexical(query: _Query, text: Reading, places: dict[str, list[int]]) -> tuple[list[float], int]:
-    """Return the features of shared words, and where the stretch begins in which the most of them stand."""
+    """Return the features of shared words, and where the stretch with most of them begins."""
     pairs = 0.0
     for first, second in query.pairs:
         after = set(places.get(second, ()))

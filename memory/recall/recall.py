@@ -53,7 +53,7 @@ QUERY_CHARACTERS = 2000
 SHOWABLE = (Label.TRUSTED, Label.STRUCTURED, Label.UNTRUSTED)
 """Labels that may be recalled; their entries keep them, for the taint rules."""
 RECENT, RECENT_DAYS = 0.2, 30.0
-"""What an entry of today gains in log-odds; it halves every so many days."""
+"""What an entry of today gains in log-odds; it halves every :data:`RECENT_DAYS`."""
 HELPED, UNHELPFUL = 0.3, 0.3
 """What use gains when it always ended well, and what costs being shown often without that."""
 DAY = 86_400.0
@@ -90,7 +90,7 @@ def tokens_at_most(text: str) -> int:
     return math.ceil((len(text) - wide) / 3) + 3 * wide
 
 
-def worth(entry: Entry, now: float) -> float:
+def bonus(entry: Entry, now: float) -> float:
     """Return what recency, use and success add to an entry's score, between -0.3 and 0.5."""
     recent: float = RECENT * 0.5 ** (max(0.0, now - (entry.used or entry.created)) / DAY / RECENT_DAYS)
     helped = HELPED * entry.successes / (entry.uses + 2)
@@ -148,7 +148,7 @@ class Recaller:
         least = self.ranker.threshold if threshold is None else threshold
         now = self.store.clock()
         relevant = [hit for hit in found if hit.score >= least]
-        relevant.sort(key=lambda hit: -(hit.score + worth(hit.entry, now)))
+        relevant.sort(key=lambda hit: -(hit.score + bonus(hit.entry, now)))
         hits: list[Hit] = []
         tokens = 0
         for hit in relevant:

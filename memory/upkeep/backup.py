@@ -1,9 +1,9 @@
 """Out of memory and into it: backups of the whole database, and entries as JSON lines.
 
-A backup is SQLite's own online copy, made beside its place, opened and checked, then renamed: what stands
-under the name is whole. It holds the runs too, since they share the file. Exported lines carry every
+A backup is SQLite's own online copy, made under a temporary name, opened and checked, then renamed: a file
+under the final name is whole. It holds the runs too, since they share the file. Exported lines carry every
 field of an entry, so provenance, uses and what superseded what survive the way to another home; ids are
-given anew there. Vectors are not exported: they are made again from the text. An export reads what it can
+new there. Vectors are not exported: they are made again from the text. An export reads what it can
 of a damaged file, so it is also how to save entries from one.
 """
 

@@ -1,12 +1,12 @@
-"""Really forgetting: after it no byte of the entry is in our files, and what has read it is named.
+"""Forgetting for good: no byte of the entry stays in memory's files, and what else has it is named.
 
 Deleting a row leaves copies: in free space, in the write-ahead log, in the words of the index, in Chroma's
 files, in backups. So forgetting deletes under ``secure_delete``, merges the word index (which drops the
 words of deleted entries), rewrites the database file, empties the log, and does the same in the backups
-that we made and can still find. Chroma's files are cleared by ``index.purge``, which the caller runs with
-the change number of the forgetting. Runs that read or wrote the entry keep that in their journals:
-:func:`seen_by` names them, and removing them is a choice. Not covered: copies that others made, snapshots
-of the file system or the disk, and what a model learned.
+that we made and can still find. Chroma's files are cleared by ``chroma.purge``, which the caller runs with
+the change number of the forgetting. Runs that read or wrote the entry keep that in their journals, which
+are in the same database file: :func:`remains` names those runs, and removing them is a choice. Not
+covered: copies that others made, snapshots of the file system or the disk, and what a model learned.
 """
 
 from __future__ import annotations
@@ -34,15 +34,36 @@ _TELLING = 12
 
 @dataclass(frozen=True)
 class Forgotten:
-    """What was forgotten, and where it may still be."""
+    """What was removed from memory and its backups."""
 
     entries: tuple[Entry, ...]
     change: int
-    """Number of the last change, for those who follow."""
+    """Number of the last change, for ``chroma.purge``."""
     backups: tuple[str, ...]
     """Backups that were cleared too."""
     missing: tuple[str, ...]
     """Backups of ours that are not where they were made; they still hold it."""
+
+
+@dataclass(frozen=True)
+class Remains:
+    """Where a forgotten entry still is. False where nothing of it is known to be left."""
+
+    runs: dict[str, list[int]]
+    """Runs whose records have it, with the entries' ids; `runs remove` removes them."""
+    files: tuple[Path, ...]
+    """Files under the home that have its text: the database itself where runs have it."""
+    backups: tuple[str, ...]
+    """Backups of ours that are not where they were made."""
+
+    def __bool__(self) -> bool:
+        return bool(self.runs or self.files or self.backups)
+
+
+def remains(store: MemoryStore, gone: Forgotten) -> Remains:
+    """Return where what was forgotten still is. Reads every file of the home but the models."""
+    runs = seen_by(store.database, gone.entries)
+    return Remains(runs, tuple(traces(store.home, gone.entries)), gone.missing)
 
 
 def forget(store: MemoryStore, ids: Iterable[int], reason: str = "forgotten by the user") -> Forgotten:
@@ -114,9 +135,9 @@ def _forget_in_backup(path: Path, entries: Sequence[Entry]) -> bool:
 
 
 def seen_by(database: Database, entries: Sequence[Entry]) -> dict[str, list[int]]:
-    """Return the runs whose journals have one of ``entries``, each with the ids that it has seen.
+    """Return the runs that have one of ``entries`` in their journals, each with the ids that it has seen.
 
-    A run has seen an entry when it wrote or recalled it, or when its text stands in one of its events.
+    A run has seen an entry when it wrote or recalled it, or when one of its events has the text.
     """
     ids = {entry.id for entry in entries}
     found: dict[str, set[int]] = {}
@@ -140,9 +161,9 @@ def seen_by(database: Database, entries: Sequence[Entry]) -> dict[str, list[int]
 
 
 def traces(home: Path, entries: Sequence[Entry]) -> list[Path]:
-    """Return the files under ``home``, models aside, in which the text of an entry stands.
+    """Return the files under ``home``, models aside, that contain the text of an entry.
 
-    Texts of a few letters are not looked for: they stand anywhere.
+    Texts of a few letters are not looked for: they occur anywhere.
     """
     forms = [form.encode() for entry in entries if len(entry.text) >= _TELLING for form in _forms(entry.text)]
     found: list[Path] = []
@@ -173,7 +194,7 @@ def database_has(database: Database, run: str) -> bool:
 
 
 def _forms(text: str) -> set[str]:
-    """Return how ``text`` may stand in a line of JSON."""
+    """Return the forms that ``text`` may have in a line of JSON."""
     return {json.dumps(text, ensure_ascii=False)[1:-1], json.dumps(text)[1:-1]}
 
 

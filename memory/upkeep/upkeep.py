@@ -150,7 +150,7 @@ def _near(store: MemoryStore, embedder: str, among: Iterable[int]) -> dict[tuple
 
 
 def rebuild_words(store: MemoryStore) -> int:
-    """Make the word index and the facts' topics anew from the texts; return the number of entries."""
+    """Rebuild the word index and the facts' topics from the texts; return the number of entries."""
 
     def work(connection: Connection) -> int:
         connection.exec_driver_sql(f"DROP TABLE IF EXISTS {t.FTS}")

@@ -2,17 +2,17 @@
 
 ``MemoryIndex.search`` answers from the store's own vectors (:mod:`exact`) until Chroma is open, checked
 and in step, and after that wherever Chroma is not quicker: up to about :data:`EXACT_ROWS` vectors the
-exact search takes no longer and cannot be wrong. Above that Chroma names candidates whose cosines are
+exact search takes no longer and cannot be wrong. Above that Chroma names candidates and their cosines are
 computed from the store's vectors, so Chroma can miss an entry but cannot invent or misorder one.
 Chroma is there for large namespaces, for a server that others share, and as a plain collection
 (entry ids, embeddings, kind, namespace, label and time; never a text) that other tools can open.
 
-Chroma runs in this process, is imported lazily and opened by a background thread. Chroma 1.5.9 rewrites
-its graph files in place: a kill can tear them, and opening a torn graph can crash the process or
-fill the disk. So a folder is opened only if it was closed in good order: closing writes a marker with
-the SHA-256 of each file, opening compares and removes it. Without a matching marker the folder is thrown
-away and built again from the store, as it is when a check fails or an entry was forgotten (Chroma keeps
-deleted vectors in its files). A fault inside Chroma's native code on sound files would not be contained.
+Chroma runs in this process; a background thread imports and opens it after the first answer. Chroma
+1.5.9 rewrites its graph files in place: a kill can tear them, and opening a torn graph can crash the
+process or fill the disk. So a folder is opened only if it was closed in good order: closing writes a marker
+with the SHA-256 of each file, opening compares and removes it. Without a matching marker the folder is
+deleted and built again from the store, as it is when a check fails or an entry was forgotten (Chroma keeps
+deleted vectors in its files). A fault in Chroma's native code on sound files would not be contained.
 """
 
 from __future__ import annotations
@@ -32,35 +32,30 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
 
 from ...files import replace_file, sha256_of
 from ..database import StorageError
-from ..entry import Embedder, Vectors
+from ..entry import Embedder, Entry, Vectors
 from ..store import MemoryStore
 from .exact import Exact
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 EXACT_ROWS = 20_000
-SPARE = 10
-"""Candidates asked of Chroma beyond those wanted (and half as many again)."""
-MOST_CANDIDATES = 400
-"""Where a namespace is so small a part that more would be needed, the exact search is quicker."""
+SPARE, MOST_CANDIDATES = 10, 400
+"""Candidates asked of Chroma beyond half as many again as are wanted; where a small namespace would need
+more than the most, the exact search is quicker."""
 MOST_FAILURES = 4
 RETRY_SECONDS = 0.5
 """Wait after a failure; four times as long after each further one."""
-SMALL_DELAY = 30.0
-"""Seconds until Chroma is opened for a store that it does not answer for, so that short runs skip it."""
-POLL_SECONDS = 1.0
-CLOSE_SECONDS = 10.0
-QUERY_SECONDS = 2.0
-SERVER_SECONDS = 3.0
-SERVER_RETRY_SECONDS = 30.0
+START_DELAY = 30.0
+"""Seconds until Chroma is opened if no search would have been quicker with it: short runs skip it."""
+POLL_SECONDS, CLOSE_SECONDS, QUERY_SECONDS = 1.0, 10.0, 2.0
+SERVER_SECONDS, SERVER_RETRY_SECONDS = 3.0, 30.0
 COLLECTION = "autogpt-memory"
 FOLDER = "index"
 """Where the index is, under the home."""
@@ -76,8 +71,6 @@ HNSW = {"space": "cosine", "max_neighbors": 16, "ef_construction": 64, "ef_searc
 """Measured on 20,000 x 384: with 64 instead of 100 a build takes a quarter less time, and a search still
 found all of the true ten nearest."""
 _BATCH = 1_000
-_TRIES = 10
-"""How often to catch up with writers before comparing."""
 _SAME = 0.9999
 """Cosine from which another entry counts as the one that was asked for: they may be equal."""
 
@@ -86,7 +79,7 @@ class IndexFailed(Exception):
     """Chroma did not do what was asked; the message says what happened, in one line."""
 
 
-class Forgotten(IndexFailed):
+class IndexStale(IndexFailed):
     """The collection holds entries that were forgotten; only a new one is free of them."""
 
 
@@ -99,9 +92,8 @@ class IndexStatus:
     or ``off`` (given up until the next start)."""
     detail: str
     """Why, in one line; empty when all is well."""
-    entries: int
     rebuilt: int
-    """How often this process rebuilt it."""
+    """Times that this process built it."""
 
 
 class MemoryIndex:
@@ -130,9 +122,10 @@ class MemoryIndex:
         self._thread: threading.Thread | None = None
         self._asking = threading.Lock()
         self._stop, self._wake, self._ready = threading.Event(), threading.Event(), threading.Event()
-        self._rebuild_wanted = False
+        self._stale = False
         self._state, self._detail, self._failures, self._rebuilt = "exact", "", 0, 0
-        self._answered = 0
+        self.answered = 0
+        """How many searches Chroma named the candidates for."""
 
     def __enter__(self) -> MemoryIndex:
         self.start()
@@ -168,18 +161,16 @@ class MemoryIndex:
         if candidates is not None:
             hits = self.exact.search(vector, k, namespaces, among=candidates)
             if len(hits) == k:
-                self._answered += 1
+                self.answered += 1
                 return hits
-        return self.exact.search(vector, k, namespaces)
+        hits = self.exact.search(vector, k, namespaces)
+        if self._state == "exact" and self.exact.counts(namespaces)[0] > self.exact_rows:
+            self._wake.set()  # only now, with the answer at hand
+        return hits
 
     def status(self) -> IndexStatus:
         """Return how the index is."""
-        return IndexStatus(self._state, self._detail, self.exact.count(), self._rebuilt)
-
-    @property
-    def answered(self) -> int:
-        """How many searches Chroma named the candidates for."""
-        return self._answered
+        return IndexStatus(self._state, self._detail, self._rebuilt)
 
     def wait(self, seconds: float) -> bool:
         """Wait until Chroma is checked and in step with the store; whether it is."""
@@ -190,12 +181,6 @@ class MemoryIndex:
                 return True
             time.sleep(0.02)
         return self._in_step()
-
-    def rebuild(self) -> None:
-        """Ask for a new collection, in the background; the exact search answers meanwhile."""
-        self._rebuild_wanted = True
-        self._ready.clear()
-        self._wake.set()
 
     def _in_step(self) -> bool:
         """Whether Chroma has all that the store has, and could be asked now."""
@@ -244,8 +229,7 @@ class MemoryIndex:
         """Open the collection and keep it in step until :meth:`close`."""
         lock: int | None = None
         try:
-            if self.exact.count() <= self.exact_rows and not self.server:
-                self._wake.wait(SMALL_DELAY)
+            self._wake.wait(START_DELAY)
             lock = self._take_lock()
             if lock is not None:
                 self._copy = Collection(self.exact, self.folder, self.server, self.name, lock)
@@ -282,18 +266,18 @@ class MemoryIndex:
             if self._ready.is_set() and copy.number != self.exact.store.last_change():
                 with self._asking:
                     copy.follow(self._stop.is_set)
-        except Forgotten as error:
+        except IndexStale as error:
             self._ready.clear()
-            self._detail, self._rebuild_wanted = str(error), True
+            self._detail, self._stale = str(error), True
         except (IndexFailed, OSError) as error:
-            self._state = "failed"  # its files are not to be trusted: closing writes no marker
+            self._state = "failed"  # so that closing writes no marker
             self._failed(error)
             if self._failures < MOST_FAILURES:
                 self._stop.wait(RETRY_SECONDS * 4.0**self._failures)
 
     def _bring_up(self, copy: Collection) -> None:
         """Open the collection, or throw it away and build it. Raises :class:`IndexFailed`."""
-        if not self._rebuild_wanted:
+        if not self._stale:
             try:
                 copy.open()
                 copy.check(self._stop.is_set)
@@ -301,7 +285,7 @@ class MemoryIndex:
             except IndexFailed as error:
                 log.info("memory index: %s; rebuilding", error)
                 self._detail = str(error)
-        self._rebuild_wanted = False
+        self._stale = False
         copy.create()
         self._rebuilt += 1
         copy.check(self._stop.is_set)
@@ -363,10 +347,10 @@ class Collection:
             self._collection = self._client.get_collection(self._name, embedding_function=None)
             metadata = self._collection.metadata or {}
         number = metadata.get("change")
-        if not isinstance(number, int) or metadata != self._metadata(number) or expected not in (None, number):
-            raise IndexFailed("the index is of another embedder, form or time")
-        if not 0 <= number <= self._exact.store.last_change():
-            raise IndexFailed("the index is newer than the store")
+        if not isinstance(number, int) or metadata != self._metadata(number):
+            raise IndexFailed("the index is of another embedder or form")
+        if expected not in (None, number) or not 0 <= number <= self._exact.store.last_change():
+            raise IndexFailed("the index is of another time than the store")
         self.number = number
 
     def create(self) -> None:
@@ -401,13 +385,10 @@ class Collection:
             names = [str(entry) for entry in here.ids.tolist()]
             gone = [str(entry) for entry in changed if entry not in entries]
             hidden = sorted({str(entry) for entry in entries} - set(names))
-            described = [
-                {"kind": str(e.kind), "namespace": e.namespace, "label": str(e.label), "created": e.created}
-                for e in (entries[int(name)] for name in names)
-            ]
+            described = [_described(entries[int(name)]) for name in names]
             with _translated("update"):
                 if gone and self._collection.get(gone, include=[])["ids"]:
-                    raise Forgotten("entries were forgotten")
+                    raise IndexStale("entries were forgotten")
                 if names:
                     self._collection.upsert(names, embeddings=here.vectors, metadatas=described)
                 if hidden and (there := self._collection.get(hidden, include=[])["ids"]):
@@ -422,10 +403,9 @@ class Collection:
     def check(self, stopping: Callable[[], bool]) -> None:
         """Catch up with the store, then compare the count and let random entries find themselves.
 
-        Raises :class:`IndexFailed` if Chroma does not have what the store has. While other processes go
-        on writing, or once ``stopping``, there is nothing to compare.
+        Raises :class:`IndexFailed` if Chroma does not have what the store has.
         """
-        for _ in range(_TRIES):
+        for _ in range(10):  # other processes may go on writing
             self.follow(stopping)
             number, rows = self._exact.rows()
             if number == self.number:
@@ -567,32 +547,32 @@ def _translated(operation: str) -> Iterator[None]:
         raise IndexFailed(f"{operation}: {type(error).__name__}: {line}") from error
 
 
-def _within(seconds: float, work: Callable[[], T]) -> T:
+def _within(seconds: float, work: Callable[[], list[int]]) -> list[int]:
     """Return what ``work`` returns; raise :class:`IndexFailed` if that takes longer than ``seconds``."""
-    done: list[T] = []
-    failed: list[IndexFailed] = []
+    done: list[list[int] | IndexFailed] = [IndexFailed(f"no answer within {seconds:g} s")]
 
     def run() -> None:
         try:
             done.append(work())
         except IndexFailed as error:
-            failed.append(error)
+            done.append(error)
 
     thread = threading.Thread(target=run, name="memory-query", daemon=True)
     thread.start()
     thread.join(seconds)
-    if done:
-        return done[0]
-    raise failed[0] if failed else IndexFailed(f"no answer within {seconds:g} s")
+    found = done[-1]
+    if isinstance(found, IndexFailed):
+        raise found
+    return found
 
 
 def _check_sqlite(path: Path) -> None:
-    """Raise ``ValueError`` unless SQLite finds the file sound."""
+    """Raise ``ValueError`` or ``OSError`` unless SQLite finds the file sound."""
     try:
         with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as raw:
-            verdict = raw.execute("PRAGMA integrity_check(1)").fetchone()[0]
+            (verdict,) = raw.execute("PRAGMA integrity_check(1)").fetchone()
     except sqlite3.Error as error:
-        raise ValueError(f"chroma.sqlite3: {error}") from error
+        verdict = str(error)
     if verdict != "ok":
         raise ValueError(f"chroma.sqlite3: {verdict}")
 
@@ -600,6 +580,12 @@ def _check_sqlite(path: Path) -> None:
 def _digests(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of each file by its path within ``folder``."""
     return {str(path.relative_to(folder)): sha256_of(path) for path in folder.rglob("*") if path.is_file()}
+
+
+def _described(entry: Entry) -> dict[str, Any]:
+    """Return what other tools see with a vector; never the text."""
+    label, kind = str(entry.label), str(entry.kind)
+    return {"kind": kind, "namespace": entry.namespace, "label": label, "created": entry.created}
 
 
 def _bytes(folder: Path) -> int:
@@ -614,13 +600,11 @@ def _clean_until(lock: int) -> int:
 
 def _locked(lock: int) -> bool:
     """Take the lock if nobody holds it; whether it is ours."""
-    try:
+    with contextlib.suppress(BlockingIOError):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        return True
+    return False
 
 
 def _port(server: str) -> int:
-    url = urlsplit(server)
-    return url.port or (443 if url.scheme == "https" else 8000)
+    return urlsplit(server).port or (443 if server.startswith("https") else 8000)

@@ -153,7 +153,11 @@ class Exact:
 
 def _joined(found: Sequence[Rows]) -> Rows:
     """Return the rows of all, by ascending id."""
-    every = [np.concatenate(part) for part in zip(*((r.ids, r.spaces, r.expires, r.vectors) for r in found), strict=True)]  # fmt: skip
-    rows = Rows(*every)
+    rows = Rows(
+        np.concatenate([each.ids for each in found]),
+        np.concatenate([each.spaces for each in found]),
+        np.concatenate([each.expires for each in found]),
+        np.concatenate([each.vectors for each in found]),
+    )
     ordered = bool((rows.ids[1:] > rows.ids[:-1]).all())
     return rows if ordered else rows.at(np.argsort(rows.ids))

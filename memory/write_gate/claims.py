@@ -4,8 +4,10 @@
 A claim is a subject, a verb of a kind that has one value at a time (is, was moved to, lives in, works for,
 costs, starts at, has N ...), and the value. Subjects are compared as sets of stems, so that "Anna's phone
 number" is "the phone number of Anna". Values are names and numbers, or plain words where the subject is an
-attribute or the sentence says that something changed. English and Chinese. Not seen: contradictions that
-need knowledge ("I am vegetarian", "I had steak") or more than one sentence; the past ("was") claims nothing.
+attribute or the sentence says that something changed. Of verbs that may have several values at once (uses,
+drives, runs on ...) a new value replaces an old one only if the sentence says "now" (:func:`replaces`).
+English, German, French, Spanish, Chinese. Not seen: contradictions that need knowledge ("I am vegetarian",
+"I had steak") or more than one sentence; the past ("was") claims nothing.
 """
 
 from __future__ import annotations
@@ -14,9 +16,25 @@ import functools
 import hashlib
 import re
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from .wording import TOKEN, stem, word_set, words
+from .lexicon import (
+    ALSO,
+    CHINESE,
+    DENIES,
+    DESCRIBES,
+    ENGLISH,
+    FRENCH,
+    GERMAN,
+    NOW,
+    PREPOSITIONS,
+    SPANISH,
+    SPANISH_FIRST,
+    TIMES,
+    VERBS,
+    word_set,
+)
+from .wording import ELIDED, TOKEN, language_of, stem, words
 
 SHORT = 300
 """Characters up to which a text can be one claim."""
@@ -37,6 +55,8 @@ class Claim:
     update: bool
     """Whether the sentence itself says that something changed."""
     negated: bool
+    several: bool = False
+    """Whether the verb may have several values at once."""
 
     @property
     def topic(self) -> str:
@@ -46,15 +66,43 @@ class Claim:
 
 def differ(new: Claim, old: Claim) -> bool:
     """Return whether ``new`` says that ``old`` does not hold any more."""
-    if new.subject != old.subject or not (new.verb == old.verb or "any" in (new.verb, old.verb)):
+    if new.subject != old.subject or not _one_verb(new, old) or new.several or old.several:
         return False
     if new.negated or old.negated:
         return new.negated and not old.negated and new.value == old.value
     if new.value <= old.value or old.value <= new.value:
         return False  # a refinement, not another value
+    if bool(new.value & TIMES) != bool(old.value & TIMES):
+        return False  # "on Monday" and "on floor 5" may both hold
+    if new.value <= TIMES and old.value <= TIMES:
+        return True
     if new.named or old.named:
         return (new.named and old.named) or new.update
     return new.update or len(new.subject) > 2 or bool(new.subject & _ATTRIBUTES)
+
+
+def replaces(new: Claim, old: Claim) -> bool:
+    """Return whether ``new`` says that something is so now, of which ``old`` says that it is otherwise.
+
+    Which of several things it was that changed, the sentence does not say.
+    """
+    if not (new.several and new.update) or new.negated or old.negated:
+        return False
+    if new.subject != old.subject or new.verb != old.verb:
+        return False
+    if new.value <= old.value or old.value <= new.value:
+        return False
+    return _has_digit(new.value) == _has_digit(old.value)
+
+
+def _one_verb(new: Claim, old: Claim) -> bool:
+    if new.verb == old.verb or "any" in (new.verb, old.verb):
+        return True
+    return new.update and new.verb == "place" and old.verb in ("be in", "be at")
+
+
+def _has_digit(value: frozenset[str]) -> bool:
+    return any(character.isdigit() for word in value for character in word)
 
 
 _LEAD = re.compile(
@@ -90,13 +138,16 @@ _VALUE_END = re.compile(
 _PREPOSITION = re.compile(
     r"(in|at|on|from|under|with|for|by|near|behind|above|below|inside)\s+", re.IGNORECASE
 )
+_STATE = re.compile(r"(?!(?:the|my|our|his|her|its|all|part)\b)[a-z]+ (?:to|at|of|with|by|for|in|on|from) ")
 _ATTRIBUTES = word_set(
     "favourite favorite preferred default name colour color size status state language format city country "
     "job role theme editor branch version mode unit currency diet brand day time deadline date level "
     "limit priority owner address number email phone birthday shell browser timezone"
 )
 _NO_SUBJECT = word_set("it this that he she they there here what which who these those you one")
-_ABBREVIATED = r"(?<!\b[A-Z])(?<!\bDr)(?<!\bM[rs])(?<!\bMrs)(?<!\bSt)(?<!\bNo)(?<!\bProf)"
+_ABBREVIATED = (
+    r"(?<!\b[A-Z])(?<!\b[DS]r)(?<!\bM[rs])(?<!\bMrs)(?<!\bMme)(?<!\b[DS]ra)(?<!\bSt)(?<!\bNo)(?<!\bProf)"
+)
 _SENTENCES = re.compile(_ABBREVIATED + r"[.!?]\s+[A-Z]")
 _COUNT = re.compile(
     r"^(.{1,80}?)\s+(?:now\s+)?(has|have|owns?|needs?|gets?)\s+(?:now\s+)?(\d[\d.,]*)\s+(.{1,80})$",
@@ -110,14 +161,19 @@ def claims(text: str) -> list[Claim]:
     if len(text) > SHORT:
         return []
     plain = " ".join(unicodedata.normalize("NFKC", text).split()).strip(" .!。")
-    if re.search(r"[\u3400-\u9fff]", plain):
+    language = language_of(plain)
+    if language == CHINESE:
         return _chinese(plain)
     while lead := _LEAD.match(plain):
         plain = plain[lead.end() :]
     if _SENTENCES.search(plain) or plain.endswith("?"):
         return []
+    if language != ENGLISH:
+        return _by_verb(plain, language)
     found = _VERB.search(plain)
-    return _count(plain) if found is None else _english(plain, found, bool(_UPDATE.search(text)))
+    if found is not None:
+        return _english(plain, found, bool(_UPDATE.search(text)))
+    return _count(plain) or _by_verb(plain, language)
 
 
 def _english(plain: str, found: re.Match[str], update: bool) -> list[Claim]:
@@ -132,6 +188,8 @@ def _english(plain: str, found: re.Match[str], update: bool) -> list[Claim]:
     rest = re.sub(r"(?i)^(now|currently|actually|still|also)\s+", "", rest)
     if preposition := _PREPOSITION.match(rest):
         verb, rest = f"{verb} {preposition[1].casefold()}", rest[preposition.end() :]
+    elif verb == "be" and (state := _STATE.match(rest)):
+        verb, rest = f"be {state[0].strip()}", rest[state.end() :]  # "employed at" is not "allergic to"
     if re.match(r"(?i)(an?|one of|some|very|so|too)\s", rest):
         return []  # a description: a thing may have many
     value = _VALUE_END.split(rest, maxsplit=1)[0]
@@ -150,8 +208,55 @@ def _count(plain: str) -> list[Claim]:
     return [claim] if claim else []
 
 
-def _claim(subject: str, verb: str, value: str, update: bool, negated: bool) -> Claim | None:
-    about, said = words(subject), words(value, inside=True)
+_CLAUSE_END = re.compile(r"[,;(]|\s(?:weil|denn|aber|parce|car|mais|porque|pero|because|but|since)\s")
+
+
+def _by_verb(plain: str, language: str) -> list[Claim]:
+    """Return the claim of a sentence, split into subject and value at the first known verb form."""
+    if language == FRENCH:
+        plain = ELIDED.sub(lambda found: f"{found.group()} ", plain)
+    said = _CLAUSE_END.split(plain)[0].split()
+    plainly = [word.casefold() for word in said]
+    if set(plainly) & DENIES:
+        return []  # what is denied is seen by the words (``relation``)
+    forms = VERBS[language]
+    at = next((i for i, word in enumerate(plainly) if word in forms), None)
+    if at is None:
+        return []
+    family = forms[plainly[at]]
+    if language == GERMAN and family == "be" and plainly[-1] in ("gezogen", "umgezogen"):
+        family = "place"
+    skipped = NOW | ALSO
+    subject = [word for word, low in zip(said[:at], plainly[:at], strict=True) if low not in skipped]
+    rest = [word for word, low in zip(said[at + 1 :], plainly[at + 1 :], strict=True) if low not in skipped]
+    if language == SPANISH and set(plainly[: at + 1]) & SPANISH_FIRST:
+        subject = ["yo"]
+    if rest and rest[0].casefold() in DESCRIBES:
+        if family == "be":
+            return []
+        del rest[0]
+    verb = family
+    if rest and rest[0].casefold() in PREPOSITIONS:
+        frame = rest.pop(0).casefold()
+        verb = family if family == "place" else f"{family} {frame}"
+    update = bool(set(plainly) & NOW) and not set(plainly) & ALSO
+    claim = _claim(" ".join(subject), verb, " ".join(rest), update, False, language)
+    if claim is None:
+        return []
+    one = family in ("place", "work") or (family == "be" and _is_attribute(claim))
+    return [replace(claim, several=not one)]
+
+
+def _is_attribute(claim: Claim) -> bool:
+    """Whether what "is" has one value: a time, a number, or something of mine."""
+    mine = "me" in claim.subject and len(claim.subject) > 1
+    return mine or bool(claim.value & TIMES) or _has_digit(claim.value)
+
+
+def _claim(
+    subject: str, verb: str, value: str, update: bool, negated: bool, language: str = ENGLISH
+) -> Claim | None:
+    about, said = words(subject, False, language), words(value, True, language)
     first = TOKEN.search(subject.casefold())
     if first is None or first.group() in _NO_SUBJECT or not about.stems or not said.stems:
         return None

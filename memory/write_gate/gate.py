@@ -1,8 +1,8 @@
 """The write gate: what may become an entry, and why not.
 
 Most of what agents store is junk: what they had just been told from memory, the same thing again, a
-value that is no longer true beside the one that is, tool output of unknown origin, passwords. The gate
-is pure: :func:`inspect` looks at a draft alone, :func:`compare` at the draft beside the entries that
+value that is no longer true next to the one that is, tool output of unknown origin, passwords. The gate
+is pure: :func:`inspect` looks at a draft alone, :func:`compare` at the draft and the entries that
 resemble it; the store finds those, carries the decision out and records its reason. How two texts relate
 is judged in ``relation``, secrets are found in ``secrets``. Reasons never quote the text.
 """
@@ -78,8 +78,9 @@ def inspect(draft: Draft) -> str | None:
 
 
 def compare(draft: Draft, neighbours: Iterable[Neighbour]) -> Decision:
-    """Decide on a draft that passed :func:`inspect`, beside the live entries that resemble it."""
+    """Decide on a draft that passed :func:`inspect`, given the live entries that resemble it."""
     replaces: int | None = None
+    maybe: list[int] = []
     for near in neighbours:
         if near.exact:
             relation = Relation.SAME
@@ -94,14 +95,22 @@ def compare(draft: Draft, neighbours: Iterable[Neighbour]) -> Decision:
             return Decision(Verdict.REFUSED, f"{how} is already there (entry {near.id})", near.id)
         if relation is Relation.WITHIN and near.recalled:
             return Decision(Verdict.REFUSED, f"it only repeats what was recalled (entry {near.id})", near.id)
-        if relation is not Relation.CONTRADICTS or near.namespace != draft.namespace:
+        contradicts = relation in (Relation.CONTRADICTS, Relation.REPLACES)
+        if not contradicts or near.namespace != draft.namespace:
             continue  # what holds in one project may differ from what holds elsewhere
         if draft.kind is not Kind.FACT or near.kind is not Kind.FACT:
             continue
         if merge([draft.label, near.label]) is not near.label:
+            if relation is Relation.REPLACES:
+                continue
             reason = f"it contradicts entry {near.id}, which is trusted more"
             return Decision(Verdict.REFUSED, reason, near.id)
-        replaces = replaces or near.id
+        if relation is Relation.REPLACES:
+            maybe.append(near.id)
+        else:
+            replaces = replaces or near.id
+    if replaces is None and len(maybe) == 1:  # "I now use Emacs": of several tools, which one is not said
+        replaces = maybe[0]
     if replaces is not None:
         return Decision(Verdict.SUPERSEDED, f"new value; entry {replaces} is superseded", replaces=replaces)
     return Decision(Verdict.WRITTEN, "new")

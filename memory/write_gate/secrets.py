@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from .wording import word_set
+from .lexicon import word_set
 
 _PATTERNS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     (name, re.compile(pattern))

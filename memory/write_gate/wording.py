@@ -8,7 +8,23 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
-from ..tables import STOP_WORDS
+from .lexicon import (
+    ATTITUDES,
+    CHINESE,
+    EMPTY,
+    EMPTY_AFTER,
+    EMPTY_ANYWHERE,
+    ENGLISH,
+    FRENCH,
+    GERMAN,
+    ME,
+    NEGATIONS,
+    PAST,
+    SPANISH,
+    STATES,
+    TELLING,
+    TELLS_ENGLISH,
+)
 
 
 def normal(text: str) -> str:
@@ -22,24 +38,38 @@ def normal_hash(text: str) -> str:
     return hashlib.sha256(normal(text).encode()).hexdigest()
 
 
-def word_set(text: str) -> frozenset[str]:
-    """Return the words of a table written as one string."""
-    return frozenset(text.split())
+TOKEN = re.compile(
+    r"[\u3400-\u9fff]|(?:(?<![\w)])[-−+])?[$€£]?\d+(?:[.,:/-]\d+)*[%°€]?"
+    r"|\b[A-Za-z][+-](?![\w+-])|[^\W\d_]+(?:['’][^\W\d_]+)?(?:\+\+|#)?|\w"
+)
+"""Words and numbers; a sign, "%", "++" or "#" belongs to its word: C is not C++, 18 not -18."""
+ELIDED = re.compile(r"\b(?:[cdjlmnst]|qu)['’](?=\w)", re.IGNORECASE)
+"""French: "j'aime" is two words."""
 
-
-TOKEN = re.compile(r"[\u3400-\u9fff]|\d+(?:[.,:/-]\d+)*|[^\W\d_]+(?:['’][^\W\d_]+)?|\w")
-_NEGATIONS = word_set("not no never none without nor cannot 不 没 无 未 别")
-_ME = word_set("i me my mine our we us user users user's 我")
-_EMPTY = STOP_WORDS | word_set(
-    "now currently current new actually really also today always just please note remember "
-    "的 了 是 现 在 吧 啊"
+_BE = re.compile(
+    r"(?i)\b(?:is|are|am|be|'s|ist|sind|bin|est|sont|suis|es|son|está|están|estoy)"
+    r"(?:\s+(?:now|not|no|nicht|jetzt|currently|still|pas|ahora|maintenant))*\s+$"
 )
 _ENDS = re.compile(r"[^\W\d_]{4}\.$|\d\.$")
 
 
+def language_of(text: str) -> str:
+    """Return the language of a short text as far as the gate knows it: English where nothing tells."""
+    if re.search(r"[\u3400-\u9fff]", text):
+        return CHINESE
+    found = set(re.findall(r"[^\W\d_]+['’]?", text.casefold().replace("’", "'")))
+    found |= {word.rstrip("'") for word in found}
+    scores = {name: len(found & telling) for name, telling in TELLING.items()}
+    best = max(scores, key=lambda name: scores[name])
+    return best if scores[best] > len(found & TELLS_ENGLISH) else ENGLISH
+
+
 @functools.lru_cache(maxsize=65536)
 def stem(word: str) -> str:
-    """Return a crude stem: enough that plural, tense and possessive do not make another word."""
+    """Return a crude stem: enough that plural, tense and possessive do not make another word.
+
+    Hashes of such stems are stored (the topics of facts), so changing this takes a rebuild of the words.
+    """
     word = re.sub(r"['’]s$|['’]$", "", word)
     for ending in ("ing", "ed", "es", "s"):
         if len(word) > len(ending) + 3 and word.endswith(ending) and not word.endswith("ss"):
@@ -55,28 +85,63 @@ class Words:
     values: tuple[str, ...]
     """Those stems that are numbers or names (capitals inside a sentence)."""
     negated: bool
+    spelt: tuple[str, ...]
+    """The same words as the stems, not stemmed."""
+    topic: tuple[str, ...]
+    """The stems, with words for one attitude or for one state and its opposite made one."""
+    positive: bool
+    """Whether the text affirms its topic: "I hate tea" denies what "I love tea" says."""
+    past: bool
 
 
 @functools.lru_cache(maxsize=256)  # one new text is compared with a dozen old ones
-def words(text: str, inside: bool = False) -> Words:
-    """Return the words of ``text``; ``inside`` says that it does not begin a sentence."""
+def words(text: str, inside: bool = False, language: str | None = None) -> Words:
+    """Return the words of ``text``; ``inside`` says that it does not begin a sentence.
+
+    ``language`` is given for a part of a sentence, which would not tell it.
+    """
     plain = unicodedata.normalize("NFKC", text)
+    language = language or language_of(plain)
+    if language == CHINESE:
+        plain = re.sub("讨厌|恨", "不喜欢", re.sub("热爱|爱(?!好|人)", "喜欢", plain))
+    if language == FRENCH:
+        plain = ELIDED.sub(lambda found: f"{found.group()} ", plain)
+    empty, negations = EMPTY[language] | EMPTY_ANYWHERE, NEGATIONS[language] | NEGATIONS[CHINESE]
     stems: list[str] = []
     values: list[str] = []
-    negated = False
+    spelt: list[str] = []
+    topic: list[str] = []
+    negated, positive, past, before = False, True, False, ""
     for match in TOKEN.finditer(plain):
         raw = match.group()
-        word = raw.casefold().replace("’", "'")
-        negated = negated or word in _NEGATIONS or word.endswith("n't")
-        if word in _ME:
-            stems.append("me")
+        word, previous = raw.casefold().replace("’", "'").replace("−", "-"), before
+        before = word
+        if word + "'" in negations or word in negations or word.endswith("n't"):
+            negated = True
             continue
-        if word in _EMPTY or word in _NEGATIONS:
+        if negated and (language, word) in ((FRENCH, "plus"), (GERMAN, "mehr")):
+            continue
+        past = past or word in PAST
+        good = ATTITUDES.get(word)
+        state = STATES.get(word) if _BE.search(plain, 0, match.start()) else None
+        if word in ME or word + "'" in ME:
+            if language == SPANISH and word in ("me", "nos"):
+                continue  # "me gusta", "me he mudado": the verb says who
+            stems.append("me")
+            spelt.append("me")
+            topic.append("me")
+            continue
+        says_nothing = word in empty or word + "'" in empty or previous == EMPTY_AFTER.get(word)
+        if says_nothing and state is None:
             continue
         stems.append(stem(word))
-        if raw[0].isdigit() or (raw[0].isupper() and (inside or not _begins(plain, match.start()))):
+        spelt.append(word)
+        topic.append("like" if good is not None else stem(state[0]) if state else stem(word))
+        positive = positive == (good if good is not None else state[1] if state else True)
+        named = raw[0].isupper() and (inside or not _begins(plain, match.start()))
+        if named or raw[-1] in "#+-" or any(character.isdigit() for character in raw):
             values.append(stems[-1])
-    return Words(tuple(stems), tuple(values), negated)
+    return Words(tuple(stems), tuple(values), negated, tuple(spelt), tuple(topic), positive != negated, past)
 
 
 def _begins(text: str, start: int) -> bool:

@@ -222,7 +222,7 @@ def test_prune_takes_what_expired_or_never_helped(tmp_path: Path) -> None:
     run: dict[str, Any] = {"run": "20260101-000000-aaaaaa", "event": 1}
     store.write_many([
         fact("by hand, never used"), fact("found once, never used", **run),
-        fact("found, always helps", **run), fact("found, never helps", **run),
+        fact("found, always helps", **run), fact("found, useless in every run", **run),
         fact("for a day", expires=now[0] + day), piece("of a file"),
     ])  # fmt: skip
     for _ in range(10):
@@ -231,7 +231,7 @@ def test_prune_takes_what_expired_or_never_helped(tmp_path: Path) -> None:
     now[0] += 3 * day
     assert [entry.text for entry in prune(store)] == ["for a day"]
     now[0] += 60 * day
-    assert [entry.text for entry in prune(store)] == ["found, never helps"]
+    assert [entry.text for entry in prune(store)] == ["found, useless in every run"]
     now[0] += 160 * day
     assert prune(store, every=161 * day) == []
     assert [entry.text for entry in prune(store, every=day)] == ["found once, never used"]

@@ -15,6 +15,7 @@ from autogpt.agent.experts import remembering as episodes
 from autogpt.agent.experts.expert import Recorder
 from autogpt.agent.goals.load import Goal
 from autogpt.agent.record.events import (
+    CheckResult,
     Event,
     MemoryRecalled,
     MemoryWritten,
@@ -29,10 +30,9 @@ from autogpt.agent.record.store import RunStore
 from autogpt.agent.record.transcript import messages
 from autogpt.agent.run.calls import MAX_RECALLS, allowed_calls
 from autogpt.agent.run.chat import ChatSession
-from autogpt.agent.run.lessons import helped, leftovers
 from autogpt.agent.run.loop import Recall, decide
 from autogpt.agent.run.memories import HomeMemory, SuiteMemories
-from autogpt.agent.run.memory import RunMemory, said_label, whole
+from autogpt.agent.run.memory import RunMemory, helped, leftovers, outcome, said_label, whole
 from autogpt.agent.run.replay import replay
 from autogpt.agent.run.rollout import Rollout
 from autogpt.agent.run.runner import Runner
@@ -112,8 +112,9 @@ def test_what_one_run_was_told_the_next_is_shown(tmp_path: Path, memory: HomeMem
     assert isinstance(told.store.load(result.run)[entry.event], ModelTurn)
 
     asked = runner(home, [last_memory], memory)
-    answer = asked.run(goal("Who is my dentist?", tmp_path, check=[{"answer": {"matches": "Wu"}}]))
-    assert answer.answer == f"[{entry.id}] My dentist is Dr. Wu."
+    wanted = f"[{entry.id}] My dentist is Dr. Wu."
+    answer = asked.run(goal("Who is my dentist?", tmp_path, check=[{"answer": {"equals": wanted}}]))
+    assert answer.answer == wanted
     events = asked.store.load(answer.run)
     recalled = of(MemoryRecalled, events)[0]
     assert (recalled.by, recalled.query, recalled.label) == ("driver", "Who is my dentist?", Label.TRUSTED)
@@ -197,7 +198,7 @@ class Broken:
     def write(self, draft: Draft) -> Written:
         raise UserError("the database is gone")
 
-    def used(self, ids: Sequence[int], success: bool) -> None:
+    def used(self, ids: Sequence[int], success: bool | None) -> None:
         raise UserError("the database is gone")
 
 
@@ -260,6 +261,27 @@ def test_a_failed_call_and_what_then_worked_is_a_lesson(tmp_path: Path, memory: 
         "; files.read a.txt worked"
     )
     assert isinstance(events[-1], RunEnded) and replay(events, builtins().select(None)).same
+
+
+def test_a_run_without_checks_proves_nothing_until_it_is_rated(tmp_path: Path, memory: HomeMemory) -> None:
+    memory.write(Draft(Kind.FACT, "My lucky number is 7."))
+    lines: list[Line] = [plan("calculator"), ToolCall("calculator", {"expression": "6*7"}), finish("$1")]
+    run = runner(tmp_path / "home", lines, memory)
+    result = run.run(goal("Multiply 6 by my lucky number", tmp_path))
+    fact, episode = memory.store.entries()
+    assert episode.text == '"Multiply 6 by my lucky number": calculator 6*7: answered, not checked, 42'
+    assert (fact.uses, fact.successes, episode.uses) == (0, 0, 0) and fact.used is not None
+    RunMemory(memory).credit(run.store.load(result.run), True)
+    fact, episode = memory.store.entries()
+    assert (fact.uses, fact.successes) == (episode.uses, episode.successes) == (1, 1)
+
+
+@pytest.mark.parametrize("status", ["achieved", "answered"])
+def test_only_a_check_makes_an_end_a_success(status: str) -> None:
+    started = RunStarted(run="r", goal={"goal": "Count"})
+    assert outcome([started], status) is None
+    assert outcome([started, CheckResult(index=0, kind="answer", passed=True, detail="")], status) is True
+    assert outcome([started], "not_met") is False
 
 
 def test_a_run_without_tools_leaves_nothing(tmp_path: Path, memory: HomeMemory) -> None:

@@ -18,13 +18,13 @@ from autogpt.memory.recall.rank import (
     FEATURES,
     Candidate,
     Ranker,
+    base_form,
     features,
     read_ranker,
     read_text,
     shipped_ranker,
-    stem,
 )
-from autogpt.memory.recall.recall import Recaller, tokens_at_most, worth
+from autogpt.memory.recall.recall import Recaller, bonus, tokens_at_most
 from autogpt.memory.store import MemoryStore
 from autogpt.memory.training import ranker as training
 from autogpt.memory.training.pairs import collection, for_judge, is_test
@@ -184,11 +184,11 @@ def test_use_that_helped_decides_between_equals(store: MemoryStore) -> None:
         hits = recaller.recall("When do backups of Raven run?", ["/a", "/b"], 500).hits
         assert [hit.entry.id for hit in hits][:1] == [better.id] or store.get([other.id])[0].successes
     entry = store.get([second.id])[0]
-    assert worth(replace(entry, uses=9, successes=9), store.clock()) > worth(
+    assert bonus(replace(entry, uses=9, successes=9), store.clock()) > bonus(
         replace(entry, uses=0, successes=0), store.clock()
     )
-    assert worth(replace(entry, uses=20, successes=0), 0.0) < worth(replace(entry, uses=1, successes=0), 0.0)
-    assert abs(worth(replace(entry, uses=10**6, successes=10**6), 0.0)) <= 0.5
+    assert bonus(replace(entry, uses=20, successes=0), 0.0) < bonus(replace(entry, uses=1, successes=0), 0.0)
+    assert abs(bonus(replace(entry, uses=10**6, successes=10**6), 0.0)) <= 0.5
 
 
 @pytest.mark.parametrize("query", ["\ud800 dentist", '"AND OR NOT* (', "x" * 200_000, "\0", "🦷" * 500])
@@ -242,7 +242,7 @@ def test_features_see_words_pairs_and_places() -> None:
     assert column["length"][0] < column["length"][1]
     assert features("", [near], words).shape == (1, len(FEATURES))
     assert features("red", [], words).shape == (0, len(FEATURES))
-    assert stem("listening") == stem("listens") == "listen" and stem("猫狗们") == "猫狗们"
+    assert base_form("listening") == base_form("listens") == "listen" and base_form("猫狗们") == "猫狗们"
 
 
 def test_features_see_what_is_asked_beside_the_topic() -> None:

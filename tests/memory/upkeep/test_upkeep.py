@@ -16,11 +16,11 @@ from autogpt.cli.parser import main
 from autogpt.errors import UsageError
 from autogpt.labels import Label
 from autogpt.memory.database import StorageError
-from autogpt.memory.documents.chunks import PIECE_TOKENS, chunk, count_tokens
-from autogpt.memory.documents.documents import add
+from autogpt.memory.documents.documents import PIECE_TOKENS, add, chunk, count_tokens
 from autogpt.memory.entry import Draft, Kind, Verdict
 from autogpt.memory.experience import Experience
 from autogpt.memory.store import MemoryStore
+from autogpt.memory.upkeep import forgetting
 from autogpt.memory.upkeep.backup import Lost, backup, check_file, export, import_lines
 from autogpt.memory.upkeep.forgetting import forget, seen_by
 from autogpt.memory.upkeep.upkeep import audit
@@ -72,6 +72,15 @@ def test_forgetting_leaves_no_byte(store: MemoryStore, tmp_path: Path) -> None:
     check_file(copy)
     copy.unlink()
     assert forget(store, [1]).missing == (str(copy),)
+
+
+def test_what_remains_of_a_forgotten_entry_is_told(store: MemoryStore) -> None:
+    store.write_many([fact(SECRETIVE), fact("tea is served at four")])
+    journal(store, RUN, [(1, SECRETIVE)])
+    left = forgetting.remains(store, forget(store, [1, 2]))
+    assert left and left.runs == {RUN: [1]} and left.files == (store.database.path,)
+    RunStore(store.home, database=store.database).remove(RUN)
+    assert not forgetting.remains(store, forget(store, [2]))
 
 
 def journal(store: MemoryStore, run: str, shown: list[tuple[int, str]]) -> None:

@@ -184,7 +184,12 @@ def test_a_query_that_hangs_is_answered_exactly(
     index: MemoryIndex, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(chroma, "QUERY_SECONDS", 0.05)
-    monkeypatch.setattr(Collection, "nearest", lambda *_: [[]] if time.sleep(0.5) else [[]])
+
+    def hang(*_: object) -> list[list[int]]:
+        time.sleep(0.5)
+        return [[]]
+
+    monkeypatch.setattr(Collection, "nearest", hang)
     query = unit(1, 41)[0]
     begun = time.monotonic()
     assert found(index, query) == brute(store, query, 10, BOTH)
@@ -221,6 +226,22 @@ def test_a_second_process_waits_for_the_lock_and_answers_meanwhile(
         assert not second.wait(0.5) and second.status().state == "waiting"
         fill(store, 3, 61)
         assert found(second, query) == found(index, query) == brute(store, query, 10, BOTH)
+
+
+def test_an_answer_never_waits_for_chroma_nor_loads_it(tmp_path: Path) -> None:
+    code = f"""
+import sys
+from pathlib import Path
+from autogpt.agent.run.memories import HomeMemory
+from autogpt.memory.entry import Draft, Kind
+with HomeMemory(Path({str(tmp_path)!r})) as memory:
+    memory.write(Draft(Kind.FACT, "The key is under the pot."))
+    print(memory.recall("Where is the key?", [""], 100).hits[0].entry.text)
+print("chromadb" in sys.modules)
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines() == ["The key is under the pot.", "False"]
 
 
 def test_other_tools_open_the_collection(index: MemoryIndex, store: MemoryStore) -> None:
