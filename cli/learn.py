@@ -135,7 +135,7 @@ def dry_run(settings: Settings, options: Options, goals: list[Goal], as_json: bo
     subject = subject_of(settings)
     found = survey(settings, open_store(settings), subject, goals, seed=options.seed)
     solved = sum(attempt.solved for attempt in found.past)
-    counts = found.figures()
+    counts = found.figures
     method = choose(options, counts, promotion.method_of(settings.home, subject.reference))
     planned = size(method.gate_goals, options.planned, len(found.judging))
     gaps = method.needs(counts)

@@ -40,7 +40,7 @@ from .gate import Gate, Side
 from .goal_split import priorities
 from .methods import LEAST, Method, Say, choose, named
 from .page import page
-from .rollouts import Practice
+from .rollouts import practise
 from .survey import survey
 from .trainer import Subject, Trainer, subject_of
 from .work import Figures, Options, Work, begin, improvements, lock
@@ -258,7 +258,7 @@ class Improvement:
         work, subject = self.work, self.trainer.subject
         found = survey(self.settings, self.store, subject, self.goals, self.gate_goals, work.seed)
         self.state.fingerprint = self.trainer.fingerprint(subject.adapter)
-        self.state.figures = found.figures()
+        self.state.figures = found.figures
         made_by = promotion.method_of(self.settings.home, subject.reference)
         self.state.method = choose(self.options, self.state.figures, made_by).name
         work.runs.write({"run": run.run, "held_out": run.held_out} for run in found.runs)
@@ -279,22 +279,15 @@ class Improvement:
             return self.work.reach("train")
         left, attempts = self.left("practise"), self.options.attempts or ATTEMPTS
         model = self.trainer.load(self.trainer.subject.adapter)
-        Practice(
-            model,
-            model.tokenizer,
-            self.registry,
-            Prices.of(self.settings),
-            attempts,
-            self.options.temperature,
-            self.options.parallel,
-            self.work.seed,
-            None if left is None else time.monotonic() + left,
-            lambda tried, solved: self.say(
-                "practising",
-                min(0.99, tried / (len(goals) * attempts)),
-                f"{tried} tries, {solved / tried:.0%} achieved",
-            ),
-        ).run(priorities(goals, known_rates(self.work), self.work.seed), self.work.attempts)
+        goals = priorities(goals, known_rates(self.work), self.work.seed)
+        deadline = None if left is None else time.monotonic() + left
+        for tried, solved in practise(
+            goals, attempts, self.work.attempts, model, self.work.seed, registry=self.registry,
+            tokenizer=model.tokenizer, prices=Prices.of(self.settings), deadline=deadline,
+            temperature=self.options.temperature, parallel=self.options.parallel,
+        ):  # fmt: skip
+            share = min(0.99, tried / (len(goals) * attempts))
+            self.say("practising", share, f"{tried} tries, {solved / tried:.0%} achieved")
         self.work.reach("train")
 
     def train(self) -> None:

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 
 from ...llm.message import Model
 from ...llm.text.tokenizer import ChatTokenizer
@@ -28,61 +27,46 @@ EASY = 2
 """A goal that its first attempts, this many, all achieve gets no more."""
 
 
-@dataclass
-class Practice:
-    """How to practise. ``deadline`` is a moment of ``time.monotonic``; None: until all is tried."""
+def practise(
+    goals: Sequence[Goal],
+    k: int,
+    file: JsonLines[Attempt],
+    model: Model,
+    seed: int,
+    *,
+    registry: Registry,
+    tokenizer: ChatTokenizer,
+    prices: Prices,
+    temperature: float,
+    parallel: int,
+    deadline: float | None,
+) -> Iterator[tuple[int, int]]:
+    """Make ``k`` attempts at each goal and append them to ``file``; those that are there are not repeated.
 
-    model: Model
-    tokenizer: ChatTokenizer
-    registry: Registry
-    prices: Prices
-    attempts: int
-    temperature: float
-    parallel: int
-    seed: int
-    deadline: float | None = None
-    on_done: Callable[[int, int], None] = lambda tried, solved: None
-    """Called after each attempt: how many there are, and how many of them achieved their goal."""
-
-    def run(self, goals: Sequence[Goal], file: JsonLines[Attempt]) -> None:
-        """Attempt every goal and append to ``file``; attempts that are there already are not repeated."""
-        done: dict[str, dict[int, bool]] = defaultdict(dict)
-        for attempt in file.read():
-            done[attempt.id][attempt.number] = attempt.solved
-        for start in range(0, len(goals), BLOCK):
-            block = goals[start : start + BLOCK]
-            for wave in (range(min(EASY, self.attempts)), range(EASY, self.attempts)):
-                numbers = [[n for n in wave if wants(done[goal.id], n)] for goal in block]
-                if not self._wave(block, numbers, done, file):
-                    return
-
-    def _wave(
-        self,
-        goals: Sequence[Goal],
-        numbers: Sequence[Collection[int]],
-        done: Mapping[str, dict[int, bool]],
-        file: JsonLines[Attempt],
-    ) -> bool:
-        """Make these attempts; returns False where the time is up."""
-        if self._late():
-            return False
-        seed = seed_of(self.seed, "practice", sum(map(len, done.values())))
+    Yields after each attempt how many there are, and how many of them achieved their goal. ``deadline`` is a
+    moment of ``time.monotonic``; None: until all are made.
+    """
+    done: dict[str, dict[int, bool]] = defaultdict(dict)
+    for attempt in file.read():
+        done[attempt.id][attempt.number] = attempt.solved
+    waves = (range(min(EASY, k)), range(EASY, k))
+    for block, wave in ((start, wave) for start in range(0, len(goals), BLOCK) for wave in waves):
+        chosen = goals[block : block + BLOCK]
+        if deadline is not None and time.monotonic() > deadline:
+            return
+        numbers = [[n for n in wave if wants(done[goal.id], n)] for goal in chosen]
         for place, number, episode in roll(
-            goals, numbers, self.model, seed,
-            registry=self.registry, temperature=self.temperature, parallel=self.parallel,
+            chosen, numbers, model, seed_of(seed, "practice", sum(map(len, done.values()))),
+            registry=registry, temperature=temperature, parallel=parallel,
         ):  # fmt: skip
-            attempt = attempt_of(self.tokenizer, episode.events, self.prices, number)
-            done[goals[place].id][number] = attempt is not None and attempt.solved
-            if attempt is not None:
-                file.add(attempt)
+            made = attempt_of(tokenizer, episode.events, prices, number)
+            done[chosen[place].id][number] = made is not None and made.solved
+            if made is not None:
+                file.add(made)
             solved = [one for tries in done.values() for one in tries.values()]
-            self.on_done(len(solved), sum(solved))
-            if self._late():
-                return False
-        return True
-
-    def _late(self) -> bool:
-        return self.deadline is not None and time.monotonic() > self.deadline
+            yield len(solved), sum(solved)
+            if deadline is not None and time.monotonic() > deadline:
+                return
 
 
 def wants(tries: Mapping[int, bool], number: int) -> bool:

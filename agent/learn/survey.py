@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,37 +24,16 @@ from .work import Figures
 class Survey:
     """What was found."""
 
-    tokenizer: str
-    """Its hash: samples must have been made with it."""
+    figures: Figures
+    """The counts of all this."""
     drawn: Drawn
     past: list[Attempt]
     """Past runs that may be trained on."""
-    refused: Counter[str]
-    """Runs and ratings that may not, by reason."""
     judging: list[Goal]
     """Every goal that may be played in the gate, in the order of play."""
     runs: list[Learnable]
     """All runs that may be learned from, on either side of the split."""
     feedback: Feedback
-
-    def figures(self) -> Figures:
-        """Return the counts of all this."""
-        rated = self.feedback.rated
-        up = sum(one.good for one in rated)
-        return Figures(
-            tokenizer=self.tokenizer,
-            goals=len(self.drawn.train),
-            own_held_out=len(self.drawn.held_out),
-            judging=len(self.judging),
-            distinct=len({goal.id for goal in self.drawn.train} | {attempt.id for attempt in self.past}),
-            dropped=dict(self.drawn.dropped),
-            past_runs=len(self.past),
-            refused=dict(self.refused),
-            pairs=len(self.feedback.pairs),
-            thumbs=len(rated),
-            thumbs_up=up,
-            thumbs_down=len(rated) - up,
-        )
 
 
 def survey(
@@ -82,4 +60,19 @@ def survey(
     everything = [run for run in learnable if run.held_out or run.run in trained]
     feedback = read_feedback(store, everything, tokenizer)
     refused += feedback.refused
-    return Survey(tokenizer.fingerprint, drawn, past, +refused, judging, learnable, feedback)
+    up = sum(one.good for one in feedback.rated)
+    figures = Figures(
+        tokenizer=tokenizer.fingerprint,
+        goals=len(drawn.train),
+        own_held_out=len(drawn.held_out),
+        judging=len(judging),
+        distinct=len({goal.id for goal in drawn.train} | {attempt.id for attempt in past}),
+        dropped=dict(drawn.dropped),
+        past_runs=len(past),
+        refused=dict(+refused),
+        pairs=len(feedback.pairs),
+        thumbs=len(feedback.rated),
+        thumbs_up=up,
+        thumbs_down=len(feedback.rated) - up,
+    )
+    return Survey(figures, drawn, past, judging, learnable, feedback)

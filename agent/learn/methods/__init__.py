@@ -119,9 +119,11 @@ class Method:
             "out": work.training,
         }
 
-    def replay_share(self, options: Options) -> float:
-        """Return the share of replayed samples in a step."""
-        return max(options.replay, self.least_share) if options.replay else 0.0
+    def mixed(self, work: Work) -> dict[str, Any]:
+        """Return :meth:`config`, with the ordinary samples to mix in and their share of a step."""
+        file, options = work.replay.path, work.state.options
+        share = max(options.replay, self.least_share) if options.replay else 0.0
+        return {**self.config(work), "replay": [file] if file.is_file() else [], "replay_share": share}
 
 
 def methods() -> dict[str, Method]:

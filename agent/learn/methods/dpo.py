@@ -44,8 +44,5 @@ class Dpo(Method):
 
     def train(self, trainer: Trainer, work: Work, on_step: OnStep, say: Say) -> Report:
         """Train on the pairs."""
-        options, replay = work.state.options, work.replay.path
-        return trainer.prefer(
-            "dpo", work.pairs.read(), [replay] if replay.is_file() else [], on_step, options.dp_epsilon,
-            replay_share=self.replay_share(options), **self.config(work),
-        )  # fmt: skip
+        epsilon = work.state.options.dp_epsilon
+        return trainer.prefer("dpo", work.pairs.read(), on_step=on_step, epsilon=epsilon, **self.mixed(work))

@@ -50,8 +50,4 @@ class Kto(Method):
 
     def train(self, trainer: Trainer, work: Work, on_step: OnStep, say: Say) -> Report:
         """Train on the rated answers."""
-        options, replay = work.state.options, work.replay.path
-        return trainer.prefer(
-            "kto", work.rated.read(), [replay] if replay.is_file() else [], on_step, options.dp_epsilon,
-            replay_share=self.replay_share(options), **self.config(work),
-        )  # fmt: skip
+        return trainer.prefer("kto", work.rated.read(), on_step=on_step, epsilon=None, **self.mixed(work))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.paths import TESTS
@@ -18,7 +19,7 @@ from autogpt.agent.learn.improve import ImproveOptions
 from autogpt.agent.learn.page import page
 from autogpt.agent.learn.promotion import check_canary_release
 from autogpt.agent.learn.samples import Attempt, rejection_sample
-from autogpt.agent.learn.work import improvements, read_lines, rows
+from autogpt.agent.learn.work import JsonLines, begin, improvements, read_lines
 from autogpt.agent.record.events import (
     Correction,
     ModelTurn,
@@ -171,7 +172,7 @@ def test_a_second_improvement_at_once_is_refused(isolated: Path) -> None:
 def test_a_line_that_was_cut_off_is_left_out_and_the_next_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"a": 1}\n{"a": 2')
-    rows(path).add({"a": 3})
+    JsonLines[dict[str, int]](path, dict).add({"a": 3})
     assert [row["a"] for row in read_lines(path)] == [1, 3]
 
 
@@ -264,7 +265,7 @@ def test_forgetting_a_run_takes_what_improvements_kept_of_it(store: RunStore, is
     assert (report.folder / "attempts.jsonl").is_file() and (report.folder / "train").is_dir()
     assert main(["experience", "forget", run]) == 0
     left = {path.name for path in report.folder.iterdir()}
-    assert left == {"state.json", "curve.jsonl", "rates.jsonl", "index.html"}
+    assert left == {"state.json", "rates.jsonl", "index.html"}
     assert not (isolated / "improve" / "gate").exists()
     assert ModelRegistry(isolated).current() == report.version == "nano@1"  # which the command named
 
@@ -313,12 +314,16 @@ def test_ordinary_work_is_replayed_beside_the_tools_of_kept_runs() -> None:
 
 
 @pytest.mark.parametrize("method", ["dpo", "kto", "grpo"])
-def test_the_share_that_is_replayed_reaches_every_method(method: str) -> None:
+def test_the_share_that_is_replayed_reaches_every_method(method: str, isolated: Path) -> None:
     from autogpt.agent.learn.methods import named
 
-    assert named(method).replay_share(ImproveOptions(replay=0.5)) == 0.5
-    assert named(method).replay_share(ImproveOptions()) == (0.5 if method == "kto" else 0.2)
-    assert named(method).replay_share(ImproveOptions(replay=0.0)) == 0.0
+    def config(**options: Any) -> dict[str, Any]:
+        return named(method).mixed(begin(isolated, "nano", ImproveOptions(**options)))
+
+    assert config(replay=0.5)["replay_share"] == 0.5
+    usual = config()
+    assert (usual["replay_share"], usual["epochs"]) == ((0.5, 4.0) if method == "kto" else (0.2, 2.0))
+    assert config(replay=0.0, epochs=1.0)["replay_share"] == 0.0
 
 
 def test_watching_begins_again_when_there_are_new_runs(
