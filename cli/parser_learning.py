@@ -62,7 +62,7 @@ def training(groups: Group) -> None:
 
 def learning(groups: Group) -> None:
     practice = command(
-        groups, "practice", ".agent.practice.generate:practice",
+        groups, "practice", "practice:practice",
         "make goals with checks from your own tables and texts, to measure and to learn from",
         "autogpt practice data/ --out practice.jsonl --count 200",
     )  # fmt: skip

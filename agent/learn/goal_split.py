@@ -1,8 +1,8 @@
-"""Which goals a model practises on, and which judge it: the two never meet.
+"""The split of goals into those that a model practises on and those that judge it.
 
 Goals come from past runs that may be learned from (their checks are still there, and so are their inputs)
-and from suites that the user names. Both are split by the wording's family, as experience is. Whatever is
-alike to a goal that judges, of the user's or of the shipped gate, is not practised: each is counted.
+and from suites that the user names. Both are split by the wording's family, as experience is. Goals alike
+to one that judges, the user's or the shipped gate's, are not practised; they are counted.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ..record.store import RunStore
 
 GATE = Path(__file__).parent / "held_out" / "gate.jsonl.zst"
 OWN = "own "
-"""Stands before the category of the user's held-out goals in the gate's table."""
+"""Prefix of the category of the user's held-out goals in the gate's table."""
 
 
 @dataclass

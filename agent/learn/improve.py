@@ -40,7 +40,7 @@ from .gate import Gate, Side
 from .goal_split import priorities
 from .methods import LEAST, Method, Say, choose, named
 from .page import page
-from .rollouts import practise
+from .rollouts import make_attempts
 from .survey import survey
 from .trainer import Subject, Trainer, subject_of
 from .work import Figures, Options, Work, begin, improvements, lock
@@ -281,7 +281,7 @@ class Improvement:
         model = self.trainer.load(self.trainer.subject.adapter)
         goals = priorities(goals, known_rates(self.work), self.work.seed)
         deadline = None if left is None else time.monotonic() + left
-        for tried, solved in practise(
+        for tried, solved in make_attempts(
             goals, attempts, self.work.attempts, model, self.work.seed, registry=self.registry,
             tokenizer=model.tokenizer, prices=Prices.of(self.settings), deadline=deadline,
             temperature=self.options.temperature, parallel=self.options.parallel,

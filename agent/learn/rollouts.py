@@ -27,7 +27,7 @@ EASY = 2
 """A goal that its first attempts, this many, all achieve gets no more."""
 
 
-def practise(
+def make_attempts(
     goals: Sequence[Goal],
     k: int,
     file: JsonLines[Attempt],

@@ -1,4 +1,4 @@
-"""``autogpt practice DIR``: a suite of checkable goals from a user's own tables and texts.
+"""A suite of checkable goals from a user's own tables and texts.
 
 Every question's query is run by the table tool itself, and kept only when the answer says something:
 not empty, not the whole table, short enough to be written, no value twice, and not given away by the
@@ -9,13 +9,10 @@ trains on it learns from its own attempts and the checks alone.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
-import os
 import random
 import re
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -26,7 +23,6 @@ from typing import Any
 from ...errors import ToolError, UsageError
 from ...tools.tables.tools import TablesQuery
 from ..goals.compare import normal_text
-from ..goals.source import SUITE_SUFFIXES
 from . import chores, queries
 from .fields import View
 from .folder import Shelf, read_folder
@@ -44,14 +40,14 @@ Record = dict[str, Any]
 
 @dataclass
 class Practice:
-    """A finished suite and what was noticed on the way."""
+    """A finished suite, and notes on what was left out."""
 
     goals: list[Record]
     notes: list[str] = field(default_factory=list)
     wanted: int = 0
 
     def lines(self) -> Iterator[str]:
-        """Yield what a person should read: how many of which kind, and what was left out."""
+        """Yield the summary: how many goals of each kind, and what was left out."""
         kinds = Counter(goal["category"] for goal in self.goals)
         yield f"{len(self.goals)} goals: " + ", ".join(
             f"{name} {count}" for name, count in kinds.most_common()
@@ -64,7 +60,7 @@ class Practice:
 def practise(folder: Path, count: int = 100, seed: int = 0, out: Path | None = None) -> Practice:
     """Return about ``count`` goals over the files of ``folder``; nothing is written.
 
-    ``out`` is where the suite will stand: inputs under its folder are named relative to it.
+    ``out`` is where the suite will be written: inputs under its folder are named relative to it.
     Raises UsageError when there is nothing to make goals of.
     """
     rng = random.Random(seed)
@@ -74,29 +70,6 @@ def practise(folder: Path, count: int = 100, seed: int = 0, out: Path | None = N
     if not goals:
         raise UsageError(f"{folder}: none of its tables and texts gives a question with a clear answer")
     return Practice(goals, shelf.notes, count)
-
-
-def practice(args: argparse.Namespace) -> int:
-    """Write the suite and say what is in it."""
-    if args.count < 1:
-        raise UsageError("--count must be at least 1")
-    out = None if args.out is None else Path(args.out)
-    if out is not None and out.suffix != SUITE_SUFFIXES[0]:
-        raise UsageError(f"--out: {out} must end with {SUITE_SUFFIXES[0]}, as suites do")
-    if out is not None and not out.parent.is_dir():
-        raise UsageError(f"--out: no such folder: {out.parent}")
-    made = practise(Path(args.folder), args.count, args.seed, out)
-    text = "".join(json.dumps(goal, ensure_ascii=False) + "\n" for goal in made.goals)
-    if out is None:
-        sys.stdout.write(text)
-    else:
-        beside = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(out)
-        print(f"wrote {out}")
-    for line in made.lines():
-        print(line, file=sys.stderr if out is None else sys.stdout)
-    return 0
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ def test_the_shipped_sessions_are_none_of_the_suite() -> None:
 
 
 class Talker:
-    """Stands for a model that achieves the first so many messages of every session."""
+    """Stands for a model that achieves the first ``achieves`` messages of every session."""
 
     def __init__(self, achieves: int) -> None:
         self.achieves = achieves

@@ -1,4 +1,4 @@
-"""What decides in an improvement beside the gate of tasks: methods, pairs, ratings, own goals, trials."""
+"""What decides in an improvement besides the gate of tasks: methods, pairs, ratings, own goals."""
 
 from __future__ import annotations
 
