@@ -11,10 +11,10 @@ from typing import Any
 
 from ..agent.goals.load import Goal, load_goals
 from ..agent.learn import promotion
+from ..agent.learn.dataset import survey
 from ..agent.learn.gate import size
 from ..agent.learn.improve import ImproveReport, following, improve, unfinished
 from ..agent.learn.methods import SHARES, choose
-from ..agent.learn.survey import survey
 from ..agent.learn.trainer import subject_of
 from ..agent.learn.work import Options
 from ..agent.open import open_registry, open_store, tool_names

@@ -35,13 +35,11 @@ from ..open import open_registry, open_store
 from ..record.rewards import Prices
 from . import canaries, promotion
 from . import gate as promotion_gate
-from .dataset import count_attempts, known_rates
+from .dataset import count_attempts, known_rates, make_attempts, survey
 from .gate import Gate, Side
 from .goal_split import priorities
 from .methods import LEAST, Method, Say, choose, named
 from .page import page
-from .rollouts import make_attempts
-from .survey import survey
 from .trainer import Subject, Trainer, subject_of
 from .work import Figures, Options, Work, begin, improvements, lock
 
@@ -262,7 +260,7 @@ class Improvement:
         made_by = promotion.method_of(self.settings.home, subject.reference)
         self.state.method = choose(self.options, self.state.figures, made_by).name
         work.runs.write({"run": run.run, "held_out": run.held_out} for run in found.runs)
-        work.goals.write(found.drawn.train)
+        work.goals.write(found.goals)
         work.judging.write(found.judging)
         work.past.write(found.past)
         work.feedback_pairs.write(found.feedback.pairs)

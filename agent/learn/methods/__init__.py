@@ -65,7 +65,7 @@ class Method:
 
     def needs(self, figures: Figures) -> list[str]:
         """Return what is missing before an improvement can begin, a line each."""
-        from ..survey import LEAST_GOALS
+        from ..dataset import LEAST_GOALS
 
         lack, given, found = LEAST_GOALS - figures.distinct, self.given(figures), list[str]()
         if lack > 0 and given < LEAST_GOALS:
