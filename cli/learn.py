@@ -116,8 +116,8 @@ def show(report: ImproveReport, as_json: bool = False) -> None:
             f"{figures.sometimes} goals sometimes, {figures.never} never; trained on {figures.kept} "
             f"successes, {figures.again} earlier ones and {figures.replayed} of ordinary work"
         )
-    if report.verdict:
-        show_gate(report.rows, report.verdict)
+    if figures.verdict:
+        show_gate(figures.rows, figures.verdict)
     if report.decision == "promoted":
         print(f"promoted: {report.version} is in use; 'autogpt model rollback' goes back to {report.parent}")
         if figures.canary_release:

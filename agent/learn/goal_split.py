@@ -21,7 +21,7 @@ from ...errors import UserError
 from ...memory.experience import Experience, Learnable, weight_of
 from ...memory.goals import alike, family_hash, goal_hash, is_held_out, words_of
 from ..goals.load import Goal, load_goals
-from ..record.events import RunStarted
+from ..record.events import MemoryRecalled, RunStarted
 from ..record.store import RunStore
 
 GATE = Path(__file__).parent / "held_out" / "gate.jsonl.zst"
@@ -172,6 +172,4 @@ def _key(goal: Goal) -> tuple[str, str]:
 
 
 def _recalled(store: RunStore, run: str) -> bool:
-    from ..record.events import MemoryRecalled
-
     return any(isinstance(event, MemoryRecalled) and event.entries for event in store.load(run))

@@ -17,9 +17,8 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ... import __version__
 from ...errors import UsageError
@@ -29,7 +28,7 @@ from ...memory.experience import Experience
 from ...prompts import ToolLine, texts_hash
 from ...settings import Settings
 from ..evaluate import statistics
-from ..evaluate.statistics import RankTest, Row, Verdict
+from ..evaluate.statistics import RankTest
 from ..goals.load import Goal
 from ..open import open_registry, open_store
 from ..record.rewards import Prices
@@ -41,7 +40,7 @@ from .goal_split import priorities
 from .methods import LEAST, Method, Say, choose, named
 from .page import page
 from .trainer import Subject, Trainer, subject_of
-from .work import Figures, Options, Work, begin, improvements, lock
+from .work import ImproveReport, Options, Work, begin, improvements, lock
 
 if TYPE_CHECKING:
     from ...llm.training.console import Progress
@@ -56,55 +55,6 @@ EXAMPLES = 12
 """Goals that changed, each way, that the page shows."""
 CHARGED_EVERY = 5.0
 """Seconds: a kill loses at most this much of the time that a stage has used of its budget."""
-
-
-@dataclass(frozen=True)
-class ImproveReport:
-    """How an improvement ended."""
-
-    id: str
-    decision: str
-    """``promoted``, ``kept`` (the old model stays) or ``nothing`` (there was too little to learn from)."""
-    reason: str
-    parent: str
-    version: str
-    """The new model's reference, if it was promoted."""
-    method: str
-    folder: Path
-    page: Path
-    figures: Figures
-    seconds: dict[str, float]
-
-    @classmethod
-    def of(cls, work: Work) -> ImproveReport:
-        """Return what the state says."""
-        state = work.state
-        return cls(
-            state.id, state.decision, state.reason, state.parent, state.version, state.method, work.folder,
-            work.page, state.figures, state.seconds,
-        )  # fmt: skip
-
-    @property
-    def verdict(self) -> Verdict | None:
-        """The gate's verdict, if it played."""
-        return self.figures.verdict
-
-    @property
-    def rows(self) -> list[Row]:
-        """The gate's table."""
-        return self.figures.rows
-
-    def as_json(self) -> dict[str, Any]:
-        """Return what ``autogpt improve --json`` prints."""
-        names = ("id", "decision", "reason", "parent", "version", "method", "seconds")
-        return {
-            **{name: getattr(self, name) for name in names},
-            "folder": str(self.folder),
-            "page": str(self.page),
-            "verdict": asdict(self.verdict) if self.verdict else {},
-            "rows": [{**asdict(row), "difference": row.difference} for row in self.rows],
-            "facts": self.figures.model_dump(mode="json", by_alias=True, exclude_none=True),
-        }
 
 
 def improve(
@@ -214,7 +164,7 @@ class Improvement:
                 self.finish("kept", f"it could not go on: {error}")
         self.draw()
         self.trainer.unload()
-        return ImproveReport.of(self.work)
+        return self.state
 
     @contextmanager
     def _charged(self, stage: str) -> Iterator[None]:
@@ -427,4 +377,4 @@ class Improvement:
 
     def draw(self) -> None:
         """Write the page."""
-        replace_file(self.work.page, page(self.work))
+        replace_file(self.state.page, page(self.work))

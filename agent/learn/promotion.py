@@ -42,13 +42,16 @@ OLD = 100
 """How many of the old model's last rewarded runs are compared with."""
 
 
+def _versions(home: Path) -> dict[str, dict[str, Any]]:
+    """Return the facts of the registry's versions, by reference."""
+    registry = ModelRegistry(home)
+    return {version.reference: facts_of(registry.folder(version)) for version in registry.list()}
+
+
 def promoted(home: Path, improvement: str) -> str:
     """Return the version that an improvement added, or an empty string."""
-    registry = ModelRegistry(home)
-    for version in registry.list():
-        if facts_of(registry.folder(version)).get("improvement") == improvement:
-            return version.reference
-    return ""
+    found = (name for name, facts in _versions(home).items() if facts.get("improvement") == improvement)
+    return next(found, "")
 
 
 def undone(home: Path, work: Work) -> bool:
@@ -60,10 +63,7 @@ def undone(home: Path, work: Work) -> bool:
 
 def method_of(home: Path, reference: str) -> str:
     """Return the method by which an improvement made this version; empty for any other model."""
-    registry = ModelRegistry(home)
-    known = {version.reference: version for version in registry.list()}
-    facts = facts_of(registry.folder(known[reference])) if reference in known else {}
-    return str(facts.get("method", ""))
+    return str(_versions(home).get(reference, {}).get("method", ""))
 
 
 def root_of(home: Path, reference: str) -> str:

@@ -13,6 +13,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
@@ -129,8 +130,8 @@ class Figures(BaseModel):
     canary_release: bool = Field(default=False, alias="trial")
 
 
-class State(BaseModel):
-    """What ``state.json`` holds."""
+class ImproveReport(BaseModel):
+    """How an improvement stands, and in the end how it ended: what ``state.json`` holds."""
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
@@ -156,6 +157,24 @@ class State(BaseModel):
     reason: str = ""
     version: str = ""
     """The reference of the promoted model."""
+    folder: Path = Field(default=Path(), exclude=True)
+
+    @property
+    def page(self) -> Path:
+        """The HTML page."""
+        return self.folder / "index.html"
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what ``autogpt improve --json`` prints."""
+        figures, names = self.figures, ("id", "decision", "reason", "parent", "version", "method", "seconds")
+        return {
+            **{name: getattr(self, name) for name in names},
+            "folder": str(self.folder),
+            "page": str(self.page),
+            "verdict": asdict(figures.verdict) if figures.verdict else {},
+            "rows": [{**asdict(row), "difference": row.difference} for row in figures.rows],
+            "facts": figures.model_dump(mode="json", by_alias=True, exclude_none=True),
+        }
 
 
 class JsonLines(Generic[T]):
@@ -253,8 +272,8 @@ class Work:
     examples = JsonLines[Record]("changed.jsonl", dict)
     """One line: goals that only one of the models achieved, ``won`` and ``lost``."""
 
-    def __init__(self, folder: Path, state: State) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, state: ImproveReport) -> None:
+        self.folder = state.folder = folder
         self.state = state
 
     @property
@@ -266,11 +285,6 @@ class Work:
     def seed(self) -> int:
         """The seed of this round."""
         return self.state.options.seed + 7919 * (self.state.round - 1)
-
-    @property
-    def page(self) -> Path:
-        """The HTML page."""
-        return self.folder / "index.html"
 
     @property
     def training(self) -> Path:
@@ -313,7 +327,7 @@ def improvements(home: Path) -> list[Work]:
     found = []
     for file in (home / "improve").glob(f"*/{STATE}"):
         try:
-            found.append(Work(file.parent, State.model_validate_json(file.read_bytes())))
+            found.append(Work(file.parent, ImproveReport.model_validate_json(file.read_bytes())))
         except (OSError, ValidationError):
             continue
     return sorted(found, key=lambda work: work.state.created)  # names have only seconds
@@ -324,7 +338,7 @@ def begin(home: Path, parent: str, options: Options, number: int = 1, given: Ite
     name = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
     work = Work(
         home / "improve" / name,
-        State(id=name, created=time.time(), parent=parent, options=options, round=number),
+        ImproveReport(id=name, created=time.time(), parent=parent, options=options, round=number),
     )
     work.folder.mkdir(parents=True)
     work.given.write(given)  # before the state, which is what makes it an improvement

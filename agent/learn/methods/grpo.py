@@ -46,12 +46,10 @@ class Grpo(Method):
         super().check(options)
 
     def gather(self, work: Work) -> int:
-        """Write replayed samples; the goals are there."""
         write_replay(work)
         return work.state.figures.goals
 
     def train(self, trainer: Trainer, work: Work, on_step: OnStep, say: Say) -> Report:
-        """Train on attempts at the goals."""
         rounds, config = Rounds(trainer, work, say), self.mixed(work)
         if work.state.options.attempts:
             config["group"] = work.state.options.attempts

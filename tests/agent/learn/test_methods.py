@@ -56,7 +56,7 @@ def test_a_method_from_outside_trains_what_is_promoted(nano_in_use: ModelRegistr
     report = study(School, ImproveOptions(method="toy"))
     assert (report.method, report.decision) == ("toy", "promoted") and report.figures.samples == 24
     assert facts_of(nano_in_use.folder(nano_in_use.show(report.version)))["method"] == "toy"
-    assert report.verdict is not None and report.verdict.planned == 30
+    assert report.figures.verdict is not None and report.figures.verdict.planned == 30
     assert not (report.folder / "attempts.jsonl").exists()  # it makes none beforehand
 
 
