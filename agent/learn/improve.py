@@ -205,7 +205,6 @@ class Improvement:
         self.say("reading runs", None, "")
         work, subject = self.work, self.trainer.subject
         found = survey(self.settings, self.store, subject, self.goals, self.gate_goals, work.seed)
-        self.state.fingerprint = self.trainer.fingerprint(subject.adapter)
         self.state.figures = found.figures
         made_by = promotion.method_of(self.settings.home, subject.reference)
         self.state.method = choose(self.options, self.state.figures, made_by).name

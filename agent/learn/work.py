@@ -133,7 +133,7 @@ class Figures(BaseModel):
 class ImproveReport(BaseModel):
     """How an improvement stands, and in the end how it ended: what ``state.json`` holds."""
 
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(extra="ignore", populate_by_name=True)
 
     id: str
     stage: Stage = "collect"
@@ -142,8 +142,6 @@ class ImproveReport(BaseModel):
     """Seconds since 1970."""
     parent: str
     """The model that was in use when it began: what is improved."""
-    fingerprint: str = ""
-    """Of that model, as loaded."""
     options: Options = Options()
     method: str = ""
     """What ``auto`` chose."""

@@ -297,7 +297,19 @@ def test_ordinary_work_is_replayed_beside_the_tools_of_kept_runs() -> None:
     prefix = len(tokenizer.encode_messages([system]).ids)
     own = encoded(f"{lines}Goal: how high?")
     kept = Attempt(
-        "h", "k", 0, "c", "", "achieved", 1.0, 1.0, own, [0] * len(own), [0.0] * len(own), prefix, ""
+        "h",
+        "k",
+        0,
+        "c",
+        "",
+        "achieved",
+        1.0,
+        1.0,
+        tuple(own),
+        (False,) * len(own),
+        (0.0,) * len(own),
+        prefix,
+        "",
     )
     plain, other = encoded("Goal: add 2 and 3"), encoded("zip(path): Pack.\nGoal: pack it")
     assert opening.tools(plain, prefix).start == opening.tools(plain, prefix).stop
@@ -339,9 +351,14 @@ def test_watching_begins_again_when_there_are_new_runs(
             raise KeyboardInterrupt
 
     looked: list[int] = []
-    monkeypatch.setattr(improve_commands, "once", lambda *_: begun.append(len(looked)) or 0)
-    monkeypatch.setattr(improve_commands, "_learnable", lambda _: looked.append(next(looks)) or looked[-1])
-    monkeypatch.setattr(improve_commands.time, "sleep", sleep)
+
+    def look(_: object) -> int:
+        looked.append(next(looks))
+        return looked[-1]
+
+    monkeypatch.setattr(improve_commands, "once", lambda *_: begun.append(len(looked)))
+    monkeypatch.setattr(improve_commands, "_learnable", look)
+    monkeypatch.setattr("time.sleep", sleep)
     assert main(["improve", "--watch"]) == 130
     assert begun == [1, 3]  # at first, and not for five runs, but for ten
 
@@ -354,7 +371,7 @@ def test_options_that_cannot_be_leave_no_improvement_behind(isolated: Path) -> N
 
 def test_a_training_that_is_refused_keeps_the_model(nano_in_use: ModelRegistry) -> None:
     class Refusing(School):
-        def finetune(self, on_step: object, **config: object) -> Report:
+        def finetune(self, on_step: Any, data: Any = (), epsilon: Any = None, **config: Any) -> Report:
             raise UsageError("all samples are too long")
 
     report = study(Refusing)

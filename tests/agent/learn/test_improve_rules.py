@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.pupil import goals, words
@@ -29,7 +30,7 @@ def attempt(goal: str, value: float, ids: tuple[int, ...], said: str = "") -> At
 
 
 def test_auto_takes_what_there_is_enough_for() -> None:
-    def chosen(parent: str = "", **counts: int) -> str:
+    def chosen(parent: str = "", **counts: Any) -> str:
         return choose(ImproveOptions(), Figures(**counts), parent).name
 
     assert chosen() == "sft" and chosen("sft", goals=8) == "grpo"
