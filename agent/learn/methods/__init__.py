@@ -134,8 +134,8 @@ def methods() -> dict[str, Method]:
     while pending:
         kind = pending.pop()
         pending += kind.__subclasses__()
-        if kind.name:
-            found[kind.name] = kind()
+        if name := vars(kind).get("name"):  # its own: a helper class between has none
+            found[name] = kind()
     return dict(sorted(found.items(), key=lambda item: (item[1].priority, item[0])))
 
 
