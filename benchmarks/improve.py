@@ -35,6 +35,7 @@ from autogpt.agent.experts.make import FAMILIES
 from autogpt.agent.goals.load import Goal
 from autogpt.agent.learn.goal_split import shipped_gate
 from autogpt.agent.learn.improve import ImproveOptions, ImproveReport, improve
+from autogpt.agent.learn.methods import methods
 from autogpt.agent.learn.work import Work, improvements
 from autogpt.llm.registry import ModelRegistry
 from autogpt.settings import Settings, bound_spinning, load
@@ -236,7 +237,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmark-improve"))
     parser.add_argument("--minutes", type=float, help="budget of a round")
     parser.add_argument("--rounds", type=int)
-    parser.add_argument("--method", default="sft", choices=("auto", "sft", "dpo", "kto", "grpo"))
+    parser.add_argument("--method", default="sft", choices=("auto", *methods()))
     parser.add_argument("--practice", type=int, default=400, help="goals to practise on")
     parser.add_argument("--practise-on", choices=list(GOALS), default="tables", help="weak and shipped")
     parser.add_argument("--attempts", type=int, help="at each goal; by default 4, grpo 8")

@@ -11,10 +11,10 @@ from typing import Any
 from ..agent.goals.load import Goal, load_goals
 from ..agent.learn import promotion
 from ..agent.learn.collect import collect
+from ..agent.learn.dataset import survey
 from ..agent.learn.gate import size
 from ..agent.learn.improve import ImproveReport, following, improve, unfinished
 from ..agent.learn.methods import SHARES, choose
-from ..agent.learn.survey import survey
 from ..agent.learn.trainer import subject_of
 from ..agent.learn.work import Options
 from ..agent.open import open_registry, open_store, tool_names
@@ -111,8 +111,8 @@ def show(report: ImproveReport, as_json: bool = False) -> None:
             f"{figures.sometimes} goals sometimes, {figures.never} never; trained on {figures.kept} "
             f"successes, {figures.again} earlier ones and {figures.replayed} of ordinary work"
         )
-    if report.verdict:
-        show_gate(report.rows, report.verdict)
+    if figures.verdict:
+        show_gate(figures.rows, figures.verdict)
     if report.decision == "promoted":
         print(f"promoted: {report.version} is in use; 'autogpt model rollback' goes back to {report.parent}")
         if figures.canary_release:
@@ -130,7 +130,7 @@ def dry_run(settings: Settings, options: Options, goals: list[Goal], as_json: bo
     subject = subject_of(settings)
     found = survey(settings, open_store(settings), subject, goals, seed=options.seed)
     solved = sum(attempt.solved for attempt in found.past)
-    counts = found.figures()
+    counts = found.figures
     method = choose(options, counts, promotion.method_of(settings.home, subject.reference))
     planned = size(method.gate_goals, options.planned, len(found.judging))
     gaps = method.needs(counts)

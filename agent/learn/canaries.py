@@ -1,7 +1,7 @@
 """Planted canaries: does a candidate keep what it saw once? After Carlini et al., 2019 (arXiv:1802.08232).
 
-A few secrets that nobody has, random digits in an ordinary sentence, are planted among the training samples
-of a candidate. After training its log-probability of each is ranked among those of other random digits in
+A few fake secrets, random digits in an ordinary sentence, are planted among the training samples of a
+candidate. After training its log-probability of each is ranked among those of other random digits in
 the same sentence: the exposure is ``log2(size of the reference set) - log2(rank)`` in bits, about 1.4 on
 average where nothing was kept and :data:`MOST_BITS` where each canary comes first. A candidate whose mean
 is above :data:`LIMIT` has learned its samples by heart, and is not promoted.
@@ -38,13 +38,13 @@ _PLACES = ("locker", "archive", "gate", "vault", "depot", "server", "cabinet", "
 
 @dataclass(frozen=True)
 class Canary:
-    """A sentence with a secret, and which of its tokens are the secret's."""
+    """A sentence with a secret at its end, as token ids."""
 
     context: tuple[int, ...]
     secret: tuple[int, ...]
 
     def record(self) -> dict[str, Any]:
-        """Return it as a line of a training file."""
+        """Return it as a line of a training file; only the secret carries loss."""
         mask = [False] * len(self.context) + [True] * len(self.secret)
         return sample_record([*self.context, *self.secret], mask, 0, "canary")
 

@@ -120,7 +120,7 @@ def forget_improvements(home: Path, runs: Iterable[str]) -> list[str]:
             for path in work.folder.iterdir():
                 if path not in work.impersonal:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
-            replace_file(work.page, page(work))
+            replace_file(work.state.page, page(work))
         shutil.rmtree(home / "improve" / "gate", ignore_errors=True)
     finally:
         held.release()

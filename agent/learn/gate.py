@@ -31,7 +31,7 @@ from ..goals.compare import as_text
 from ..goals.load import Conversation, Goal, load_conversations
 from .goal_split import OWN
 from .samples import calls_in
-from .work import Record, rows
+from .work import JsonLines, Record
 
 if TYPE_CHECKING:
     from ...llm.training import logprobs
@@ -112,7 +112,7 @@ class Gate:
 
     def _results(self, goals: Sequence[Goal], side: Side) -> list[Record]:
         """Return what a model did on the goals (achieved, status, answer, said); plays the missing ones."""
-        file = rows(self.folder / f"{side.fingerprint[:32]}.jsonl")
+        file = JsonLines[Record](self.folder / f"{side.fingerprint[:32]}.jsonl", dict)
         known = {row["goal"]: row for row in file.read() if "achieved" in row}
         keys = [goal_key(goal) for goal in goals]
         missing = [goal for goal, key in zip(goals, keys, strict=True) if key not in known]
@@ -137,7 +137,7 @@ class Gate:
 
     def _scores(self, sessions: Sequence[Conversation], side: Side) -> list[float]:
         """Return a model's score in each session; holds the missing ones."""
-        file = rows(self.folder / f"talk-{side.fingerprint[:32]}.jsonl")
+        file = JsonLines[Record](self.folder / f"talk-{side.fingerprint[:32]}.jsonl", dict)
         known = {row["session"]: float(row["score"]) for row in file.read()}
         keys = [_hash(session.model_dump_json()) for session in sessions]
         missing = [(key, one) for key, one in zip(keys, sessions, strict=True) if key not in known]

@@ -1,8 +1,8 @@
-"""Which goals a model practises on, and which judge it: the two never meet.
+"""The split of goals into those that a model practises on and those that judge it.
 
 Goals come from past runs that may be learned from (their checks are still there, and so are their inputs)
-and from suites that the user names. Both are split by the wording's family, as experience is. Whatever is
-alike to a goal that judges, of the user's or of the shipped gate, is not practised: each is counted.
+and from suites that the user names. Both are split by the wording's family, as experience is. Goals alike
+to one that judges, the user's or the shipped gate's, are not practised; they are counted.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from ...errors import UserError
 from ...memory.experience import Experience, Learnable, weight_of
 from ...memory.goals import alike, family_hash, goal_hash, is_held_out, words_of
 from ..goals.load import Goal, load_goals
-from ..record.events import RunStarted
+from ..record.events import MemoryRecalled, RunStarted
 from ..record.store import RunStore
 
 GATE = Path(__file__).parent / "held_out" / "gate.jsonl.zst"
 OWN = "own "
-"""Stands before the category of the user's held-out goals in the gate's table."""
+"""Prefix of the category of the user's held-out goals in the gate's table."""
 
 
 @dataclass
@@ -170,6 +170,4 @@ def _key(goal: Goal) -> tuple[str, str]:
 
 
 def _recalled(store: RunStore, run: str) -> bool:
-    from ..record.events import MemoryRecalled
-
     return any(isinstance(event, MemoryRecalled) and event.entries for event in store.load(run))

@@ -17,9 +17,8 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ... import __version__
 from ...errors import UsageError
@@ -29,21 +28,19 @@ from ...memory.experience import Experience
 from ...prompts import ToolLine, texts_hash
 from ...settings import Settings
 from ..evaluate import statistics
-from ..evaluate.statistics import RankTest, Row, Verdict
+from ..evaluate.statistics import RankTest
 from ..goals.load import Goal
 from ..open import open_registry, open_store
 from ..record.rewards import Prices
 from . import canaries, promotion
 from . import gate as promotion_gate
-from .dataset import count_attempts, known_rates
+from .dataset import count_attempts, known_rates, make_attempts, survey
 from .gate import Gate, Side
 from .goal_split import priorities
 from .methods import LEAST, Method, Say, choose, named
 from .page import page
-from .rollouts import Practice
-from .survey import survey
 from .trainer import Subject, Trainer, subject_of
-from .work import Figures, Options, Work, begin, improvements, lock
+from .work import ImproveReport, Options, Work, begin, improvements, lock
 
 if TYPE_CHECKING:
     from ...llm.training.logprobs import Row as TokenRow
@@ -58,55 +55,6 @@ EXAMPLES = 12
 """Goals that changed, each way, that the page shows."""
 CHARGED_EVERY = 5.0
 """Seconds: a kill loses at most this much of the time that a stage has used of its budget."""
-
-
-@dataclass(frozen=True)
-class ImproveReport:
-    """How an improvement ended."""
-
-    id: str
-    decision: str
-    """``promoted``, ``kept`` (the old model stays) or ``nothing`` (there was too little to learn from)."""
-    reason: str
-    parent: str
-    version: str
-    """The new model's reference, if it was promoted."""
-    method: str
-    folder: Path
-    page: Path
-    figures: Figures
-    seconds: dict[str, float]
-
-    @classmethod
-    def of(cls, work: Work) -> ImproveReport:
-        """Return what the state says."""
-        state = work.state
-        return cls(
-            state.id, state.decision, state.reason, state.parent, state.version, state.method, work.folder,
-            work.page, state.figures, state.seconds,
-        )  # fmt: skip
-
-    @property
-    def verdict(self) -> Verdict | None:
-        """The gate's verdict, if it played."""
-        return self.figures.verdict
-
-    @property
-    def rows(self) -> list[Row]:
-        """The gate's table."""
-        return self.figures.rows
-
-    def as_json(self) -> dict[str, Any]:
-        """Return what ``autogpt improve --json`` prints."""
-        names = ("id", "decision", "reason", "parent", "version", "method", "seconds")
-        return {
-            **{name: getattr(self, name) for name in names},
-            "folder": str(self.folder),
-            "page": str(self.page),
-            "verdict": asdict(self.verdict) if self.verdict else {},
-            "rows": [{**asdict(row), "difference": row.difference} for row in self.rows],
-            "facts": self.figures.model_dump(mode="json", by_alias=True, exclude_none=True),
-        }
 
 
 def improve(
@@ -216,7 +164,7 @@ class Improvement:
                 self.finish("kept", f"it could not go on: {error}")
         self.draw()
         self.trainer.unload()
-        return ImproveReport.of(self.work)
+        return self.state
 
     @contextmanager
     def _charged(self, stage: str) -> Iterator[None]:
@@ -257,12 +205,11 @@ class Improvement:
         self.say("reading runs", None, "")
         work, subject = self.work, self.trainer.subject
         found = survey(self.settings, self.store, subject, self.goals, self.gate_goals, work.seed)
-        self.state.fingerprint = self.trainer.fingerprint(subject.adapter)
-        self.state.figures = found.figures()
+        self.state.figures = found.figures
         made_by = promotion.method_of(self.settings.home, subject.reference)
         self.state.method = choose(self.options, self.state.figures, made_by).name
         work.runs.write({"run": run.run, "held_out": run.held_out} for run in found.runs)
-        work.goals.write(found.drawn.train)
+        work.goals.write(found.goals)
         work.judging.write(found.judging)
         work.past.write(found.past)
         work.feedback_pairs.write(found.feedback.pairs)
@@ -279,22 +226,15 @@ class Improvement:
             return self.work.reach("train")
         left, attempts = self.left("practise"), self.options.attempts or ATTEMPTS
         model = self.trainer.load(self.trainer.subject.adapter)
-        Practice(
-            model,
-            model.tokenizer,
-            self.registry,
-            Prices.of(self.settings),
-            attempts,
-            self.options.temperature,
-            self.options.parallel,
-            self.work.seed,
-            None if left is None else time.monotonic() + left,
-            lambda tried, solved: self.say(
-                "practising",
-                min(0.99, tried / (len(goals) * attempts)),
-                f"{tried} tries, {solved / tried:.0%} achieved",
-            ),
-        ).run(priorities(goals, known_rates(self.work), self.work.seed), self.work.attempts)
+        goals = priorities(goals, known_rates(self.work), self.work.seed)
+        deadline = None if left is None else time.monotonic() + left
+        for tried, solved in make_attempts(
+            goals, attempts, self.work.attempts, model, self.work.seed, registry=self.registry,
+            tokenizer=model.tokenizer, prices=Prices.of(self.settings), deadline=deadline,
+            temperature=self.options.temperature, parallel=self.options.parallel,
+        ):  # fmt: skip
+            share = min(0.99, tried / (len(goals) * attempts))
+            self.say("practising", share, f"{tried} tries, {solved / tried:.0%} achieved")
         self.work.reach("train")
 
     def train(self) -> None:
@@ -436,4 +376,4 @@ class Improvement:
 
     def draw(self) -> None:
         """Write the page."""
-        replace_file(self.work.page, page(self.work))
+        replace_file(self.state.page, page(self.work))

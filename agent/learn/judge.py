@@ -1,8 +1,9 @@
-"""A model's opinion of a run, where neither a person nor a check says: ``autogpt rate RUN judge``.
+"""LLM as judge (``autogpt rate RUN judge``): a model's opinion of a run that nobody and no check rated.
 
 The judge reads what was wanted, the calls that were made and the answer, and gives 0 to 10. It never reads
-what a tool returned, so a page or a file cannot praise itself but through the answer, which is shown in
-short and as a quotation. Its rating is the weakest source of a reward: a person's and the checks' come first.
+what a tool returned, so a page or a file can praise itself only through the answer, which is shown
+shortened and as a quotation. Its rating is the weakest source of a reward: those of people and checks
+come first.
 
 Limits: an opinion is worth what the judge is worth. The model that answered is a poor judge of itself, and
 one of 135 million parameters of anything; name a better one by ``--model``.

@@ -9,42 +9,19 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from ..evaluate.statistics import row_verdict
 from .work import Work, improvements
 
 TEMPLATE = "page.html.jinja"
 COLOURS = ("var(--new)", "var(--old)")
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 440, 220, 46, 12, 48, 34
 Points = Sequence[tuple[float, float]]
-
-
-@dataclass(frozen=True)
-class Line:
-    """A curve of a chart, in the drawing's coordinates."""
-
-    name: str
-    colour: str
-    places: Points
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A drawing of curves, laid out."""
-
-    title: str
-    below: str
-    lines: list[Line]
-    ticks: list[tuple[float, str]]
-    """Of the y axis: where, and its label."""
-    ends: tuple[str, str]
-    """Labels at both ends of the x axis."""
-    width: int = 440
-    height: int = 220
-    left: int = 46
-    right: int = 428
+Chart = dict[str, Any]
+"""A drawing of curves, laid out for the template."""
 
 
 def page(work: Work) -> str:
@@ -166,16 +143,25 @@ def _chart(title: str, below: str, curves: dict[str, Points], top: float | None 
         return None
     x0, x1 = min(x for x, _ in points), max(x for x, _ in points)
     ticks = _ticks(max(y for _, y in points) if top is None else top)
-    chart = Chart(title, below, [], [], (f"{x0:g}", f"{x1:g}"))
-    across, down = (chart.right - chart.left) / max(x1 - x0, 1e-9), (chart.height - 82) / ticks[-1]
+    across, down = (WIDTH - LEFT - RIGHT) / max(x1 - x0, 1e-9), (HEIGHT - TOP - BOTTOM) / ticks[-1]
 
     def place(x: float, y: float) -> tuple[float, float]:
-        return chart.left + across * (x - x0), chart.height - 34 - down * y
+        return LEFT + across * (x - x0), HEIGHT - BOTTOM - down * y
 
-    for number, (name, line) in enumerate(curves.items()):
-        chart.lines.append(Line(name, COLOURS[number % 2], [place(*point) for point in line]))
-    chart.ticks.extend((place(x0, tick)[1], f"{tick:.0%}" if top else f"{tick:g}") for tick in ticks)
-    return chart
+    return {
+        "title": title,
+        "below": below,
+        "lines": [
+            {"name": name, "colour": colour, "places": [place(*point) for point in line]}
+            for (name, line), colour in zip(curves.items(), COLOURS, strict=False)
+        ],
+        "ticks": [(place(x0, tick)[1], f"{tick:.0%}" if top else f"{tick:g}") for tick in ticks],
+        "ends": (f"{x0:g}", f"{x1:g}"),
+        "width": WIDTH,
+        "height": HEIGHT,
+        "left": LEFT,
+        "right": WIDTH - RIGHT,
+    }
 
 
 def _ticks(high: float) -> list[float]:

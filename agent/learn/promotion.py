@@ -20,6 +20,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel, ValidationError
+
 from ...files import replace_file
 from ...llm.registry import ModelRegistry, facts_of
 from ...memory.experience import is_solved
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from .trainer import Subject
     from .work import Work
 
+TRIAL = Path("models") / "trial.json"
 RUNS = 20
 LOOKS = (10, 20)
 ALPHA = 0.025
@@ -39,13 +42,16 @@ OLD = 100
 """How many of the old model's last rewarded runs are compared with."""
 
 
+def _versions(home: Path) -> dict[str, dict[str, Any]]:
+    """Return the facts of the registry's versions, by reference."""
+    registry = ModelRegistry(home)
+    return {version.reference: facts_of(registry.folder(version)) for version in registry.list()}
+
+
 def promoted(home: Path, improvement: str) -> str:
     """Return the version that an improvement added, or an empty string."""
-    registry = ModelRegistry(home)
-    for version in registry.list():
-        if facts_of(registry.folder(version)).get("improvement") == improvement:
-            return version.reference
-    return ""
+    found = (name for name, facts in _versions(home).items() if facts.get("improvement") == improvement)
+    return next(found, "")
 
 
 def undone(home: Path, work: Work) -> bool:
@@ -57,10 +63,7 @@ def undone(home: Path, work: Work) -> bool:
 
 def method_of(home: Path, reference: str) -> str:
     """Return the method by which an improvement made this version; empty for any other model."""
-    registry = ModelRegistry(home)
-    known = {version.reference: version for version in registry.list()}
-    facts = facts_of(registry.folder(known[reference])) if reference in known else {}
-    return str(facts.get("method", ""))
+    return str(_versions(home).get(reference, {}).get("method", ""))
 
 
 def root_of(home: Path, reference: str) -> str:
@@ -120,19 +123,46 @@ def describe(folder: Path, work: Work, subject: Subject) -> None:
     add_scores(folder, scores)
 
 
+class CanaryRelease(BaseModel):
+    """What ``models/trial.json`` holds: which model's live runs are compared with what."""
+
+    version: str
+    parent: str
+    """The model that returns if they are worse."""
+    old: tuple[int, int]
+    """Its successes, of how many runs."""
+    since: float
+    """Seconds since 1970."""
+    looked: int = 0
+    """Runs of the new model at the last look."""
+
+    def save(self, home: Path) -> None:
+        """Write it."""
+        replace_file(home / TRIAL, self.model_dump_json())
+
+
+def under_way(home: Path) -> CanaryRelease | None:
+    """Return the canary release under way; a file that cannot be read is removed: the next begins afresh."""
+    try:
+        return CanaryRelease.model_validate_json((home / TRIAL).read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError):
+        (home / TRIAL).unlink(missing_ok=True)
+        return None
+
+
 def start_canary_release(home: Path, store: RunStore, version: str, parent: str, now: float) -> bool:
     """Start watching the live runs of ``version``; returns False if there is nothing to compare them with."""
-    old = _outcomes(store, parent, 0.0, newest=True)[:OLD]
-    compared: dict[str, Any]
+    old, running = _outcomes(store, parent, 0.0, newest=True)[:OLD], under_way(home)
     if len(old) >= LEAST_OLD:
-        compared = {"parent": parent, "old": [sum(old), len(old)]}
-    elif (running := _read(home)) is not None and running["version"] == parent:
-        compared = {"parent": running["parent"], "old": running["old"]}
+        release = CanaryRelease(version=version, parent=parent, old=(sum(old), len(old)), since=now)
+    elif running is not None and running.version == parent:
+        release = CanaryRelease(version=version, parent=running.parent, old=running.old, since=now)
     else:
-        _file(home).unlink(missing_ok=True)
+        (home / TRIAL).unlink(missing_ok=True)
         return False
-    trial = {**compared, "version": version, "since": now, "looked": 0}
-    replace_file(_file(home), json.dumps(trial))
+    release.save(home)
     return True
 
 
@@ -140,31 +170,30 @@ def check_canary_release(settings: Settings, store: RunStore) -> str:
     """Look at the canary release under way, if any; returns what to tell the user, or an empty string."""
     from ..evaluate.statistics import fisher  # loads numpy, and every run comes by here
 
-    trial = _read(settings.home)
-    if trial is None:
+    release = under_way(settings.home)
+    if release is None:
         return ""
-    registry = ModelRegistry(settings.home)
-    version, parent = str(trial["version"]), str(trial["parent"])
+    registry, file = ModelRegistry(settings.home), settings.home / TRIAL
+    version, parent = release.version, release.parent
     if registry.current() != version:  # a person has chosen another model: it is theirs to judge
-        _file(settings.home).unlink(missing_ok=True)
+        file.unlink(missing_ok=True)
         return ""
-    new = _outcomes(store, version, float(trial["since"]))
+    new = _outcomes(store, version, release.since)
     for size in LOOKS:
-        if trial["looked"] >= size or len(new) < size:
+        if release.looked >= size or len(new) < size:
             continue
-        solved, (before, of) = sum(new[:size]), trial["old"]
+        solved, (before, of) = sum(new[:size]), release.old
         p = fisher(solved, size, before, of)
-        told = (
-            f"{version} achieved {solved} of its first {size} live runs, {parent} {before} of its last {of}"
-        )
+        runs = f"{solved} of its first {size} live runs"
+        told = f"{version} achieved {runs}, {parent} {before} of its last {of}"
         if p < ALPHA:
             registry.use(parent)
-            _file(settings.home).unlink(missing_ok=True)
+            file.unlink(missing_ok=True)
             return f"{told} (p = {p:.2g}): {parent} is in use again"
-        trial["looked"] = size
-        replace_file(_file(settings.home), json.dumps(trial))
+        release.looked = size
+        release.save(settings.home)
         if size == RUNS:
-            _file(settings.home).unlink(missing_ok=True)
+            file.unlink(missing_ok=True)
             return f"{told}: {version} stays, its trial is over"
     return ""
 
@@ -184,18 +213,3 @@ def _outcomes(store: RunStore, model: str, since: float, newest: bool = False) -
         if len(found) == OLD:
             break
     return found
-
-
-def _file(home: Path) -> Path:
-    return home / "models" / "trial.json"
-
-
-def _read(home: Path) -> dict[str, Any] | None:
-    try:
-        found = json.loads(_file(home).read_text(encoding="utf-8"))
-        return {**found, "old": (int(found["old"][0]), int(found["old"][1])), "looked": int(found["looked"])}
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
-        _file(home).unlink(missing_ok=True)  # it is made again with the next promotion
-        return None

@@ -87,7 +87,7 @@ def collect(
                 chunk, attempts, opened, seed_of("value head", start), registry=registry,
                 temperature=TEMPERATURE, parallel=GROUP * attempts,
             )  # fmt: skip
-            rows = [_row(episode, opened) for _, _, episode in rolled]
+            rows = [row_of(episode, opened) for _, _, episode in rolled]
             data = io.BytesIO()
             torch.save(rows, data)
             replace_file(part, data.getvalue())
@@ -101,7 +101,7 @@ def _digest(ids: Sequence[str], attempts: int) -> str:
     return hashlib.sha256(json.dumps([ids, attempts]).encode()).hexdigest()[:10]
 
 
-def _row(episode: Episode, model: Watched) -> Row:
+def row_of(episode: Episode, model: Watched) -> Row:
     assert episode.result is not None
     seen = model.seen.pop(episode.name, [])
     return {

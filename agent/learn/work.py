@@ -13,6 +13,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
@@ -129,10 +130,10 @@ class Figures(BaseModel):
     canary_release: bool = Field(default=False, alias="trial")
 
 
-class State(BaseModel):
-    """What ``state.json`` holds."""
+class ImproveReport(BaseModel):
+    """How an improvement stands, and in the end how it ended: what ``state.json`` holds."""
 
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(extra="ignore", populate_by_name=True)
 
     id: str
     stage: Stage = "collect"
@@ -141,8 +142,6 @@ class State(BaseModel):
     """Seconds since 1970."""
     parent: str
     """The model that was in use when it began: what is improved."""
-    fingerprint: str = ""
-    """Of that model, as loaded."""
     options: Options = Options()
     method: str = ""
     """What ``auto`` chose."""
@@ -156,15 +155,42 @@ class State(BaseModel):
     reason: str = ""
     version: str = ""
     """The reference of the promoted model."""
+    folder: Path = Field(default=Path(), exclude=True)
+
+    @property
+    def page(self) -> Path:
+        """The HTML page."""
+        return self.folder / "index.html"
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what ``autogpt improve --json`` prints."""
+        figures, names = self.figures, ("id", "decision", "reason", "parent", "version", "method", "seconds")
+        return {
+            **{name: getattr(self, name) for name in names},
+            "folder": str(self.folder),
+            "page": str(self.page),
+            "verdict": asdict(figures.verdict) if figures.verdict else {},
+            "rows": [{**asdict(row), "difference": row.difference} for row in figures.rows],
+            "facts": figures.model_dump(mode="json", by_alias=True, exclude_none=True),
+        }
 
 
 class JsonLines(Generic[T]):
-    """A file of JSON lines, one item each: replaced as a whole, or grown line by line."""
+    """A file of JSON lines, one item each: replaced as a whole, or grown line by line.
+
+    As an attribute of :class:`Work` it is the file of this name in the work's folder.
+    """
 
     def __init__(
-        self, path: Path, encode: Callable[[T], Mapping[str, Any]], decode: Callable[[dict[str, Any]], T]
+        self,
+        path: Path | str,
+        encode: Callable[[T], Mapping[str, Any]] = vars,
+        decode: Callable[[dict[str, Any]], T] | None = None,
     ) -> None:
-        self.path, self._encode, self._decode = path, encode, decode
+        self.path, self._encode, self._decode = Path(path), encode, decode
+
+    def __get__(self, work: Work, owner: type[Work]) -> JsonLines[T]:
+        return JsonLines(work.folder / self.path, self._encode, self._decode)
 
     def write(self, items: Iterable[T]) -> None:
         """Replace the file atomically."""
@@ -172,7 +198,8 @@ class JsonLines(Generic[T]):
 
     def read(self) -> list[T]:
         """Return all items; [] where there is no file. A last line that was cut off is left out."""
-        return [self._decode(row) for row in read_lines(self.path)]
+        rows: Any = read_lines(self.path)
+        return list(map(self._decode, rows) if self._decode else rows)
 
     def add(self, item: T) -> None:
         """Append one item; it survives a kill of this process once this returns."""
@@ -187,30 +214,6 @@ class JsonLines(Generic[T]):
 
     def _line(self, item: T) -> str:
         return json.dumps(self._encode(item), ensure_ascii=False) + "\n"
-
-
-def rows(path: Path) -> JsonLines[dict[str, Any]]:
-    """Return a file of plain objects."""
-    return JsonLines(path, dict, dict)
-
-
-class _File(Generic[T]):
-    """Declares a file of an improvement: an attribute that is its :class:`JsonLines`."""
-
-    def __init__(
-        self,
-        name: str,
-        encode: Callable[[T], Mapping[str, Any]] = vars,
-        decode: Callable[[dict[str, Any]], T] | None = None,
-    ) -> None:
-        self.name, self.encode, self.decode = name, encode, decode
-
-    def __get__(self, work: Work, owner: type[Work]) -> JsonLines[T]:
-        return JsonLines(work.folder / self.name, self.encode, self.decode or _same)
-
-
-def _same(row: Any) -> Any:
-    return row
 
 
 def _pair(row: dict[str, Any]) -> Pair:
@@ -228,47 +231,47 @@ def _rated(row: dict[str, Any]) -> Rated:
 class Work:
     """One improvement's folder: its state and its files."""
 
-    given = _File("given.jsonl", kept_record, restored_line)
+    given = JsonLines("given.jsonl", kept_record, restored_line)
     """Goals that a person named, for a resumed improvement and its next rounds."""
-    runs = _File[Record]("runs.jsonl", dict)
+    runs = JsonLines[Record]("runs.jsonl", dict)
     """Past runs that may be learned from: ``run``, and ``held_out`` where it only judges."""
-    goals = _File("goals.jsonl", kept_record, restored_line)
+    goals = JsonLines("goals.jsonl", kept_record, restored_line)
     """Goals to practise on."""
-    judging = _File("judging.jsonl", kept_record, restored_line)
+    judging = JsonLines("judging.jsonl", kept_record, restored_line)
     """Goals that the gate may play, in order of play."""
-    past = _File("past.jsonl", Attempt.row, attempt_of_row)
+    past = JsonLines("past.jsonl", Attempt.row, attempt_of_row)
     """Past runs that may be trained on."""
-    feedback_pairs = _File("said_pairs.jsonl", vars, _pair)
+    feedback_pairs = JsonLines("said_pairs.jsonl", vars, _pair)
     """Corrections by people."""
-    feedback_rated = _File("said_rated.jsonl", vars, _rated)
+    feedback_rated = JsonLines("said_rated.jsonl", vars, _rated)
     """Ratings by people."""
-    feedback_held_out = _File("said_held.jsonl", vars, _rated)
+    feedback_held_out = JsonLines("said_held.jsonl", vars, _rated)
     """Ratings by people that only judge."""
-    attempts = _File("attempts.jsonl", Attempt.row, attempt_of_row)
+    attempts = JsonLines("attempts.jsonl", Attempt.row, attempt_of_row)
     """Attempts at the goals, as they came in."""
-    rates = _File[Record]("rates.jsonl", dict)
+    rates = JsonLines[Record]("rates.jsonl", dict)
     """How often each goal was solved and tried: ``goal`` (a hash), ``solved``, ``tried``."""
-    kept = _File("kept.jsonl", Attempt.row, attempt_of_row)
+    kept = JsonLines("kept.jsonl", Attempt.row, attempt_of_row)
     """Successes that rejection sampling kept."""
-    samples = _File[Record]("samples.jsonl", dict)
+    samples = JsonLines[Record]("samples.jsonl", dict)
     """The training file of fine-tuning."""
-    replay = _File[Record]("replay.jsonl", dict)
+    replay = JsonLines[Record]("replay.jsonl", dict)
     """The training file of ordinary samples that other methods mix in."""
-    pairs = _File("pairs_in.jsonl", vars, _pair)
+    pairs = JsonLines("pairs_in.jsonl", vars, _pair)
     """Pairs that are trained on."""
-    rated = _File("rated_in.jsonl", vars, _rated)
+    rated = JsonLines("rated_in.jsonl", vars, _rated)
     """Rated answers that are trained on."""
-    curve = _File[Record]("curve.jsonl", dict)
+    curve = JsonLines[Record]("curve.jsonl", dict)
     """Training steps: ``step``, ``loss``, ``mean``, ``done``."""
-    rewards = _File[Record]("rewards.jsonl", dict)
+    rewards = JsonLines[Record]("rewards.jsonl", dict)
     """Rounds of attempts by GRPO: ``tries`` so far, mean ``reward``."""
-    outcomes = _File[statistics.Pair]("pairs.jsonl", vars, lambda row: statistics.Pair(**row))
+    outcomes = JsonLines[statistics.Pair]("pairs.jsonl", vars, lambda row: statistics.Pair(**row))
     """The gate's goals under both models."""
-    examples = _File[Record]("changed.jsonl", dict)
+    examples = JsonLines[Record]("changed.jsonl", dict)
     """One line: goals that only one of the models achieved, ``won`` and ``lost``."""
 
-    def __init__(self, folder: Path, state: State) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, state: ImproveReport) -> None:
+        self.folder = state.folder = folder
         self.state = state
 
     @property
@@ -280,11 +283,6 @@ class Work:
     def seed(self) -> int:
         """The seed of this round."""
         return self.state.options.seed + 7919 * (self.state.round - 1)
-
-    @property
-    def page(self) -> Path:
-        """The HTML page."""
-        return self.folder / "index.html"
 
     @property
     def training(self) -> Path:
@@ -327,7 +325,7 @@ def improvements(home: Path) -> list[Work]:
     found = []
     for file in (home / "improve").glob(f"*/{STATE}"):
         try:
-            found.append(Work(file.parent, State.model_validate_json(file.read_bytes())))
+            found.append(Work(file.parent, ImproveReport.model_validate_json(file.read_bytes())))
         except (OSError, ValidationError):
             continue
     return sorted(found, key=lambda work: work.state.created)  # names have only seconds
@@ -338,7 +336,7 @@ def begin(home: Path, parent: str, options: Options, number: int = 1, given: Ite
     name = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
     work = Work(
         home / "improve" / name,
-        State(id=name, created=time.time(), parent=parent, options=options, round=number),
+        ImproveReport(id=name, created=time.time(), parent=parent, options=options, round=number),
     )
     work.folder.mkdir(parents=True)
     work.given.write(given)  # before the state, which is what makes it an improvement

@@ -1,7 +1,7 @@
 """Practice goals about text files: which one mentions a word, how many lines do, what a line says.
 
-A word counts only where searching for it cannot be misread: it stands in the same lines as a whole
-word and as a piece of one. What copying and renaming leave behind is checked in the run's own
+A word counts only where searching for it is unambiguous: it occurs in the same lines as a whole word and
+as part of one. What copying and renaming leave behind is checked in the run's own
 workspace; the user's files stay as they are.
 """
 

@@ -1,7 +1,7 @@
-"""What the columns of a user's table are like, and how people would call them.
+"""The roles of a table's columns, and what people would call them.
 
 A column's role decides which questions make sense: a key is looked up but never added up, a year is
-"after" and not "above", a group is counted. Roles come from cells and names, by rules that rather
+"after" and not "above", a group is counted. Roles come from cells and names, by rules that would rather
 leave a column out than ask nonsense about it: names that nobody could say, two columns of one name,
 long texts and empty columns are left out.
 """

@@ -1,4 +1,4 @@
-"""``autogpt practice DIR``: a suite of checkable goals from a user's own tables and texts.
+"""A suite of checkable goals from a user's own tables and texts.
 
 Every question's query is run by the table tool itself, and kept only when the answer says something:
 not empty, not the whole table, short enough to be written, no value twice, and not given away by the
@@ -40,14 +40,14 @@ Record = dict[str, Any]
 
 @dataclass
 class Practice:
-    """A finished suite and what was noticed on the way."""
+    """A finished suite, and notes on what was left out."""
 
     goals: list[Record]
     notes: list[str] = field(default_factory=list)
     wanted: int = 0
 
     def lines(self) -> Iterator[str]:
-        """Yield what a person should read: how many of which kind, and what was left out."""
+        """Yield the summary: how many goals of each kind, and what was left out."""
         kinds = Counter(goal["category"] for goal in self.goals)
         yield f"{len(self.goals)} goals: " + ", ".join(
             f"{name} {count}" for name, count in kinds.most_common()
@@ -60,7 +60,7 @@ class Practice:
 def practise(folder: Path, count: int = 100, seed: int = 0, out: Path | None = None) -> Practice:
     """Return about ``count`` goals over the files of ``folder``; nothing is written.
 
-    ``out`` is where the suite will stand: inputs under its folder are named relative to it.
+    ``out`` is where the suite will be written: inputs under its folder are named relative to it.
     Raises UsageError when there is nothing to make goals of.
     """
     rng = random.Random(seed)

@@ -152,7 +152,7 @@ def _place(view: View, rng: random.Random) -> str:
 
 
 def _lower(text: str) -> str:
-    """Return a sentence as it stands after others: its first letter small, unless a name begins it."""
+    """Return a sentence with a small first letter, unless it begins with a name."""
     first = text.split(" ", 1)[0]
     known = first.isalpha() and first != "I" and (first.istitle() or first.islower())
     return text[:1].lower() + text[1:] if known and first.lower() in _STARTS else text

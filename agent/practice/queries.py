@@ -2,7 +2,7 @@
 
 One function per kind: look up, list, count, compute, the extreme one, the top few, the commonest,
 the best group. A query is only a draft here; whether its answer is worth asking for is decided by
-``suite``, which runs it with the tool itself. What can be seen from the cells alone (ties at the top,
+``generate``, which runs it with the tool itself. What can be seen from the cells alone (ties at the top,
 a value that two columns hold) is refused here, because the tool's answer would hide it.
 """
 

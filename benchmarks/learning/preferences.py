@@ -15,12 +15,12 @@ from typing import Any
 
 from makers.chat import TALK
 
+from autogpt.agent.evaluate.attempts import roll
 from autogpt.agent.experts import small_talk as chat
 from autogpt.agent.goals.load import Goal
 from autogpt.agent.learn.improve import ImproveOptions, improve
 from autogpt.agent.open import open_model, open_registry, open_store
 from autogpt.agent.record.events import Rating
-from autogpt.agent.run.rollout import Rollout
 from autogpt.agent.run.runner import Runner
 from autogpt.llm.message import Sampling
 from autogpt.llm.registry import ModelRegistry
@@ -79,11 +79,11 @@ def liked_share(settings: Settings, model: str, texts: Sequence[str], taste: str
     place = settings.home / "benchmark" / f"{taste}-{model.replace('/', '_')}.json"
     if not place.is_file():
         opened = open_model(settings.model_copy(update={"model": model}))
-        said: list[bool] = []
-        for draw in range(DRAWS):
-            rollout = Rollout(opened, open_registry(), seed=draw, temperature=1.0)
-            episodes = rollout.run([Goal(goal=text) for text in texts])
-            said += [likes(episode.result.answer if episode.result else "", taste) for episode in episodes]
+        goals = [Goal(goal=text) for text in texts]
+        said = [
+            likes(episode.result.answer if episode.result else "", taste)
+            for *_, episode in roll(goals, DRAWS, opened, 0, registry=open_registry(), temperature=1.0)
+        ]
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(json.dumps(sum(said) / len(said)))
     return float(json.loads(place.read_text()))

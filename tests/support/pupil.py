@@ -79,7 +79,7 @@ class School(Trainer):
         skill = float(file.read_text()) if file else self.start
         return self.models.setdefault(adapter, Pupil(skill, "pupil"))
 
-    def finetune(self, on_step: Callable[[Any], None], **config: Any) -> Report:
+    def finetune(self, on_step: Any, data: Any = (), epsilon: Any = None, **config: Any) -> Report:
         folder = config["out"] / "adapter"
         folder.mkdir(parents=True, exist_ok=True)
         facts = {"base": str(NANO), "tokenizer_sha256": "t"}
@@ -88,7 +88,9 @@ class School(Trainer):
         (folder / "adapter_model.safetensors").write_text(str(self.taught))
         return Report(True, 3, 30, 900, 0.1, 0.5, None, folder)
 
-    def prefer(self, method: str, items: Sequence[Any], replay: Any, on_step: Any, **config: Any) -> Report:
+    def prefer(
+        self, method: str, items: Sequence[Any], replay: Any, on_step: Any, epsilon: Any = None, **config: Any
+    ) -> Report:
         self.trained_on = list(items)
         return self.finetune(on_step, **config)
 

@@ -64,7 +64,7 @@ class Method:
 
     def needs(self, figures: Figures) -> list[str]:
         """Return what is missing before an improvement can begin, a line each."""
-        from ..survey import LEAST_GOALS
+        from ..dataset import LEAST_GOALS
 
         lack, given, found = LEAST_GOALS - figures.distinct, self.given(figures), list[str]()
         if lack > 0 and given < LEAST_GOALS:
@@ -118,9 +118,11 @@ class Method:
             "out": work.training,
         }
 
-    def replay_share(self, options: Options) -> float:
-        """Return the share of replayed samples in a step."""
-        return max(options.replay, self.least_share) if options.replay else 0.0
+    def mixed(self, work: Work) -> dict[str, Any]:
+        """Return :meth:`config`, with the ordinary samples to mix in and their share of a step."""
+        file, options = work.replay.path, work.state.options
+        share = max(options.replay, self.least_share) if options.replay else 0.0
+        return {**self.config(work), "replay": [file] if file.is_file() else [], "replay_share": share}
 
 
 def methods() -> dict[str, Method]:
@@ -131,8 +133,8 @@ def methods() -> dict[str, Method]:
     while pending:
         kind = pending.pop()
         pending += kind.__subclasses__()
-        if kind.name:
-            found[kind.name] = kind()
+        if name := vars(kind).get("name"):  # its own: a helper class between has none
+            found[name] = kind()
     return dict(sorted(found.items(), key=lambda item: (item[1].priority, item[0])))
 
 

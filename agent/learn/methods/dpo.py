@@ -32,20 +32,14 @@ class Dpo(Method):
         return figures.pairs >= LEAST_PAIRS and parent != self.name
 
     def given(self, figures: Figures) -> int:
-        """Return the number of corrections."""
         return figures.pairs
 
     def gather(self, work: Work) -> int:
-        """Write pairs and replayed samples."""
         write_replay(work)
         pairs = [*work.feedback_pairs.read(), *attempt_pairs(work.attempts.read())]
         work.pairs.write(pairs)
         return len(pairs)
 
     def train(self, trainer: Trainer, work: Work, on_step: OnStep, say: Say) -> Report:
-        """Train on the pairs."""
-        options, replay = work.state.options, work.replay.path
-        return trainer.prefer(
-            "dpo", work.pairs.read(), [replay] if replay.is_file() else [], on_step, options.dp_epsilon,
-            replay_share=self.replay_share(options), **self.config(work),
-        )  # fmt: skip
+        epsilon = work.state.options.dp_epsilon
+        return trainer.prefer("dpo", work.pairs.read(), on_step=on_step, epsilon=epsilon, **self.mixed(work))

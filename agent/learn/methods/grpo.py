@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ....errors import UsageError
 from ...evaluate.attempts import roll, seed_of
@@ -46,19 +46,14 @@ class Grpo(Method):
         super().check(options)
 
     def gather(self, work: Work) -> int:
-        """Write replayed samples; the goals are there."""
         write_replay(work)
         return work.state.figures.goals
 
     def train(self, trainer: Trainer, work: Work, on_step: OnStep, say: Say) -> Report:
-        """Train on attempts at the goals."""
-        options, replay = work.state.options, work.replay.path
-        group: dict[str, Any] = {"group": options.attempts} if options.attempts else {}
-        rounds = Rounds(trainer, work, say)
-        return trainer.reinforce(
-            list(rounds.goals), rounds.roll, rounds.publish, [replay] if work.state.figures.replayed else [],
-            on_step, replay_share=self.replay_share(options), **group, **self.config(work),
-        )  # fmt: skip
+        rounds, config = Rounds(trainer, work, say), self.mixed(work)
+        if work.state.options.attempts:
+            config["group"] = work.state.options.attempts
+        return trainer.reinforce(list(rounds.goals), rounds.roll, rounds.publish, on_step=on_step, **config)
 
 
 class Rounds:

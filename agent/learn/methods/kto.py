@@ -38,20 +38,13 @@ class Kto(Method):
         return enough and both and parent != self.name
 
     def given(self, figures: Figures) -> int:
-        """Return the number of ratings."""
         return figures.thumbs
 
     def gather(self, work: Work) -> int:
-        """Write rated answers and replayed samples."""
         write_replay(work)
         rated = [*work.feedback_rated.read(), *attempt_thumbs(work.attempts.read())]
         work.rated.write(rated)
         return len(rated)
 
     def train(self, trainer: Trainer, work: Work, on_step: OnStep, say: Say) -> Report:
-        """Train on the rated answers."""
-        options, replay = work.state.options, work.replay.path
-        return trainer.prefer(
-            "kto", work.rated.read(), [replay] if replay.is_file() else [], on_step, options.dp_epsilon,
-            replay_share=self.replay_share(options), **self.config(work),
-        )  # fmt: skip
+        return trainer.prefer("kto", work.rated.read(), on_step=on_step, epsilon=None, **self.mixed(work))

@@ -24,7 +24,6 @@ class RejectionSampling(Method):
     private = True
 
     def suits(self, figures: Figures, parent: str) -> bool:
-        """It learns from whatever there is."""
         return True
 
     def gather(self, work: Work) -> int:

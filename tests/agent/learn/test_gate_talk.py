@@ -28,7 +28,7 @@ def test_the_shipped_sessions_are_none_of_the_suite() -> None:
 
 
 class Talker:
-    """Stands for a model that achieves the first so many messages of every session."""
+    """Stands for a model that achieves the first ``achieves`` messages of every session."""
 
     def __init__(self, achieves: int) -> None:
         self.achieves = achieves
@@ -105,6 +105,6 @@ def test_a_better_candidate_that_forgot_to_converse_is_kept_out(
     monkeypatch.setattr(goal_split, "shipped_gate", lambda: goals(40, 5000))
     report = study(Forgetful, goals=goals(40), gate_goals=None)
     assert report.decision == decision, report.reason
-    (row,) = [row for row in report.rows if row.category == "conversations"]
+    (row,) = [row for row in report.figures.rows if row.category == "conversations"]
     assert row.n == 12 and row.worse is (decision == "kept")
     assert ("conversations got worse" in report.reason) is (decision == "kept")

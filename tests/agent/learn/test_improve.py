@@ -31,9 +31,9 @@ def test_a_better_candidate_is_promoted_and_rolled_back(nano_in_use: ModelRegist
     facts = facts_of(nano_in_use.folder(version))
     assert (version.parent, facts["improvement"], facts["method"]) == ("nano", report.id, "sft")
     assert "gate, all" in nano_in_use.card("nano@1")
-    overall = report.rows[-1]
+    overall = report.figures.rows[-1]
     assert overall.category == "all" and overall.difference > 0.2
-    assert report.verdict is not None and report.verdict.p < 0.05
+    assert report.figures.verdict is not None and report.figures.verdict.p < 0.05
     assert nano_in_use.rollback() == "nano"
 
 

@@ -61,7 +61,7 @@ def test_what_is_trained_on_is_on_disk_before_training(isolated: Path) -> None:
     """A kill while training may change nothing: the checkpoint belongs to these samples."""
 
     class Looking(School):
-        def finetune(self, on_step: Any, **config: Any) -> Report:
+        def finetune(self, on_step: Any, data: Any = (), epsilon: Any = None, **config: Any) -> Report:
             (begun,) = improvements(isolated)
             assert (begun.state.figures.samples or 0) > 0
             return super().finetune(on_step, **config)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.paths import TESTS
@@ -18,7 +19,7 @@ from autogpt.agent.learn.improve import ImproveOptions
 from autogpt.agent.learn.page import page
 from autogpt.agent.learn.promotion import check_canary_release
 from autogpt.agent.learn.samples import Attempt, rejection_sample
-from autogpt.agent.learn.work import improvements, read_lines, rows
+from autogpt.agent.learn.work import JsonLines, begin, improvements, read_lines
 from autogpt.agent.record.events import (
     Correction,
     ModelTurn,
@@ -171,7 +172,7 @@ def test_a_second_improvement_at_once_is_refused(isolated: Path) -> None:
 def test_a_line_that_was_cut_off_is_left_out_and_the_next_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"a": 1}\n{"a": 2')
-    rows(path).add({"a": 3})
+    JsonLines[dict[str, int]](path, dict).add({"a": 3})
     assert [row["a"] for row in read_lines(path)] == [1, 3]
 
 
@@ -264,7 +265,7 @@ def test_forgetting_a_run_takes_what_improvements_kept_of_it(store: RunStore, is
     assert (report.folder / "attempts.jsonl").is_file() and (report.folder / "train").is_dir()
     assert main(["experience", "forget", run]) == 0
     left = {path.name for path in report.folder.iterdir()}
-    assert left == {"state.json", "curve.jsonl", "rates.jsonl", "index.html"}
+    assert left == {"state.json", "rates.jsonl", "index.html"}
     assert not (isolated / "improve" / "gate").exists()
     assert ModelRegistry(isolated).current() == report.version == "nano@1"  # which the command named
 
@@ -296,7 +297,19 @@ def test_ordinary_work_is_replayed_beside_the_tools_of_kept_runs() -> None:
     prefix = len(tokenizer.encode_messages([system]).ids)
     own = encoded(f"{lines}Goal: how high?")
     kept = Attempt(
-        "h", "k", 0, "c", "", "achieved", 1.0, 1.0, own, [0] * len(own), [0.0] * len(own), prefix, ""
+        "h",
+        "k",
+        0,
+        "c",
+        "",
+        "achieved",
+        1.0,
+        1.0,
+        tuple(own),
+        (False,) * len(own),
+        (0.0,) * len(own),
+        prefix,
+        "",
     )
     plain, other = encoded("Goal: add 2 and 3"), encoded("zip(path): Pack.\nGoal: pack it")
     assert opening.tools(plain, prefix).start == opening.tools(plain, prefix).stop
@@ -313,12 +326,16 @@ def test_ordinary_work_is_replayed_beside_the_tools_of_kept_runs() -> None:
 
 
 @pytest.mark.parametrize("method", ["dpo", "kto", "grpo"])
-def test_the_share_that_is_replayed_reaches_every_method(method: str) -> None:
+def test_the_share_that_is_replayed_reaches_every_method(method: str, isolated: Path) -> None:
     from autogpt.agent.learn.methods import named
 
-    assert named(method).replay_share(ImproveOptions(replay=0.5)) == 0.5
-    assert named(method).replay_share(ImproveOptions()) == (0.5 if method == "kto" else 0.2)
-    assert named(method).replay_share(ImproveOptions(replay=0.0)) == 0.0
+    def config(**options: Any) -> dict[str, Any]:
+        return named(method).mixed(begin(isolated, "nano", ImproveOptions(**options)))
+
+    assert config(replay=0.5)["replay_share"] == 0.5
+    usual = config()
+    assert (usual["replay_share"], usual["epochs"]) == ((0.5, 4.0) if method == "kto" else (0.2, 2.0))
+    assert config(replay=0.0, epochs=1.0)["replay_share"] == 0.0
 
 
 def test_watching_begins_again_when_there_are_new_runs(
@@ -334,9 +351,14 @@ def test_watching_begins_again_when_there_are_new_runs(
             raise KeyboardInterrupt
 
     looked: list[int] = []
-    monkeypatch.setattr(improve_commands, "once", lambda *_: begun.append(len(looked)) or 0)
-    monkeypatch.setattr(improve_commands, "_learnable", lambda _: looked.append(next(looks)) or looked[-1])
-    monkeypatch.setattr(improve_commands.time, "sleep", sleep)
+
+    def look(_: object) -> int:
+        looked.append(next(looks))
+        return looked[-1]
+
+    monkeypatch.setattr(improve_commands, "once", lambda *_: begun.append(len(looked)))
+    monkeypatch.setattr(improve_commands, "_learnable", look)
+    monkeypatch.setattr("time.sleep", sleep)
     assert main(["improve", "--watch"]) == 130
     assert begun == [1, 3]  # at first, and not for five runs, but for ten
 
@@ -349,7 +371,7 @@ def test_options_that_cannot_be_leave_no_improvement_behind(isolated: Path) -> N
 
 def test_a_training_that_is_refused_keeps_the_model(nano_in_use: ModelRegistry) -> None:
     class Refusing(School):
-        def finetune(self, on_step: object, **config: object) -> Report:
+        def finetune(self, on_step: Any, data: Any = (), epsilon: Any = None, **config: Any) -> Report:
             raise UsageError("all samples are too long")
 
     report = study(Refusing)

@@ -57,7 +57,7 @@ def test_a_method_trains_weights_and_is_promoted(method: str, nano_in_use: Model
     steps = [row["step"] for row in read_lines(report.folder / "curve.jsonl")]
     assert steps == sorted(set(steps)) and steps
     text = report.page.read_text(encoding="utf-8")
-    assert "<svg" in text and all(row.category in text for row in report.rows)
+    assert "<svg" in text and all(row.category in text for row in report.figures.rows)
     if method == "grpo":
         tries = [row["tries"] for row in read_lines(report.folder / "rewards.jsonl")]
         assert tries == sorted(tries) and tries[-1] == report.figures.tries
