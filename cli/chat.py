@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..agent.goals.adapt import adapt
 from ..agent.goals.load import Goal
-from ..agent.open import open_model, open_registry, open_store, with_memory, with_model
+from ..agent.open import open_model, open_registry, open_store, with_memory
 from ..agent.record.events import RunStarted
 from ..agent.record.state import State
 from ..agent.run.chat import ChatSession
@@ -27,6 +28,7 @@ from ..errors import UsageError, UserError
 from ..memory.entry import Draft, Kind, Verdict
 from ..settings import Settings, load
 from .report import Report, ask_at_terminal, at_terminal, make_report
+from .run import settings_of
 from .tables import show_table, when
 from .view import RunView, clean
 
@@ -162,7 +164,8 @@ class Repl:
         from .memory import say_models
 
         run, store = self.session.run, self.runner.store
-        done = forget(store, load(), [run], who(), lambda said: self.session.consent(said.learn, said.by))
+        with self.report.busy("forgetting"):
+            done = forget(store, load(), [run], who(), lambda said: self.session.consent(said.learn, said.by))
         print(f"no model learns from this; undo: autogpt experience allow {run}")
         say_models(done.models)
 
@@ -215,7 +218,7 @@ def continue_chat(args: argparse.Namespace, run: str) -> int:
 
 def _sit(args: argparse.Namespace, goal: Goal | None, run: str | None) -> int:
     memory = False if getattr(args, "no_memory", False) else None
-    settings = with_model(load(model=args.model, device=args.device, dtype=args.dtype, memory=memory))
+    settings = settings_of(args, memory=memory)
     store = open_store(settings)
     if run and not args.model:
         settings = settings.model_copy(update={"model": store.info(run).model or settings.model})
@@ -271,7 +274,7 @@ def _talk(repl: Repl, settings: Settings) -> None:
             repl.handle(line)
         except Leave:
             return
-        except Interrupted:
+        except (Interrupted, KeyboardInterrupt):
             repl.report.pause()
             stopped = True
             print("stopped; say something else, or Ctrl-C again to leave", file=sys.stderr)
@@ -332,5 +335,7 @@ def _editor(settings: Settings) -> Callable[[], str]:
         history=FileHistory(str(settings.home / "history")),
         completer=WordCompleter([*words, "/bad", "/help"], sentence=True),
         key_bindings=keys,
+        # room under the prompt for the menu of commands: on a small screen the answer needs it more
+        reserve_space_for_menu=min(6, shutil.get_terminal_size().lines // 5),
     )
     return lambda: editor.prompt("> ")

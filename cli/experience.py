@@ -12,7 +12,6 @@ from ..agent.goals.load import load_conversations, load_goals
 from ..agent.goals.source import SUITE_SUFFIXES
 from ..agent.learn import trial
 from ..agent.learn.collect import collect, missing, runs_of
-from ..agent.learn.judge import opinion
 from ..agent.open import open_model, open_store, with_memory
 from ..agent.record.events import Rating
 from ..agent.run.feedback import parse_value, rate_run, who
@@ -35,6 +34,8 @@ def rate(args: argparse.Namespace) -> int:
     run = store.resolve_run(args.run)
     rating = Rating(value=value, text=args.why, by=who())
     if judged:
+        from ..agent.learn.judge import opinion
+
         rating = opinion(open_model(settings), store.load(run))
     with with_memory(settings, store) as memory:
         print(f"{run}: {rate_run(store, run, rating, memory)}")

@@ -163,6 +163,8 @@ class LiveReport(Report):
         alive.rest()  # this report moves by itself
         self.console = console
         self._views: dict[str, RunView] = {}
+        self._resting: set[str] = set()
+        """Conversations in which nothing is under way: the screen is the person's."""
         self._busy: list[str] = []
         self._spinner = Spinner("dots", style="cyan")
         self._live: Live | None = None
@@ -174,7 +176,9 @@ class LiveReport(Report):
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Draw what is under way; called by rich several times a second."""
         with self.lock:
-            for view in self._views.values():
+            for run, view in self._views.items():
+                if run in self._resting:
+                    continue
                 yield tree(view)
                 yield self._moving(f"{time.time() - view.began:.0f} s")
             for what in self._busy:
@@ -192,8 +196,10 @@ class LiveReport(Report):
             ended = bool(view.status) and view.mode != "chat"
             if ended:
                 del self._views[run]
-        if isinstance(event, AT_REST) and not ended:
-            return  # nothing is under way, and the screen is the person's
+            elif isinstance(event, AT_REST):
+                self._resting.add(run)
+                return
+            self._resting.discard(run)
         self._show()
         if ended:
             self.console.print(tree(view))
@@ -209,7 +215,7 @@ class LiveReport(Report):
             yield
         finally:
             self._busy.remove(what)
-            if not self._busy and not self._views:
+            if not self._busy and self._resting.issuperset(self._views):
                 self.pause()
 
     def _show(self) -> None:
@@ -226,6 +232,7 @@ class LiveReport(Report):
     def reply(self, run: str, text: str) -> None:
         """Leave the work of this message on the screen, and the reply under it."""
         self.pause()
+        self._resting.add(run)
         view = self._views[run]
         if view.inputs or view.steps:
             view.answer, view.status = None, ""  # the reply stands below, and it goes on
