@@ -1,4 +1,4 @@
-"""No command is silent: a line before anything heavy is loaded, and one whenever nothing was shown for a while."""
+"""No command is silent: a line before anything heavy is loaded, and one whenever nothing was shown."""
 
 from __future__ import annotations
 
@@ -15,11 +15,23 @@ from autogpt.cli.alive import Alive
 
 def test_the_first_line_comes_before_anything_heavy_is_imported(tmp_path: Path) -> None:
     (tmp_path / "s.json").write_text(json.dumps([{"name": "finish", "arguments": {"answer": "hello"}}]))
-    command = [sys.executable, "-X", "importtime", "-m", "autogpt", "run", "say hello", "--model", "scripted:s.json"]
+    command = [
+        sys.executable,
+        "-X",
+        "importtime",
+        "-m",
+        "autogpt",
+        "run",
+        "say hello",
+        "--model",
+        "scripted:s.json",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
     before, said, after = done.stderr.partition("autogpt: loading scripted:s.json\n")
     assert done.returncode == 0 and said
-    assert not [name for name in ("pydantic", "sqlalchemy", "rich", "autogpt.settings") if f" {name}\n" in before]
+    assert not [
+        name for name in ("pydantic", "sqlalchemy", "rich", "autogpt.settings") if f" {name}\n" in before
+    ]
     assert " sqlalchemy\n" in after
 
 

@@ -98,7 +98,9 @@ def test_a_rating_is_one_event_and_credits_what_helped(
 def test_the_same_opinion_said_again_credits_nothing_more(isolated: Path) -> None:
     talk = Talk()
     talk.leave()
-    told = [rate_run(talk.store, talk.run, Rating(value=value, by="ann"), talk.memory) for value in (1, 0.8, 0)]
+    told = [
+        rate_run(talk.store, talk.run, Rating(value=value, by="ann"), talk.memory) for value in (1, 0.8, 0)
+    ]
     assert told == ["rated 1", "rated 0.8; it was 1 before, the last one counts",
                     "rated 0; it was 0.8 before, the last one counts"]  # fmt: skip
     assert talk.uses == (2, 1), "what was good and is now bad counts as one use of each kind"

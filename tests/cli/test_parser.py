@@ -14,7 +14,9 @@ import pytest
 
 from autogpt.cli.parser import build_parser
 
-LOADED = "import sys; from autogpt.cli import main; code = main({argv!r}); print('LOADED', code, *sys.modules)"
+LOADED = (
+    "import sys; from autogpt.cli import main; code = main({argv!r}); print('LOADED', code, *sys.modules)"
+)
 
 
 def commands(parser: argparse.ArgumentParser, name: str = "autogpt") -> Iterator[tuple[str, str]]:
@@ -39,7 +41,9 @@ def test_every_command_leads_to_a_function() -> None:
 def loaded(argv: list[str], folder: Path) -> tuple[int, set[str]]:
     """Run a command in a process of its own; return its exit code and the modules that it loaded."""
     code = LOADED.format(argv=argv)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=folder, timeout=120
+    )
     status, *modules = done.stdout.rpartition("LOADED ")[2].split()
     return int(status), set(modules)
 
@@ -53,9 +57,13 @@ def test_running_a_goal_loads_nothing_of_training(tmp_path: Path) -> None:
         {"name": "finish", "arguments": {"answer": "$2"}},
     ]
     (tmp_path / "s.json").write_text(json.dumps(turns))
-    status, modules = loaded(["run", "Who was late?", "deliveries.csv", "--model", "scripted:s.json"], tmp_path)
+    status, modules = loaded(
+        ["run", "Who was late?", "deliveries.csv", "--model", "scripted:s.json"], tmp_path
+    )
     assert status == 0 and "autogpt.agent.run.runner" in modules
-    assert not {name for name in modules if name.startswith(("autogpt.llm.training", "torch", "transformers"))}
+    assert not {
+        name for name in modules if name.startswith(("autogpt.llm.training", "torch", "transformers"))
+    }
 
 
 @pytest.mark.parametrize("argv", [["runs", "list"], ["tools", "list"], ["model", "list"], ["experience"],
