@@ -2,7 +2,7 @@
 
 The first line comes before any heavy import, so that a command answers within 0.3 s although loading its
 libraries and its model takes seconds. Nothing runs unless :meth:`Alive.start` was called, which only a
-process of its own does: a program or test that calls ``main([...])`` hears nothing.
+process of its own does: a program or test that calls ``main([...])`` gets no such lines.
 """
 
 from __future__ import annotations

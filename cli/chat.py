@@ -142,7 +142,7 @@ class Repl:
             print("what should the answer have been? /fix ANSWER")
             return
         self.session.correct(text, who())
-        print("thanks, kept beside the model's answer")
+        print("thanks, kept with the model's answer")
 
     def _fix_call(self, text: str) -> None:
         """Keep a better tool call; on a terminal the old one is there to be edited."""
@@ -156,7 +156,7 @@ class Repl:
             print(f"it was {clean(last[1])}; what should it have been? /fix-call NAME {{...}}")
             return
         self.session.correct_call(text, who())
-        print("thanks, kept beside the model's call")
+        print("thanks, kept with the model's call")
 
     def _private(self, _: str) -> None:
         """Let no model learn from this, as ``autogpt experience forget`` does for a run that has ended."""

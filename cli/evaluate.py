@@ -1,7 +1,9 @@
-"""What ``autogpt eval`` does: a suite in, a table on the screen and a JSON report in a file.
+"""``autogpt eval`` and ``autogpt gate``: measure a model on a suite; compare two such reports.
 
 A suite of goals runs through the rollout driver with batched model calls; one of scripted sessions
-(its records have ``turns``) is held message by message.
+(its records have ``turns``) is held message by message. The gate pairs the goals of two reports by their
+ids, in the order of the current model's; reports of different suites or seeds are refused. With
+``--planned`` it looks early as well, and a report of the first goals of the suite may already decide.
 """
 
 from __future__ import annotations

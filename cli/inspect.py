@@ -1,4 +1,9 @@
-"""Commands that only look: ``tools list``, ``validate``, ``doctor``, ``prompts show`` and ``version``."""
+"""Commands that only look: ``tools list``, ``validate``, ``doctor``, ``prompts show`` and ``version``.
+
+Nothing is changed, except that ``doctor`` makes the database if there is none, because whether it can be
+made is the question. ``prompts show`` really inspects the goal's inputs, in a scratch folder, and loads no
+model, only its tokenizer where it is on this machine.
+"""
 
 from __future__ import annotations
 

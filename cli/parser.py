@@ -142,7 +142,7 @@ def _memory(groups: Group) -> None:
                    "autogpt memory add 'The build server is ci2' docs/")  # fmt: skip
     add.add_argument("what", metavar="TEXT|FILE|FOLDER", nargs="+")
     add.add_argument("--kind", choices=kinds[:3], default="fact", help="of a text (default: fact)")
-    add.add_argument("--expires", type=float, metavar="DAYS", help="of a text: forget it after so many days")
+    add.add_argument("--expires", type=float, metavar="DAYS", help="of a text: days until it is forgotten")
     listing = command(actions, "list", "memory:list_entries", "list what is remembered, newest first")
     listing.add_argument("--kind", choices=kinds, help="only these")
     listing.add_argument("--all", action="store_true", help="also what is superseded or expired")
@@ -170,7 +170,7 @@ def _memory(groups: Group) -> None:
     for parser in (listing, search, audit):
         parser.add_argument("--limit", type=int, default=20, metavar="N", help="how many (default: 20)")
     stats = command(actions, "stats", "memory:stats", "count what there is")
-    command(actions, "rebuild", "memory:rebuild", "make the indexes anew from the entries")
+    command(actions, "rebuild", "memory:rebuild", "rebuild the indexes from the entries")
     back_up = command(actions, "backup", "memory:back_up", "copy the database to a new file, checked")
     back_up.add_argument("file", metavar="FILE")
     export = command(actions, "export", "memory:export_entries", "write the entries as JSON lines")
@@ -237,7 +237,7 @@ def _looking(groups: Group) -> None:
     show.add_argument("goal", metavar="TEXT|FILE", nargs="?", default="How many rows are there?")
     show.add_argument("inputs", metavar="INPUT", nargs="*")
     show.add_argument(
-        "--model", "-m", metavar="NAME", help="whose tokenizer counts (default: the one in use)"
+        "--model", "-m", metavar="NAME", help="model to count tokens with (default: the one in use)"
     )
     command(groups, "version", "inspect:version", "print the version and exit")
 
@@ -277,7 +277,7 @@ def best_of_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def json_flag(parser: argparse.ArgumentParser, again: bool = False) -> None:
-    """``again``: the command above has the flag too, and what was said there stands."""
+    """Add ``--json``; ``again``: the command above has it too, and its value is kept."""
     default = argparse.SUPPRESS if again else False
     parser.add_argument("--json", action="store_true", default=default, help="print JSON, one object a line")
 
@@ -301,7 +301,7 @@ def _training(groups: Group) -> None:
         "--without", metavar="SUITE", action="append", default=[],
         help="leave this suite's goals out (repeatable)",
     )  # fmt: skip
-    made.add_argument("--model", "-m", metavar="NAME", default="small", help="whose tokens (default: small)")
+    made.add_argument("--model", "-m", metavar="NAME", default="small", help="to tokenize for (default: small)")
 
     train = command(
         groups, "train", "models:train", "train a model as a recipe says; resumes after a kill",

@@ -3,7 +3,8 @@
 A report takes events and nothing else, so ``runs show`` uses the same code as a live run. On a
 terminal each goal is a tree (inputs, plan, calls with their results, checks, verdict); finished goals
 scroll up, unfinished ones stay at the bottom with a clock. Piped output is one line per event, as it
-happens. Goals may run in parallel threads, so each report takes a lock.
+happens. The screen is drawn by a thread of its own, so a report takes a lock. A person at the terminal is
+asked with the screen at rest; the end of input counts as leaving, and the run stays resumable.
 """
 
 from __future__ import annotations
@@ -208,7 +209,7 @@ class LiveReport(Report):
 
     @contextmanager
     def busy(self, what: str) -> Iterator[None]:
-        """Show a spinner beside ``what`` meanwhile."""
+        """Show ``what`` with a spinner meanwhile."""
         self._busy.append(what)
         self._show()
         try:
@@ -235,7 +236,7 @@ class LiveReport(Report):
         self._resting.add(run)
         view = self._views[run]
         if view.inputs or view.steps:
-            view.answer, view.status = None, ""  # the reply stands below, and it goes on
+            view.answer, view.status = None, ""  # the reply follows below, and the conversation goes on
             self.console.print(tree(view, title=False))
         self.console.print(Text(text))
 
