@@ -301,7 +301,9 @@ def _training(groups: Group) -> None:
         "--without", metavar="SUITE", action="append", default=[],
         help="leave this suite's goals out (repeatable)",
     )  # fmt: skip
-    made.add_argument("--model", "-m", metavar="NAME", default="small", help="to tokenize for (default: small)")
+    made.add_argument(
+        "--model", "-m", metavar="NAME", default="small", help="to tokenize for (default: small)"
+    )
 
     train = command(
         groups, "train", "models:train", "train a model as a recipe says; resumes after a kill",
