@@ -93,7 +93,7 @@ class AutoGPT:
         A failed check or a limit is an outcome, not an error. Raises UserError for what a person can
         put right, and Interrupted on Ctrl-C (``resume`` goes on).
         """
-        from .goals.adapt import adapt
+        from .goals.load import adapt
 
         return self.runner.run(adapt(goal, inputs))
 
@@ -103,7 +103,7 @@ class AutoGPT:
 
     def chat(self, inputs: Sequence[str | Path] = ()) -> ChatSession:
         """Begin a conversation: ``reply = session.say("...")``, and ``session.close()`` at its end."""
-        from .goals.adapt import adapt
+        from .goals.load import adapt
         from .run.chat import ChatSession
 
         return ChatSession(self.runner, adapt("a conversation", inputs))

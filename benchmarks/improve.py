@@ -111,7 +111,8 @@ def rounds(
     ended = [json.loads(line) for line in done.read_text().splitlines()] if done.is_file() else []
 
     def note(report: ImproveReport) -> None:
-        line = {name: getattr(report, name) for name in ("decision", "reason", "version", "facts", "seconds")}
+        found = report.as_json()
+        line = {name: found[name] for name in ("decision", "reason", "version", "facts", "seconds")}
         with done.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, default=str) + "\n")
         minutes = sum(report.seconds.values()) / 60

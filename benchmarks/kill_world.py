@@ -20,8 +20,8 @@ from typing import Any
 from autogpt.agent.record.events import ToolIntent, ToolOutcome, dump_event
 from autogpt.agent.record.journal import DatabaseJournal
 from autogpt.agent.record.store import RunStore
-from autogpt.agent.run.active import ActiveRun
-from autogpt.agent.run.runner import Runner
+from autogpt.agent.run.loop import Act
+from autogpt.agent.run.runner import LiveSession, Runner
 from autogpt.tools.base import Effect, Replay, Tool, ToolContext, ToolResult
 
 WATCHED = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.copyfile", "fcntl.flock")
@@ -155,11 +155,18 @@ class Pay(Tool):
         return ToolResult(args["amount"], f"paid {args['amount']}") if stands else None
 
 
-class Careless(Runner):
-    """The control: repeats every lost call, as a plain checkpoint would."""
+class CarelessSession(LiveSession):
+    """Repeats every lost call, as a plain checkpoint would."""
 
-    def _recovered(self, run: ActiveRun, act: Any, lost: ToolIntent) -> ToolOutcome:
-        return run.bench.perform(act, run.events)
+    def recovered(self, act: Act, lost: ToolIntent) -> ToolOutcome:
+        """Run it again."""
+        return self.bench.perform(act, self.events)
+
+
+class Careless(Runner):
+    """The control."""
+
+    session = CarelessSession
 
 
 def append_line(path: Path, line: str) -> None:

@@ -35,8 +35,8 @@ from autogpt.memory.store import MemoryStore
 from autogpt.memory.training.pairs import Asked, collection
 from autogpt.memory.training.ranker import Plain, Sample, decision, filled, samples_of
 from autogpt.memory.training.told import memories
+from autogpt.memory.vectors.chroma import open_index
 from autogpt.memory.vectors.exact import Exact
-from autogpt.memory.vectors.index import open_index
 
 DEEP = 100
 FUSION = 60

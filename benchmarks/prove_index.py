@@ -36,7 +36,7 @@ from index_damage import cases, victim
 
 from autogpt.memory.entry import GLOBAL, Draft, Kind, Vectors
 from autogpt.memory.store import MemoryStore
-from autogpt.memory.vectors.index import MemoryIndex
+from autogpt.memory.vectors.chroma import MemoryIndex
 
 DIMENSION = 384
 EMBEDDER = "prove-1"

@@ -90,8 +90,7 @@ class Bench:
                 ],
             }
         )
-        goal._base = self.folder
-        return goal
+        return goal.at(self.folder)
 
     def registry(self, switch: Switch) -> Registry:
         """The built-in tools and the caller's two."""

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import random
 import sys
 import time
@@ -25,7 +24,7 @@ from typing import Any
 
 import torch
 
-from autogpt.agent.evaluate.suite import wilson
+from autogpt.agent.evaluate.statistics import mcnemar, wilson
 from autogpt.agent.experts.tables import wikisql
 from autogpt.agent.goals.load import Goal, load_goals
 from autogpt.agent.learn.value_head import ATTEMPTS, collect, outcomes, read_parts
@@ -133,16 +132,9 @@ def compared(done: dict[str, dict[str, bool]]) -> dict[str, Any]:
             "wilson95": [round(low, 4), round(high, 4)],
             "gained": gained,
             "lost": lost,
-            "mcnemar_p": round(_sign_test(gained, lost), 4),
+            "mcnemar_p": round(mcnemar(gained, lost), 4),
         }
     return found
-
-
-def _sign_test(gained: int, lost: int) -> float:
-    """Return the two-sided exact p value of McNemar's test on discordant pairs."""
-    n = gained + lost
-    tail = sum(math.comb(n, k) for k in range(min(gained, lost) + 1)) / 2**n
-    return min(1.0, 2 * tail)
 
 
 def told(done: int, tried: int, won: int) -> None:

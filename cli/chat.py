@@ -15,8 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ..agent.goals.adapt import adapt
-from ..agent.goals.load import Goal
+from ..agent.goals.load import Goal, adapt
 from ..agent.open import open_model, open_registry, open_store, with_memory
 from ..agent.record.events import RunStarted
 from ..agent.record.state import State

@@ -144,6 +144,8 @@ def show(found: Evaluation) -> None:
     rows = [_row(name, group) for name, group in groups.items()] if len(groups) > 1 else []
     show_table(("category", "goals", "achieved", "95 %"), [*rows, _row("all", report)], flexible=0)
     line = [f"model {found.model}", f"invalid calls {report['invalid_calls']}"]
+    if report["answered"]:
+        line.append(f"{report['answered']} answered, not checked")
     if report["seconds_median"] is not None:
         line.append(f"median {report['seconds_median']:.2f} s a goal")
     if report["plan_followed"] is not None:
@@ -232,7 +234,7 @@ def show_gate(rows: Sequence[gate.Row], verdict: gate.Verdict) -> None:
             f"{row.current:.1%}",
             f"{row.candidate:.1%}",
             f"{row.difference * 100:+.1f} ({row.low * 100:+.1f} to {row.high * 100:+.1f})",
-            row_verdict(row, verdict.decision),
+            gate.row_verdict(row, verdict.decision),
         )
         for row in rows
     ]
@@ -242,14 +244,6 @@ def show_gate(rows: Sequence[gate.Row], verdict: gate.Verdict) -> None:
         f"p = {verdict.p:.3g}, after {verdict.seen} of {verdict.planned} goals)"
     )
 
-
-def row_verdict(row: gate.Row, decision: str) -> str:
-    """Return what the table says of a category, and in its last row of all."""
-    if row.category == "all":
-        return decision
-    if row.worse:
-        return "worse"
-    return "better" if row.low > 0 else "no worse than noise"
 
 
 def pair(current: EvalReport, candidate: EvalReport) -> list[gate.Pair]:

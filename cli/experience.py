@@ -10,8 +10,8 @@ from pathlib import Path
 
 from ..agent.goals.load import load_conversations, load_goals
 from ..agent.goals.source import SUITE_SUFFIXES
-from ..agent.learn import trial
 from ..agent.learn.collect import collect, missing, runs_of
+from ..agent.learn.promotion import check_canary_release
 from ..agent.open import open_model, open_store, with_memory
 from ..agent.record.events import Rating
 from ..agent.run.feedback import parse_value, rate_run, who
@@ -39,7 +39,7 @@ def rate(args: argparse.Namespace) -> int:
         rating = opinion(open_model(settings), store.load(run))
     with with_memory(settings, store) as memory:
         print(f"{run}: {rate_run(store, run, rating, memory)}")
-    if noticed := trial.look(settings, store):
+    if noticed := check_canary_release(settings, store):
         print(f"autogpt: {noticed}", file=sys.stderr)
     return 0
 

@@ -16,8 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..agent.goals.adapt import adapt
-from ..agent.goals.load import Goal, load_goals
+from ..agent.goals.load import Goal, adapt, load_goals
 from ..agent.goals.load import validate as validate_goals
 from ..agent.open import open_registry, open_store, tool_names, with_model
 from ..agent.run.memory import NoMemory, RunMemory
@@ -218,9 +217,9 @@ def first_prompt(goal: Goal, settings: Settings) -> list[Part]:
     rollout = Rollout(ScriptedModel([]), open_registry(), memory=lambda goal: nothing)
     episode = rollout.open(goal)
     try:
-        think = rollout.advance(episode)
+        think = episode.advance()
     finally:
-        rollout.close(episode)
+        episode.close()
     if think is None:
         return []
     parts = [(message.role, message.content) for message in think.conversation]

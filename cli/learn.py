@@ -6,19 +6,16 @@ import argparse
 import json
 import sys
 import time
-from dataclasses import asdict
 from typing import Any
 
-from ..agent.evaluate import statistics as gate
 from ..agent.goals.load import Goal, load_goals
-from ..agent.learn import gate_play, promotion, trial
+from ..agent.learn import promotion
 from ..agent.learn.collect import collect
-from ..agent.learn.improve import following, improve, unfinished
-from ..agent.learn.improve_report import ImproveReport
-from ..agent.learn.improvement import SHARES
-from ..agent.learn.machine import subject_of
-from ..agent.learn.methods import choose
+from ..agent.learn.gate import size
+from ..agent.learn.improve import ImproveReport, following, improve, unfinished
+from ..agent.learn.methods import SHARES, choose
 from ..agent.learn.survey import survey
+from ..agent.learn.trainer import subject_of
 from ..agent.learn.work import Options
 from ..agent.open import open_registry, open_store, tool_names
 from ..errors import UsageError
@@ -105,26 +102,22 @@ def minutes(text: str) -> float:
 def show(report: ImproveReport, as_json: bool = False) -> None:
     """Print how a round ended."""
     if as_json:
-        data: dict[str, Any] = {**asdict(report), "folder": str(report.folder), "page": str(report.page)}
-        print(json.dumps(data, ensure_ascii=False), flush=True)
+        print(json.dumps(report.as_json(), ensure_ascii=False), flush=True)
         return
-    facts = report.facts
-    if "tries" in facts:
+    figures = report.figures
+    if figures.tries is not None:
         print(
-            f"practised {facts['goals']} goals: {facts['solved_tries']} of {facts['tries']} tries achieved, "
-            f"{facts['sometimes']} goals sometimes, {facts['never']} never; trained on {facts['kept']} "
-            f"successes, {facts['again']} earlier ones and {facts['replayed']} of ordinary work"
+            f"practised {figures.goals} goals: {figures.solved_tries} of {figures.tries} tries achieved, "
+            f"{figures.sometimes} goals sometimes, {figures.never} never; trained on {figures.kept} "
+            f"successes, {figures.again} earlier ones and {figures.replayed} of ordinary work"
         )
-    if report.rows:
-        rows = [gate.Row(**{k: v for k, v in row.items() if k != "difference"}) for row in report.rows]
-        verdict = {**report.verdict, "worse": tuple(report.verdict["worse"])}
-        show_gate(rows, gate.Verdict(**verdict))
+    if report.verdict:
+        show_gate(report.rows, report.verdict)
     if report.decision == "promoted":
         print(f"promoted: {report.version} is in use; 'autogpt model rollback' goes back to {report.parent}")
-        if facts.get("trial"):
-            print(
-                f"its first {trial.RUNS} live runs are on trial: when they go worse, {report.parent} returns"
-            )
+        if figures.canary_release:
+            runs = f"its first {promotion.RUNS} live runs"
+            print(f"{runs} are on trial: when they go worse, {report.parent} returns")
     elif report.decision == "kept":
         print(f"kept {report.parent}: {report.reason}")
     else:
@@ -137,28 +130,26 @@ def dry_run(settings: Settings, options: Options, goals: list[Goal], as_json: bo
     subject = subject_of(settings)
     found = survey(settings, open_store(settings), subject, goals, seed=options.seed)
     solved = sum(attempt.solved for attempt in found.past)
-    up = sum(one.good for one in found.said.rated)
-    counts = {"pairs": len(found.said.pairs), "thumbs": len(found.said.rated), "thumbs_up": up}
-    counts |= {"thumbs_down": counts["thumbs"] - up, "goals": len(found.drawn.train)}
+    counts = found.figures()
     method = choose(options, counts, promotion.method_of(settings.home, subject.reference))
-    planned = gate_play.at_most(method, options.planned, len(found.judging))
-    gaps = found.gaps(method)
+    planned = size(method.gate_goals, options.planned, len(found.judging))
+    gaps = method.needs(counts)
     told: dict[str, Any] = {
         "model": subject.reference,
-        "becomes": subject.stands(options.full),
-        "goals to practise": len(found.drawn.train),
-        "past runs to learn from": f"{len(found.past)}, {solved} achieved",
-        "corrections and ratings": f"{counts['pairs']} pairs, {up} up, {counts['thumbs_down']} down",
-        **{f"  refused: {why}": n for why, n in (found.refused + found.said.refused).items()},
-        **{f"  not practised: {why}": count for why, count in found.drawn.dropped.items()},
-        "own held-out goals": len(found.drawn.held_out),
+        "becomes": subject.relation(options.full),
+        "goals to practise": counts.goals,
+        "past runs to learn from": f"{counts.past_runs}, {solved} achieved",
+        "corrections and ratings": f"{counts.pairs} pairs, {counts.thumbs_up} up, {counts.thumbs_down} down",
+        **{f"  refused: {why}": n for why, n in counts.refused.items()},
+        **{f"  not practised: {why}": count for why, count in counts.dropped.items()},
+        "own held-out goals": counts.own_held_out,
         "gate": f"up to {planned} of {len(found.judging)} held-out goals, both models",
     }
     if options.budget_minutes:
         told["budget"] = ", ".join(
-            f"{name} {share * options.budget_minutes:.0f} min" for name, share in SHARES.items()
+            f"{stage} {method.share(stage) * options.budget_minutes:.0f} min" for stage in SHARES
         )
-    told["method"] = method
+    told["method"] = method.name
     told["would"] = "do nothing" if gaps else "practise, train, play the gate"
     if as_json:
         print(json.dumps({**told, "missing": gaps}, ensure_ascii=False))

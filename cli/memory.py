@@ -246,7 +246,7 @@ def namespace(project: str | None) -> str:
 def forget(args: argparse.Namespace) -> int:
     """Remove entries for good, and say what else still has them: runs, models, files."""
     from ..agent.learn import forget as learned
-    from ..memory.vectors.index import FOLDER, purge
+    from ..memory.vectors.chroma import FOLDER, purge
 
     settings = load()
     runs = RunStore(settings.home)
@@ -393,7 +393,7 @@ def rebuild(args: argparse.Namespace) -> int:
     from ..memory.embedding import embed
     from ..memory.upkeep.forgetting import scrub
     from ..memory.vectors import reembed
-    from ..memory.vectors.index import FOLDER, purge
+    from ..memory.vectors.chroma import FOLDER, purge
 
     settings = load()
     embedder = embed.load_or_words(

@@ -108,13 +108,13 @@ def _warn_if_overridden(settings: Settings) -> None:
 def train(args: argparse.Namespace) -> int:
     """Train as the recipe says; a second call goes on where the first was stopped."""
     bound_spinning()
-    from ..llm.training import recipe
+    from ..llm.training import finetune
 
     settings = load()
     roots = [place for place in (Path.cwd(), settings.home, settings.data) if place is not None]
     if args.steps is not None and args.steps < 1:
         raise UsageError("--steps must be at least 1")
-    report = recipe.train(Path(args.config), roots, args.steps)
+    report = finetune.train(Path(args.config), roots, args.steps)
     held_out = "" if report.eval_loss is None else f", held-out loss {report.eval_loss:.4f}"
     word = "finished" if report.finished else "stopped"
     print(f"{word} after {report.steps} steps, {report.samples} samples, {report.minutes:.1f} min{held_out}")

@@ -11,7 +11,7 @@ import argparse
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -32,6 +32,15 @@ examples:
 exit codes: 0 achieved, 1 internal error, 2 usage, 3 a check failed, 4 limit reached,
 5 needs a person, 130 interrupted (several goals: the largest)
 """
+
+
+class _Methods:
+    """The names that ``--method`` takes; methods are imported only when one is named, or for help."""
+
+    def __iter__(self) -> Iterator[str]:
+        from ..agent.learn.methods import methods
+
+        return iter(["auto", *methods()])
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -68,9 +77,14 @@ def _running(groups: Group) -> None:
         "inputs", metavar="INPUT", nargs="*", default=[],
         help="files for the goal, copied into its workspace",
     )  # fmt: skip
-    run.add_argument("--workspace", "-w", metavar="DIR", help="work in this folder instead of a fresh copy")
-    run.add_argument("--write", metavar="FILE", action="append", default=[],
-                     help="deliver this file here when the run ends (may be repeated)")  # fmt: skip
+    run.add_argument(
+        "--workspace", "-w", metavar="DIR",
+        help="work in this folder itself: all of it may be read; writing needs --write or your consent",
+    )  # fmt: skip
+    run.add_argument(
+        "--write", metavar="FILE", action="append", default=[],
+        help="let the run write this file here (a name, a pattern, or . for all; may be repeated)",
+    )  # fmt: skip
     run.add_argument("--parallel", "-p", type=int, metavar="N", help="how many goals run at once")
     run.add_argument(
         "--seed",
@@ -200,7 +214,7 @@ def _models(groups: Group) -> None:
     use = command(actions, "use", "models:use", "make a model the default", "autogpt model use small")
     use.add_argument("name", metavar="NAME")
     judge = command(
-        actions, "judge", ".agent.learn.value_head:judge",
+        actions, "judge", "value_head:judge",
         "fit a value head: goals are tried several times, and outcomes teach it the chance of success",
         "autogpt model judge practice.jsonl",
     )  # fmt: skip
@@ -391,9 +405,9 @@ def _improving(groups: Group) -> None:
     better.add_argument("--goals", metavar="SUITE", action="append", default=[],
                         help="practise these goals with checks as well (repeatable)")  # fmt: skip
     better.add_argument(
-        "--method", choices=["auto", "sft", "dpo", "kto", "grpo"], default="auto",
-        help="sft: the best successes; dpo: pairs, corrections first; kto: ratings; grpo: rewards of goals; "
-        "auto (default): what there is enough for",
+        "--method", choices=_Methods(), default="auto", metavar="METHOD",
+        help="%(choices)s. sft: the best successes; dpo: pairs, corrections first; kto: ratings; "
+        "grpo: rewards of goals; auto (default): what there is enough for",
     )  # fmt: skip
     better.add_argument("--dp-epsilon", type=float, metavar="E",
                         help="keep within this privacy budget (sft and dpo)")  # fmt: skip

@@ -64,6 +64,7 @@ MARKS = {
 }
 VERDICTS = {
     "achieved": ("achieved", "bold green"),
+    "answered": ("answered, not checked", "bold cyan"),
     "not_met": ("not met", "bold red"),
     "limit": ("limit reached", "bold yellow"),
     "needs_person": ("needs a person", "bold yellow"),
@@ -279,6 +280,8 @@ def tree(view: RunView, title: bool = True) -> Tree:
         root.add(Text(answer_text(view.answer), style="bold"))
     for path in view.delivered:
         root.add(_row(f"delivered {path}", "green"))
+    for line in view.undelivered:
+        root.add(_row(line, "yellow"))
     if view.status:
         root.add(_verdict(view))
     return root
@@ -313,7 +316,7 @@ def _fit(text: Text) -> Text:
 def _verdict(view: RunView) -> Text:
     word, style = VERDICTS.get(view.status, (view.status, "bold"))
     line = Text.assemble((word, style))
-    if view.status != "achieved" and view.cause:
+    if view.status not in ("achieved", "answered") and view.cause:
         line.append(f": {view.cause}")
     line.append(f" · {view.figures}", style="dim")
     return line
@@ -369,8 +372,11 @@ def plain_end(view: RunView) -> Iterator[str]:
         yield f"answer  {one_line(answer_text(view.answer))}"
     for path in view.delivered:
         yield f"file    {path}"
+    for line in view.undelivered:
+        yield f"note    {line}"
     word = VERDICTS.get(view.status, (view.status, ""))[0]
-    cause = f": {one_line(view.cause)}" if view.status != "achieved" and view.cause else ""
+    told = view.cause and view.status not in ("achieved", "answered")
+    cause = f": {one_line(view.cause)}" if told else ""
     yield f"{word}{cause} ({view.figures})"
 
 

@@ -13,9 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..agent.goals.adapt import adapt
-from ..agent.goals.load import load_goals
-from ..agent.learn import trial
+from ..agent.goals.load import adapt, load_goals
+from ..agent.learn.promotion import check_canary_release
 from ..agent.open import (
     check_best_of,
     open_model,
@@ -73,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
             memory=memory,
         )
         results = runner.run_all(goals, settings.parallel)
-    if told := trial.look(settings, store):
+    if told := check_canary_release(settings, store):
         print(f"autogpt: {told}", file=sys.stderr)
     return finish(results, args.json, store)
 

@@ -77,7 +77,9 @@ def show_outcomes(results: Sequence[RunResult]) -> None:
     print()
     show_table(("outcome", "goal", "time", "answer"), rows)
     achieved = sum(result.status == "achieved" for result in results)
-    print(f"{achieved} of {len(results)} achieved")
+    answered = sum(result.status == "answered" for result in results)
+    unchecked = f", {answered} answered and not checked" if answered else ""
+    print(f"{achieved} of {len(results)} achieved{unchecked}")
 
 
 def when(moment: float) -> str:

@@ -29,7 +29,7 @@ from ..agent.record.events import (
     ToolIntent,
     ToolOutcome,
 )
-from ..agent.run.deliver import original
+from ..agent.run.workspace import original, undelivered
 
 CALL_WIDTH = 160
 """Characters of a call that are worth a look; the rest is in the journal."""
@@ -107,6 +107,14 @@ class RunView:
     cause: str = ""
     answer: Any = None
     delivered: list[str] = field(default_factory=list)
+    undelivered: list[str] = field(default_factory=list)
+    """What the run changed in its own copies of files alone, one line each."""
+    recorded: dict[str, Any] = field(default_factory=dict)
+    """The goal as it was recorded."""
+    writes: set[str] = field(default_factory=set)
+    """Ids of the calls that may write."""
+    changed: dict[str, Any] = field(default_factory=dict)
+    """What those calls say of files in the run's workspace; None: moved away."""
     began: float = 0.0
     ended: float = 0.0
     use: Use = Use()
@@ -137,14 +145,19 @@ class RunView:
         match event:
             case RunStarted():
                 self.run, self.model, self.mode = event.run, event.model, event.mode
+                self.recorded = event.goal
                 self.goal, self.began = clean(str(event.goal.get("goal", ""))), event.at
             case PersonSaid():
                 self._next_message(event)
             case ModelTurn():
                 self._model_turn(event)
             case ToolIntent():
+                if event.effect == "write":
+                    self.writes.add(event.call_id)
                 self._intent(event)
             case ToolOutcome():
+                if event.call_id in self.writes:
+                    self.changed |= event.facts.get("files", {})
                 self._outcome(event)
             case PersonAsked():
                 self.notes.append(f"asks: {clean(event.text)}")
@@ -164,6 +177,9 @@ class RunView:
                 self.status, self.cause = event.status, clean(event.cause)
                 self.answer = self.answer if event.answer is None else event.answer
                 self.delivered = [delivery(name, self.run) for name in event.delivered]
+                if self.mode == "goal":
+                    left = undelivered(self.recorded, self.changed, event.delivered)
+                    self.undelivered = list(map(clean, left))
 
     def _next_message(self, event: PersonSaid) -> None:
         self.goal, self.began, self.said = clean(event.text), event.at, self.said + 1

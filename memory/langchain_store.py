@@ -24,7 +24,7 @@ from ..labels import Label
 from .entry import GLOBAL, Draft, Embedder, Entry, Kind, VectorIndex, Verdict
 from .store import MemoryStore
 from .upkeep.forgetting import forget
-from .vectors.index import FOLDER, purge
+from .vectors.chroma import FOLDER, purge
 
 
 class MemoryEmbeddings(Embeddings):

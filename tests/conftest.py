@@ -139,16 +139,14 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An adapter for it, named `current`: not at zero, so that it is told from the base."""
+    """An adapter for it, named `current`, as PEFT writes it; not at zero, to be told from the base."""
     import peft
     import torch
-
-    from autogpt.llm.training.checkpoint import write_adapter
 
     torch.manual_seed(1)
     shape = peft.LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=False)
     folder = tmp_path_factory.mktemp("adapters") / "current"
-    write_adapter(peft.get_peft_model(tiny_llama(), shape), folder, {"name": "current"})
+    peft.get_peft_model(tiny_llama(), shape).half().save_pretrained(str(folder))
     return folder
 
 

@@ -12,7 +12,8 @@ import subprocess
 import sys
 import tomllib
 import zipfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +21,53 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FILE_LINES = 600
+FILES_OVER: dict[str, str] = {}
+"""Files that may be longer, each with its reason."""
 FUNCTION_LINES = 60
+MODULES_A_FOLDER = 15
+REPOSITORY_LINES = 36_500
+"""Of all modules of the package, data makers among them; without tests and benchmarks."""
+WHEEL_LINES = 31_500
+AGENT_ROOMS = 9
+AGENT_FLOORS = 5
 HELP_SECONDS = 0.15
 HEAVY = {"torch", "transformers", "chromadb", "langchain", "langchain_core", "sqlalchemy", "openpyxl", "rich"}
 FLOORS = {
-    "settings": 0,
     "errors": 0,
     "labels": 0,
+    "settings": 0,
     "files": 0,
     "text": 0,
     "schemas": 0,
-    "llm": 1,
-    "tools": 1,
-    "prompts": 1,
-    "memory": 2,
-    "agent": 3,
-    "cli": 4,
+    "prompts": 10,
+    "tools": 10,
+    "llm": 10,
+    "llm.text": 11,
+    "llm.kv": 11,
+    "llm.nn": 12,
+    "llm.engine": 13,
+    "llm.models": 14,
+    "llm.training": 15,
+    "llm.pretraining": 16,
+    "memory": 20,
+    "agent.goals": 30,
+    "agent.record": 30,
+    "agent.run": 40,
+    "agent.evaluate": 50,
+    "agent.practice": 50,
+    "agent.open": 50,
+    "agent.learn": 60,
+    "agent.experts": 70,
+    "agent.api": 70,
+    "langchain": 80,
+    "cli": 80,
 }
-TOP = 4
+"""The floor of each room. A module imports its own room and lower floors; ``tools``, ``llm`` and
+``prompts`` do not know each other. The room ``memory`` is held by the rule of no cycles inside."""
+BASEMENT = 10
+TOP = 90
+TRAINERS = ("agent.learn", "agent.experts", "cli", "llm.training", "llm.pretraining")
+"""Who may import ``llm.training``: nothing that only serves."""
 
 
 def pyproject() -> dict[str, Any]:
@@ -49,14 +79,20 @@ def packages() -> list[str]:
     return listed
 
 
+def folder_of(file: Path) -> str:
+    """The package of a module, dotted, below the root (empty for the root)."""
+    return ".".join(file.parent.relative_to(ROOT).parts)
+
+
 def modules() -> dict[str, Path]:
-    """Dotted names below the package (``cli``, ``llm.message``, ``llm`` for its init) and files."""
+    """Dotted names below the package (``cli.run``, ``llm`` for its init) and files; data makers too."""
     found: dict[str, Path] = {}
-    for package in packages():
-        inner = package.split(".")[1:]
-        for file in sorted(ROOT.joinpath(*inner).glob("*.py")):
-            parts = inner if file.stem == "__init__" else [*inner, file.stem]
-            found[".".join(parts)] = file
+    files = [*ROOT.glob("*.py")]
+    for top in ("agent", "cli", "llm", "memory", "prompts", "tools"):
+        files += (ROOT / top).rglob("*.py")
+    for file in sorted(files):
+        parts = file.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if file.stem == "__init__" else parts)] = file
     return found
 
 
@@ -67,17 +103,13 @@ def parse(file: Path) -> ast.Module:
     return ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
 
 
-def imports(name: str, file: Path, *, at_import_time: bool) -> Iterator[str]:
-    """Names of our modules that ``name`` imports; without TYPE_CHECKING blocks when at import time."""
+def imports(name: str, file: Path) -> Iterator[str]:
+    """Names of our modules that ``name`` imports, in functions and for types only as well."""
     here = name.split(".") if file.stem == "__init__" else name.split(".")[:-1]
     here = [part for part in here if part]
     pending: list[ast.AST] = [parse(file)]
     while pending:
         node = pending.pop()
-        if at_import_time and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            continue
-        if at_import_time and isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            continue
         pending.extend(ast.iter_child_nodes(node))
         if isinstance(node, ast.Import):
             targets = [alias.name.split(".") for alias in node.names]
@@ -105,13 +137,18 @@ def from_targets(node: ast.ImportFrom, here: list[str]) -> Iterator[list[str]]:
         yield [*base, alias.name]
 
 
-def floor(module: str) -> int:
-    return FLOORS.get(module.split(".")[0], TOP)
-
-
 def room(module: str) -> str:
-    """What may import freely inside itself: a folder, or one of the floor 0 and 4 files."""
-    return module.split(".")[0]
+    """The room of a module: the longest name in FLOORS that it lies in, or itself."""
+    parts = module.split(".")
+    for length in range(len(parts), 0, -1):
+        name = ".".join(parts[:length])
+        if name in FLOORS:
+            return name
+    return module
+
+
+def floor(module: str) -> int:
+    return FLOORS.get(room(module), TOP)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +164,7 @@ def test_sizes(folder: str) -> None:
     too_long: list[str] = []
     for file in sorted((ROOT / folder).glob("*.py")):
         lines = file.read_text(encoding="utf-8").count("\n")
-        if lines > FILE_LINES:
+        if lines > FILE_LINES and str(file.relative_to(ROOT)) not in FILES_OVER:
             too_long.append(f"{file.relative_to(ROOT)}: {lines} lines")
         for node in ast.walk(parse(file)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -154,39 +191,33 @@ def test_every_module_says_what_it_is_for() -> None:
 
 
 def test_layers() -> None:
-    """Lower floors never reach up, and siblings do not know each other, not even in functions."""
-    wrong: list[str] = []
+    """No import runs upward or sideways, not even in a function or for types only."""
+    wrong = []
     for name, file in MODULES.items():
-        if not name:
-            continue
-        for target in imports(name, file, at_import_time=False):
-            inside = room(name) == room(target) or floor(name) == TOP == floor(target)
-            if not inside and floor(target) >= floor(name) and floor(name) != 0:
+        for target in imports(name, file):
+            here, there = room(name), room(target)
+            if here == there or floor(name) == TOP:
+                continue
+            apart = BASEMENT <= floor(name) < 20 and here.split(".")[0] != there.split(".")[0]
+            if floor(target) >= floor(name) or (apart and floor(target) >= BASEMENT):
                 wrong.append(f"{name} imports {target}")
-            if floor(name) == 0 and floor(target) > 0:
-                wrong.append(f"{name} imports {target}")
-    assert set(wrong) <= {
-        "agent.learn.learning imports cli.tables",  # these four: command bodies on their way to cli/
-        "agent.learn.learning imports cli.memory_upkeep",
-        "agent.learn.page imports cli.gate_commands",
-        "agent.learn.value_head imports cli.progress",
-    }
+    assert not wrong
 
 
 def test_training_is_not_loaded_by_what_serves() -> None:
     wrong = [
         f"{name} imports {target}"
         for name, file in MODULES.items()
-        if name and floor(name) <= 2 and not name.startswith("llm.training")
-        for target in imports(name, file, at_import_time=True)
+        if not room(name).startswith(TRAINERS)
+        for target in imports(name, file)
         if target.startswith("llm.training")
     ]
     assert not wrong
 
 
 def test_no_import_cycles() -> None:
-    """Import-time edges between modules form no loop."""
-    edges = {name: set(imports(name, file, at_import_time=True)) - {name} for name, file in MODULES.items()}
+    """Imports between modules form no loop, those in functions and for types counted."""
+    edges = {name: set(imports(name, file)) - {name} for name, file in MODULES.items()}
     done: set[str] = set()
 
     def visit(name: str, path: tuple[str, ...]) -> None:
@@ -198,6 +229,36 @@ def test_no_import_cycles() -> None:
 
     for name in edges:
         visit(name, ())
+
+
+def test_rooms_are_few_and_not_crowded() -> None:
+    folders = Counter(file.parent for file in MODULES.values() if file.stem != "__init__")
+    crowded = {str(folder.relative_to(ROOT)): n for folder, n in folders.items() if n > MODULES_A_FOLDER}
+    assert not crowded
+    rooms = {room(name) for name in MODULES if name.startswith("agent.")}
+    assert len(rooms) <= AGENT_ROOMS
+    assert len({floor(name) for name in rooms}) <= AGENT_FLOORS
+
+
+def test_no_module_name_twice_in_a_top_folder() -> None:
+    names = Counter(
+        (name.split(".")[0], name.split(".")[-1])
+        for name, file in MODULES.items()
+        if name.count(".") and file.stem != "__init__"
+    )
+    assert not [f"{top}: {name}" for (top, name), n in names.items() if n > 1]
+
+
+def test_the_package_stays_small() -> None:
+    """Lines are a budget: what a change adds beyond it, another takes away first."""
+
+    def lines(names: Iterable[str]) -> int:
+        return sum(MODULES[name].read_text(encoding="utf-8").count("\n") for name in names)
+
+    listed = {".".join(package.split(".")[1:]) for package in packages()}
+    shipped = [name for name, file in MODULES.items() if folder_of(file) in listed]
+    assert lines(MODULES) <= REPOSITORY_LINES
+    assert lines(shipped) <= WHEEL_LINES
 
 
 @pytest.mark.parametrize("code", ["import autogpt", "from autogpt.cli import main; main(['--help'])"])

@@ -101,7 +101,11 @@ class Tool(ABC):
         return None
 
     def targets(self, args: Mapping[str, Any]) -> list[str]:
-        """Paths (or hosts) that the call would change; the policy checks them against grants."""
+        """Paths that the call would write (or hosts, programs); the policy checks them against grants."""
+        return []
+
+    def removes(self, args: Mapping[str, Any]) -> list[str]:
+        """Paths that would be gone after the call. In a run's own copies that needs no grant."""
         return []
 
 

@@ -287,8 +287,12 @@ class FilesMove(Tool):
         return self._result(source, target, ctx)
 
     def targets(self, args: Mapping[str, Any]) -> list[str]:
-        """Both names change."""
-        return [_target(args, "source"), _target(args, "target")]
+        """The new name."""
+        return [_target(args, "target")]
+
+    def removes(self, args: Mapping[str, Any]) -> list[str]:
+        """The old name."""
+        return [_target(args, "source")]
 
     @staticmethod
     def _result(source: str, target: str, ctx: ToolContext) -> ToolResult:

@@ -1,11 +1,12 @@
 """May this call run? Pure functions from a tool, the targets of a call and the goal's grants.
 
 Without grants a goal may read its inputs and write in its own workspace. With grants, a write must
-also match one of their ``write`` patterns. Starting programs and using the net need a grant that
-names the program or host. What is not granted *asks* (unattended, the driver refuses it); what
-leads out of the workspace is refused whatever anybody says. The file system is not touched here:
-links are refused where files are opened (``paths.py``). ``read`` grants have no say yet, because
-a workspace holds copies of what the goal named.
+also match one of their ``write`` patterns. What a call takes away (the old name of a move) needs the same
+grant in a folder that is used in place, and none in a run's own copies. Starting programs and using the
+net need a grant that names the program or host. What is not granted *asks* (unattended, the driver
+refuses it); what leads out of the workspace is refused whatever anybody says. The file system is not
+touched here: links are refused where files are opened (``paths.py``). ``read`` grants have no say yet,
+because a workspace holds copies of what the goal named.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ class Decision:
 
 
 def decide_call(tool: Tool, targets: Iterable[str], grants: Granted | None) -> Decision:
-    """Decide about one call of ``tool`` that would change ``targets``; None is the default grants."""
+    """Decide about one call of ``tool`` that would write or remove ``targets``; None: the default grants."""
     targets = list(targets)
     match tool.effect:
         case Effect.READ:

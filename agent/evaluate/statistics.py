@@ -1,4 +1,6 @@
-"""The gate: is a candidate model really better than the current one? Pure statistics, no model here.
+"""Statistics of evaluation: intervals, exact tests, and the promotion gate's sequential test.
+
+The gate asks whether a candidate model is really better than the current one; no model is involved here.
 
 Both models work on the same held-out goals. A goal that only the candidate achieves is a win, one that
 only the current model achieves a loss; the rest says nothing about which is better. Under "equal" wins
@@ -11,8 +13,8 @@ better, clearly worse, or so far behind that the gain it was planned for would n
 (that last rule only keeps models back, so it costs none of the error probability).
 
 Limits: goals must be in random order and independent of each other; a goal with several samples counts
-once, by which model achieved more of them. A category of few goals can hide a loss: the table shows its
-interval, and the guard only stops what its noise cannot explain.
+once, by which model achieved more of them. A small category can hide a loss: the table shows its interval,
+and the guard stops only what noise cannot explain.
 """
 
 from __future__ import annotations
@@ -87,6 +89,61 @@ class Verdict:
     """Two-sided exact McNemar p of these wins and losses, without regard to earlier looks."""
     worse: tuple[str, ...] = ()
     """Categories that fell by more than their noise allows."""
+
+
+def wilson(passed: int, n: int, z: float = 1.96) -> tuple[float, float]:
+    """Return the Wilson score interval of a proportion (Wilson, 1927), 95 % for the default ``z``."""
+    if n == 0:
+        return 0.0, 1.0
+    rate = passed / n
+    middle = rate + z * z / (2 * n)
+    spread = z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
+    return max(0.0, (middle - spread) / (1 + z * z / n)), min(1.0, (middle + spread) / (1 + z * z / n))
+
+
+def bootstrap(values: Sequence[float], seed: int = 0, draws: int = 2000) -> tuple[float, float]:
+    """Return the 95 % percentile bootstrap interval of the mean (Efron, 1979)."""
+    distinct, counts = np.unique(np.asarray(values, dtype=float), return_counts=True)
+    drawn = np.random.default_rng(seed).multinomial(len(values), counts / len(values), draws)
+    low, high = np.quantile(drawn @ distinct / len(values), (0.025, 0.975))
+    return float(low), float(high)
+
+
+def fisher(solved: int, size: int, before: int, of: int) -> float:
+    """Return Fisher's exact one-sided p (1922) that ``solved`` of ``size`` is less than ``before`` of ``of``.
+
+    It is P(at most ``solved`` of ``size``) if both succeed alike, given the total number of successes.
+    """
+    total, wins = size + of, solved + before
+    least = max(0, size - (total - wins))
+    ways = sum(math.comb(wins, k) * math.comb(total - wins, size - k) for k in range(least, solved + 1))
+    return ways / math.comb(total, size)
+
+
+@dataclass(frozen=True)
+class RankTest:
+    """Whether good items have larger values than bad ones: every good one is compared with every bad one."""
+
+    wins: int
+    """Pairs in which the good item's value is the larger."""
+    losses: int
+    p: float
+    """Two-sided, by permutation of the labels (Mann and Whitney's U, 1947)."""
+
+
+def rank_test(values: Sequence[float], good: Sequence[bool], draws: int = 2000) -> RankTest:
+    """Compare the values of good and bad items; labels are permuted ``draws`` times, under a fixed seed."""
+    order, labels = np.array(values), np.array(good, dtype=bool)
+    signs = np.sign(order[:, None] - order[None, :])
+
+    def lead(dealt: NDArray[np.bool_]) -> float:
+        return float(signs[dealt][:, ~dealt].sum())
+
+    rng = np.random.default_rng(0)
+    found = abs(lead(labels))
+    as_far = sum(abs(lead(rng.permutation(labels))) >= found for _ in range(draws))
+    between = signs[labels][:, ~labels]
+    return RankTest(int((between > 0).sum()), int((between < 0).sum()), (1 + as_far) / (1 + draws))
 
 
 def tail(wins: int, trials: int) -> float:
@@ -237,13 +294,14 @@ def table(pairs: Sequence[Pair], seed: int = 0) -> list[Row]:
 def _row(name: str, pairs: Sequence[Pair], worse: bool, seed: int) -> Row:
     current = sum(pair.current for pair in pairs) / len(pairs)
     candidate = sum(pair.candidate for pair in pairs) / len(pairs)
-    low, high = interval([pair.candidate - pair.current for pair in pairs], seed)
+    low, high = bootstrap([pair.candidate - pair.current for pair in pairs], seed)
     return Row(name, len(pairs), current, candidate, low, high, worse)
 
 
-def interval(differences: Sequence[float], seed: int = 0, draws: int = 2000) -> tuple[float, float]:
-    """Return the 95 % percentile bootstrap interval of the mean; goals are what is drawn."""
-    values, counts = np.unique(np.asarray(differences, dtype=float), return_counts=True)
-    drawn = np.random.default_rng(seed).multinomial(len(differences), counts / len(differences), draws)
-    low, high = np.quantile(drawn @ values / len(differences), (0.025, 0.975))
-    return float(low), float(high)
+def row_verdict(row: Row, decision: str) -> str:
+    """Return the table's last column: of the row for all goals the gate's ``decision``."""
+    if row.category == "all":
+        return decision
+    if row.worse:
+        return "worse"
+    return "better" if row.low > 0 else "no worse than noise"

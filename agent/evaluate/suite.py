@@ -9,8 +9,6 @@ goals are a fair draw and the same for everybody; the seed is the sampling's.
 from __future__ import annotations
 
 import json
-import math
-import random
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,30 +20,11 @@ from ...tools.registry import Registry
 from ..goals.checks import reward, run_checks
 from ..goals.load import Conversation, Goal
 from ..record.events import PersonAnswered, PersonSaid
-from ..record.result import RunResult, resolved_answer, summarise
+from ..record.result import RunResult, summarise
 from ..record.state import State, input_names
-from ..run.loop import Think
 from ..run.memories import SuiteMemories
 from ..run.rollout import Episode, Rollout
-
-BOOTSTRAP = 1000
-
-
-def wilson(passed: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """Return the Wilson score interval of a proportion (Wilson, 1927), 95 % for the default ``z``."""
-    if n == 0:
-        return 0.0, 1.0
-    rate = passed / n
-    middle = rate + z * z / (2 * n)
-    spread = z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
-    return max(0.0, (middle - spread) / (1 + z * z / n)), min(1.0, (middle + spread) / (1 + z * z / n))
-
-
-def bootstrap(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
-    """Return the 95 % percentile bootstrap interval of the mean."""
-    rng = random.Random(seed)
-    means = sorted(statistics.fmean(rng.choices(values, k=len(values))) for _ in range(BOOTSTRAP))
-    return means[int(0.025 * BOOTSTRAP)], means[int(0.975 * BOOTSTRAP) - 1]
+from .statistics import bootstrap, wilson
 
 
 @dataclass(frozen=True)
@@ -71,7 +50,7 @@ class Evaluation:
         return {name: _rates(rows) for name, rows in groups.items()}
 
     def as_json(self) -> dict[str, Any]:
-        """Return the whole report."""
+        """Return the whole report. ``answered`` counts the goals that have no checks: they are not passed."""
         scores = [check["score"] for row in self.rows for check in row.checks if check["score"] is not None]
         plans = [row.plan_followed for row in self.rows if row.plan_followed is not None]
         seconds = [row.seconds["total"] for row in self.rows]
@@ -80,6 +59,7 @@ class Evaluation:
             "model": self.model,
             "seed": self.seed,
             **_rates(self.rows),
+            "answered": sum(row.status == "answered" for row in self.rows),
             "invalid_calls": sum(row.invalid_calls for row in self.rows),
             "tool_calls": sum(row.tool_calls for row in self.rows),
             "plan_followed": round(statistics.fmean(plans), 4) if plans else None,
@@ -184,8 +164,9 @@ def converse(
 ) -> Evaluation:
     """Run scripted sessions; every message is a row, its category the turn's number.
 
-    A row is achieved when the message was answered and its checks passed. What comes later in the
-    session does not count against it, nor does what went wrong before, as far as its checks allow.
+    A row is achieved when the message was answered and its checks passed; without checks it is answered.
+    What comes later in the session does not count against it, nor does what went wrong before, as far as
+    its checks allow.
     """
     rows: list[RunResult] = []
     for session in sessions:
@@ -212,27 +193,28 @@ def _session(session: Conversation, rollout: Rollout) -> list[RunResult]:
             for number, turn in enumerate(session.turns)
         ]
     finally:
-        rollout.close(episode)
+        episode.close()
 
 
 def _message(episode: Episode, rollout: Rollout, number: int, text: str, goal: Goal) -> RunResult:
     """Say ``text`` and judge the answer by the checks of ``goal``; a waiting question takes it as answer."""
     begun = len(episode.events)
     if State.of(episode.events).waiting is not None:
-        episode.events.append(PersonAnswered(text=text))
+        episode.append(PersonAnswered(text=text))
     else:
         inputs = input_names(goal.model_dump(mode="json")) if number == 0 else []
-        episode.events.append(PersonSaid(text=text, inputs=inputs))
-    while isinstance(think := rollout.advance(episode), Think):
-        rollout.think(episode, think)
+        episode.append(PersonSaid(text=text, inputs=inputs))
+    rollout.work(episode)
     state = State.of(episode.events)
-    value = resolved_answer(state.answer, episode.bench.values(episode.events)) if state.finished else None
-    verdicts = run_checks(goal, value, episode.workspace)
+    value = episode.value(state.answer) if state.finished else None
+    verdicts = run_checks(goal.check, value, episode.workspace)
     met = state.finished and all(verdict.passed for verdict in verdicts)
+    good = "achieved" if verdicts else "answered"
     row = summarise([episode.events[0], *episode.events[begun:]])
     found = {
         "id": f"{goal.id}/{number + 1}",
-        "status": "achieved" if met else "not_met",
+        "status": good if met else "not_met",
+        "checked": bool(verdicts),
         "answer": value,
         "reward": reward(verdicts) if state.finished else 0.0,
         "checks": [vars(verdict) for verdict in verdicts],

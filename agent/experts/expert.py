@@ -19,11 +19,10 @@ from ...llm.text.tokenizer import ChatTokenizer
 from ...tools.registry import Registry
 from ...tools.tables.read import TABLE_SUFFIXES
 from ..goals.load import Goal
-from ..learn.encode import encode_run
+from ..learn.samples import encode_run
 from ..record.events import ModelTurn, PersonSaid
 from ..record.state import input_names
 from ..record.transcript import messages
-from ..run.loop import Think
 from ..run.memory import RunMemory
 from ..run.rollout import Episode, Rollout
 
@@ -174,12 +173,11 @@ class Recorder:
         inputs = input_names(task.goal.model_dump(mode="json"))
         try:
             for number, (text, calls) in enumerate(task.turns):
-                episode.events.append(PersonSaid(text=text, inputs=inputs if number == 0 else []))
+                episode.append(PersonSaid(text=text, inputs=inputs if number == 0 else []))
                 self.expert.assign(episode.name, calls)
-                while isinstance(think := rollout.advance(episode), Think):
-                    rollout.think(episode, think)
+                rollout.work(episode)
         finally:
-            rollout.close(episode)
+            episode.close()
         return episode
 
     def _encode(self, task: Task, episode: Episode) -> dict[str, Any]:
@@ -211,6 +209,6 @@ def _why_not(task: Task, episode: Episode) -> str | None:
     if task.turns or task.may_miss:
         return None
     result = episode.result
-    if result is None or result.status != "achieved":
+    if result is None or result.status not in ("achieved", "answered"):
         return "not achieved" if result is None else f"{result.status}: {result.cause}"[:60]
     return None

@@ -142,18 +142,3 @@ def token_f1(text: str, reference: str) -> float:
 def _words(text: str) -> list[str]:
     bare = "".join(" " if unicodedata.category(c)[0] == "P" else c for c in normal_text(text))
     return [word for word in bare.split() if word not in ("a", "an", "the")]
-
-
-def chrf(text: str, references: Sequence[str]) -> float:
-    """Return the character n-gram F-score (chrF2) against the best reference, 0 to 1."""
-    import sacrebleu
-
-    return float(max(sacrebleu.sentence_chrf(text, [reference]).score for reference in references)) / 100
-
-
-def rouge_l(text: str, references: Sequence[str]) -> float:
-    """Return the longest-common-subsequence F1 of stemmed words against the best reference, 0 to 1."""
-    from rouge_score.rouge_scorer import RougeScorer
-
-    scorer = RougeScorer(["rougeL"], use_stemmer=True)
-    return float(max(scorer.score(reference, text)["rougeL"].fmeasure for reference in references))

@@ -1,47 +1,32 @@
-"""Goals from files: loading, and every mistake with its file, line and field.
+"""Goals from files and the command line: loading, and every mistake with its file, line and field.
 
 A goal file is YAML or JSON, a suite is JSON lines of the same object, and plain text is a goal
-with every default. Loading is strict: an unknown field or a check that cannot be is refused with
-the nearest right name (:func:`validate` lists all mistakes, :func:`load_goals` raises the first).
-The models are re-exported, so that this module is all that others import. Nothing here runs
-anything.
+with every default. Loading is strict: an unknown field or check is refused with the nearest right
+name or the names that exist (:func:`validate` lists all mistakes, :func:`load_goals` raises the
+first). :func:`adapt` adds what the command line or calling code gives. The models are re-exported,
+so that this module is all that others import. Nothing here runs anything.
 """
 
 from __future__ import annotations
 
 import difflib
+import logging
 import re
 import sys
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, get_args
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from ...errors import UsageError
+from ...text import clip
 from ...tools.paths import covers
-from .check_spec import (
-    KINDS,
-    UNAVAILABLE,
-    AnswerSpec,
-    CallSpecification,
-    CommandSpec,
-    FileSpec,
-    ShellSpec,
-    SqlSpec,
-    Strict,
-    TextSpec,
-    kind_of,
-)
-from .model import (
-    Conversation,
-    Goal,
-    Grants,
-    Limits,
-    Say,
-    Stub,
-    near_file,
-)
+from ...tools.tables.read import TABLE_SUFFIXES
+from .checks import Check, check_class, kinds
+from .inputs import named, near_file
+from .model import Conversation, Goal, Grants, Limits, Say, Stub
 from .source import (
     GOAL_SUFFIXES,
     SUITE_SUFFIXES,
@@ -63,10 +48,18 @@ __all__ = [
     "Problem",
     "Say",
     "Stub",
+    "adapt",
     "load_conversations",
     "load_goals",
     "validate",
 ]
+
+log = logging.getLogger(__name__)
+
+Mistake = tuple[Where, str, str]
+"""Where it is, the message, the nearest right name."""
+SHOWN_TABLES = 4
+"""Tables of a folder that are shown to the model before it begins; with more, only the list of files."""
 
 
 @dataclass(frozen=True)
@@ -192,9 +185,7 @@ def _read(path: Path, tools: Collection[str] | None) -> Iterator[Goal | Problem]
 def _plain(text: str, path: Path) -> Goal | Problem:
     if not text.strip():
         return Problem(str(path), 0, "goal", "the goal is empty; say what should be done")
-    goal = Goal(goal=text.strip())
-    goal._base, goal._origin = path.parent.resolve(), str(path)
-    return goal
+    return Goal(goal=text.strip()).at(path.parent.resolve(), str(path))
 
 
 def _text(path: Path) -> str | Problem:
@@ -232,17 +223,31 @@ def _check_record(
     for where in record.repeated:
         message = "stands twice in one mapping"
         problems.append(Problem(name, record.line_of(where), _dotted(where), message))
+    problems += _cut(record, name)
     try:
-        goal = Goal.model_validate(record.data)
+        goal = Goal.model_validate(record.data).at(base, f"{name}:{record.line}")
     except ValidationError as error:
         return [*problems, *_explain(error, record, name)]
-    goal._base, goal._origin = base, f"{name}:{record.line}"
     for where, message, suggestion in _look(goal, Path(name).name, tools):
         problems.append(Problem(name, record.line_of(where), _dotted(where), message, suggestion))
     return problems or [goal]
 
 
-def _look(goal: Goal, own: str, tools: Collection[str] | None) -> Iterator[tuple[Where, str, str]]:
+def _cut(record: Record, name: str) -> Iterator[Problem]:
+    """Yield a Problem for each text that was surely meant to go on after an unquoted `` #``.
+
+    ``#5`` or ``#tag`` is text; ``# words`` is a comment by custom, and only a warning after a goal.
+    """
+    for where, left_out in record.cut.items():
+        message = f"YAML leaves out `{clip(left_out, 40)}`: an unquoted ` #` begins a comment; quote the text"
+        problem = Problem(name, record.line_of(where), _dotted(where), message)
+        if re.match(r"#\w", left_out):
+            yield problem
+        elif where == ("goal",):
+            log.warning("%s", problem)
+
+
+def _look(goal: Goal, own: str, tools: Collection[str] | None) -> Iterator[Mistake]:
     """Yield (where, message, suggestion) for mistakes that need the disk or the tools to see.
 
     ``own``: the name of the goal's file.
@@ -252,7 +257,8 @@ def _look(goal: Goal, own: str, tools: Collection[str] | None) -> Iterator[tuple
     for index, item in enumerate(goal.inputs):
         path = goal.base / item
         if not path.exists():
-            yield ("inputs", index), f"no such file: {item} (looked in {goal.base})", near_file(path)
+            missing = f"no such file: {item} (looked in {goal.base})"
+            yield ("inputs", index), "a link to nothing" if path.is_symlink() else missing, near_file(path)
     if goal.workspace is not None and not (goal.base / goal.workspace).is_dir():
         yield ("workspace",), f"no such folder: {goal.workspace}", ""
     for kind in ("read", "write"):
@@ -266,49 +272,43 @@ def _look(goal: Goal, own: str, tools: Collection[str] | None) -> Iterator[tuple
             )
             yield ("grants", "write", index), message, ""
     for index, check in enumerate(goal.check):
-        if (kind := kind_of(check)) in UNAVAILABLE:
-            yield ("check", index, kind), UNAVAILABLE[kind], ""
+        if check.unavailable:
+            yield ("check", index, check.kind), check.unavailable, ""
     known = {*(tools or ()), *(stub.name for stub in goal.stubs)}
     for index, item in enumerate(goal.tools or [] if tools is not None else []):
         if item not in known:
             yield ("tools", index), f"unknown tool `{item}`", _nearest(item, known)
 
 
-_MODELS: dict[str, type[Strict]] = {
-    "grants": Grants,
-    "limits": Limits,
-    "stubs": Stub,
-    "answer": AnswerSpec,
-    "calls": CallSpecification,
-    "file": FileSpec,
-    "sql": SqlSpec,
-    "command": CommandSpec,
-    "text": TextSpec,
-    "shell": ShellSpec,
-    "turns": Say,
-}
-"""The model of what stands under each field name, to find the nearest right one."""
-
-
 def _explain(error: ValidationError, record: Record, name: str) -> list[Problem]:
     """Turn pydantic's findings into one line each, at the line of the field."""
-    problems: list[Problem] = []
-    for item in error.errors(include_url=False):
-        where, message, suggestion = _place(item["loc"]), str(item["msg"]), ""
-        kind = item["type"]
+    model = Conversation if error.title == "Conversation" else Goal
+    return [
+        Problem(name, record.line_of(where), _dotted(where), message, suggestion)
+        for where, message, suggestion in _findings(error.errors(include_url=False), model)
+    ]
+
+
+def _findings(errors: Sequence[Any], model: type[BaseModel], above: Where = ()) -> Iterator[Mistake]:
+    """Yield (where, message, suggestion) of errors in data of ``model``, which stands at ``above``."""
+    for item in errors:
+        kind, context = item["type"], item.get("ctx", {})
+        inner: Where = tuple(part for part in item["loc"] if part != "[key]")
+        repeated = above[-1:] == inner[:1]  # `calls` is both the kind and its only field
+        where, message, suggestion = (*above, *inner[repeated:]), str(item["msg"]), ""
+        if kind == "check_fields":
+            found = check_class(context["kind"])
+            yield from _findings(context["errors"], found or Check, (*where, context["kind"]))
+            continue
         if kind == "extra_forbidden":
-            inner = [str(part) for part in where[:-1] if isinstance(part, str)]
-            model = _MODELS[inner[-1]] if inner else (Conversation if error.title == "Conversation" else Goal)
-            wrong = str(where[-1])
-            message, suggestion = f"unknown field `{wrong}`", _nearest(wrong, _names(model))
+            wrong, names = str(inner[-1]), _names(_model_at(model, inner[:-1]))
+            message, suggestion = f"unknown field `{wrong}`", _nearest(wrong, names)
             suggestion = "" if suggestion == wrong else suggestion
-        elif kind == "union_tag_invalid":
-            wrong = str(item["ctx"]["tag"])
-            message, suggestion = f"unknown check `{wrong}`", _nearest(wrong, KINDS)
-            message += "" if suggestion else f" (there are {', '.join(KINDS)})"
-            where = (*where, wrong)
-        elif kind == "union_tag_not_found":
-            message = f"a check is one `kind: ...` pair; the kinds are {', '.join(KINDS)}"
+            message += "" if suggestion else f" (there are {', '.join(names)})"
+        elif kind == "check_kind":
+            wrong, names = context["kind"], kinds()
+            suggestion, where = _nearest(wrong, names), (*where, wrong)
+            message += "" if suggestion else f" (there are {', '.join(names)})"
         elif kind == "missing":
             message = "is missing"
         elif kind == "value_error":
@@ -316,19 +316,24 @@ def _explain(error: ValidationError, record: Record, name: str) -> list[Problem]
         elif kind in ("model_type", "model_attributes_type"):
             whole = "" if where else "a goal "  # else the field's name stands before it
             message = f"{whole}must be a mapping of fields, not {type(item['input']).__name__}"
-        else:
+        elif kind != "check_shape":
             message = f"{message[:1].lower()}{message[1:]} (is: {str(item['input'])[:40]!r})"
-        problems.append(Problem(name, record.line_of(where), _dotted(where), message, suggestion))
-    return problems
+        yield where, message, suggestion
 
 
-def _place(loc: tuple[int | str, ...]) -> Where:
-    """Drop what pydantic adds to a location: the tag of a union's branch, the mark of a key."""
-    cleaned: list[int | str] = []
-    for part in loc:
-        if part != "[key]" and not (cleaned[-1:] == [part] and part in KINDS):
-            cleaned.append(part)
-    return tuple(cleaned)
+def _model_at(model: type[BaseModel], where: Where) -> type[BaseModel]:
+    """Return the model of what stands at ``where`` in data of ``model``."""
+    for part in where:
+        fields = {field.alias or name: field for name, field in model.model_fields.items()}
+        if part in fields:
+            model = _model_in(fields[str(part)].annotation) or model
+    return model
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _model_in(part))), None)
 
 
 def _dotted(where: Where) -> str:
@@ -339,10 +344,68 @@ def _dotted(where: Where) -> str:
     return text
 
 
-def _names(model: type[Strict]) -> list[str]:
+def _names(model: type[BaseModel]) -> list[str]:
     return [field.alias or name for name, field in model.model_fields.items()]
 
 
 def _nearest(wrong: str, right: Iterable[str]) -> str:
     """Return the right name nearest to ``wrong``, or an empty string."""
     return next(iter(difflib.get_close_matches(wrong.lower(), list(right), n=1, cutoff=0.6)), "")
+
+
+def adapt(
+    goal: Goal | str,
+    inputs: Sequence[str | Path] = (),
+    workspace: str | Path | None = None,
+    write: Sequence[str] = (),
+) -> Goal:
+    """Return ``goal`` (or a goal of this text) with what the command line or calling code adds.
+
+    Paths of a goal file are relative to its folder, added ones to the current folder. ``workspace`` is
+    worked in as it is, instead of a fresh copy: all of it may be read, and nothing written that
+    ``write``, the goal's grants or a person at the terminal does not allow. ``write`` are files or
+    patterns, relative to the goal's folder (or ``workspace``), that are delivered there; ``.`` is
+    everything. Raises UsageError.
+    """
+    try:
+        goal = Goal(goal=goal) if isinstance(goal, str) else goal
+        if not (inputs or workspace or write):
+            return goal
+        body = goal.model_dump(mode="json", by_alias=True)
+        base, added = goal.base, [str(Path(item).expanduser().absolute()) for item in inputs]
+        body["inputs"] = [*goal.inputs, *added]
+        if workspace is not None:
+            base, body["workspace"] = Path(workspace).expanduser().resolve(), "."
+            if not base.is_dir():
+                raise UsageError(f"{workspace}: no such folder to work in")
+            body["inputs"] = _in_place(base, [*(str(goal.base / name) for name in goal.inputs), *added])
+        if write or workspace is not None:
+            grants = body.get("grants") or {"read": ["."]}
+            body["grants"] = {**grants, "write": [*grants.get("write", []), *write]}
+        changed = Goal.model_validate(body)
+        for name in write:
+            if not (base / name).resolve().is_relative_to(base.resolve()):
+                raise UsageError(f"--write: `{name}` leaves {base.resolve()} through a symbolic link")
+    except ValidationError as error:
+        where, message, _ = next(_findings(error.errors(include_url=False), Goal))
+        place = _dotted(where)
+        place = "--write" if write and place.startswith("grants.write") else place
+        raise UsageError(f"{place}: {message}" if place else message) from error
+    return changed.at(base, goal.origin)
+
+
+def _in_place(folder: Path, inputs: Sequence[str]) -> list[str]:
+    """Return inputs as paths below ``folder``, which is worked in; without any, what it offers to see.
+
+    The folder itself stands for the list of its files; a few tables in it are inputs of their own, so
+    that the model sees their columns.
+    """
+    if not inputs:
+        names = sorted(path.name for path in folder.iterdir())
+        tables = [name for name in names if name.lower().endswith(TABLE_SUFFIXES)]
+        return [*(tables if len(tables) <= SHOWN_TABLES else []), "."]
+    found = []
+    for name in inputs:
+        path = named(Path(name))
+        found.append(path.relative_to(folder).as_posix() if path.is_relative_to(folder) else name)
+    return found

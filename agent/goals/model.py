@@ -1,23 +1,22 @@
 """What a user asks for, as typed records: a goal with its inputs, grants, limits and checks.
 
 The models refuse what cannot be meant (an unknown field, an empty goal, a grant that leaves the
-folder). Reading them from files, with line numbers for every mistake, is the work of ``goal``.
+folder). Reading them from files, with line numbers for every mistake, is the work of ``load``.
 """
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import re
-import shutil
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, JsonValue, PrivateAttr, field_validator, model_validator
 
 from ...errors import UsageError
-from .check_spec import Check, Strict, inside
+from .checks import AnyCheck, Strict, inside
+from .inputs import copy, look, named, near_file
 
 InsidePath = Annotated[str, AfterValidator(inside)]
 """A relative path that stays inside its folder."""
@@ -77,7 +76,7 @@ class Goal(Strict):
     grants: Grants | None = None
     limits: Limits = Limits()
     stubs: list[Stub] = []
-    check: list[Check] = []
+    check: list[AnyCheck] = []
     on_approval: Literal["refuse", "park"] = "refuse"
     remembered: list[str] = []
     """What earlier runs kept in memory, oldest first; for suites, where each goal has its own memory."""
@@ -97,6 +96,11 @@ class Goal(Strict):
         """Where the goal was read, ``file:line``; empty when it was made in code."""
         return self._origin
 
+    def at(self, base: Path, origin: str = "") -> Goal:
+        """Set the folder that paths are relative to, and where the goal was read; returns the goal."""
+        self._base, self._origin = base, origin
+        return self
+
     @property
     def _place(self) -> str:
         """Where a mistake in the inputs stands: in a file, or among the arguments of a call."""
@@ -109,28 +113,28 @@ class Goal(Strict):
     def input_paths(self) -> list[Path]:
         """Return the inputs as absolute paths.
 
-        Raises UsageError for a missing one, and for two that would be copied to one name.
+        Raises UsageError for a missing one, one that cannot be copied, and two of one name.
         """
-        paths = [(self.base / name).resolve() for name in self.inputs]
+        paths = [named(self.base / name) for name in self.inputs]
         for name, path in zip(self.inputs, paths, strict=True):
+            if path.is_symlink() and not path.exists():
+                raise UsageError(f"{self._place}{name} is a link to nothing (to {path.readlink()})")
             if not path.exists():
                 looked = "" if Path(name).is_absolute() else f" (looked in {self.base})"
                 near = near_file(path)
                 hint = f"; did you mean {near}?" if near else ""
                 raise UsageError(f"{self._place}no such file: {name}{looked}{hint}")
+            if self.workspace is None:
+                look(path)
         names = [*(path.name for path in paths), *self.files] if self.workspace is None else []
         if twice := {name for name in names if names.count(name) > 1}:
-            named = ", ".join(sorted(twice))
-            raise UsageError(f"{self._place}two inputs are named {named}; rename one")
+            raise UsageError(f"{self._place}two inputs are named {', '.join(sorted(twice))}; rename one")
         return paths
 
     def fill_workspace(self, workspace: Path) -> None:
         """Copy the inputs into ``workspace`` and write the inline files there; raises UsageError."""
         for path in self.input_paths():
-            if path.is_dir():
-                shutil.copytree(path, workspace / path.name)
-            else:
-                shutil.copyfile(path, workspace / path.name)
+            copy(path, workspace / path.name)
         for name, content in self.files.items():
             target = workspace / name
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -176,17 +180,11 @@ def render(text: str, params: dict[str, JsonValue]) -> str:
         raise ValueError(f"the goal's text: {error.message}; `params` has {', '.join(params)}") from error
 
 
-def near_file(path: Path) -> str:
-    """Return a file name in the same folder that is nearly ``path``'s, or an empty string."""
-    names = [child.name for child in path.parent.iterdir()] if path.parent.is_dir() else []
-    return next(iter(difflib.get_close_matches(path.name, names, n=1, cutoff=0.6)), "")
-
-
 class Say(Strict):
     """One turn of a scripted session: what the user says and what must hold afterwards."""
 
     say: str
-    check: list[Check] = []
+    check: list[AnyCheck] = []
 
 
 class Conversation(Strict):

@@ -13,7 +13,7 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,9 @@ class Record:
     line: int = 1
     lines: dict[Where, int] = field(default_factory=dict)
     repeated: list[Where] = field(default_factory=list)
-    """Keys that stand twice in one mapping."""
+    """Keys that are given twice in one mapping."""
+    cut: dict[Where, str] = field(default_factory=dict)
+    """Unquoted texts that YAML ended at `` #``, with the rest of the line that it left out."""
 
     def line_of(self, where: Where) -> int:
         """Return the line of ``where``, or of the nearest place around it."""
@@ -113,7 +115,7 @@ def parse_yaml(text: str, name: str) -> list[Record]:
 
     Raises SourceError with line and column when it is malformed; an empty document gives [].
     """
-    loader = _Loader(text)
+    loader, lines = _Loader(text), text.splitlines()
     try:
         node = loader.get_single_node()
         if node is None:
@@ -123,7 +125,7 @@ def parse_yaml(text: str, name: str) -> list[Record]:
         for item in nodes:
             data = loader.construct_object(item, deep=True)  # first: it refuses nodes that hold themselves
             record = Record(data, line=item.start_mark.line + 1)
-            _walk(item, (), record)
+            _walk(item, (), record, lines)
             records.append(record)
         return records
     except yaml.MarkedYAMLError as error:
@@ -139,8 +141,8 @@ def parse_yaml(text: str, name: str) -> list[Record]:
         loader.dispose()
 
 
-def _walk(node: yaml.Node, where: Where, record: Record) -> None:
-    """Note the line of every key and item under ``node``."""
+def _walk(node: yaml.Node, where: Where, record: Record, lines: Sequence[str]) -> None:
+    """Note the line of every key and item under ``node``, and the texts that a comment cuts."""
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
@@ -150,11 +152,15 @@ def _walk(node: yaml.Node, where: Where, record: Record) -> None:
                 record.repeated.append(place)
             seen.add(name)
             record.lines[place] = key.start_mark.line + 1
-            _walk(value, place, record)
+            _walk(value, place, record, lines)
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
             record.lines[(*where, index)] = value.start_mark.line + 1
-            _walk(value, (*where, index), record)
+            _walk(value, (*where, index), record, lines)
+    elif isinstance(node, yaml.ScalarNode) and node.style is None and node.tag.endswith(":str"):
+        rest = lines[node.end_mark.line][node.end_mark.column :] if node.end_mark.line < len(lines) else ""
+        if re.match(r"\s+#", rest):
+            record.cut[where] = rest.strip()
 
 
 def parse_jsonl(text: str, name: str) -> Iterator[Record | SourceError]:

@@ -20,7 +20,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from ...llm.message import Message
-from .encode import sample_record
+from .samples import sample_record
 
 if TYPE_CHECKING:
     from ...llm.text.tokenizer import ChatTokenizer

@@ -1,104 +1,83 @@
-"""What a candidate is trained on, chosen from attempts, people's word and ordinary work."""
+"""What the training files of an improvement are made from: attempts, earlier successes, ordinary work."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from ...llm.registry import DEFAULT, ModelRegistry
 from ...llm.text.tokenizer import ChatTokenizer
-from . import canaries, promotion, selection
-from .attempts import Attempt, rates, read_attempts
-from .methods import LEAST_KEPT, gather
-from .work import Work, improvements
+from ...memory.experience import Experience
+from ..record.store import RunStore
+from . import canaries, promotion
+from .samples import Attempt, rates, replay_samples, shipped_replay
+from .work import Record, Work, improvements
 
 REPLAYED = 600
-"""Ordinary samples that the other methods draw their replay from."""
+"""Ordinary samples that preference and reward methods draw their replay from."""
 
 
-class Choice:
-    """Writes the training files of an improvement; ``facts`` are the counts for its report."""
+def known_rates(work: Work) -> dict[str, tuple[int, int]]:
+    """Return (times solved, times tried) of each goal, in past runs and earlier improvements."""
+    experience = Experience(RunStore(work.home).database)
+    found = {record.goal: (record.solved, record.attempts) for record in experience.goals()}
+    for earlier in _others(work):
+        for row in earlier.rates.read():
+            solved, tried = found.get(row["goal"], (0, 0))
+            found[row["goal"]] = (solved + row["solved"], tried + row["tried"])
+    return found
 
-    def __init__(self, work: Work, home: Path, known: Mapping[str, tuple[int, int]], seed: int) -> None:
-        self.work, self.home, self.known, self.seed = work, home, known, seed
-        self.options = work.state.options
-        self.facts: dict[str, Any] = {}
 
-    def write(self, method: str) -> str:
-        """Write the files; returns what is lacking, or an empty string."""
-        practised = read_attempts(self.work.folder / "attempts.jsonl")
-        tried = rates(practised)
-        rows = ({"goal": g, "solved": s, "tried": t} for g, (s, t) in sorted(tried.items()))
-        self.work.write("rates.jsonl", rows)
-        self.facts = {
-            "tries": len(practised),
-            "solved_tries": sum(attempt.solved for attempt in practised),
-            "sometimes": sum(0 < s < t for s, t in tried.values()),
-            "never": sum(s == 0 for s, _ in tried.values()),
-            "kept": 0,
-            "again": 0,
-            "canaries": 0,
-        }
-        if method == "sft":
-            return self._successes(practised)
-        replay = selection.replay_samples(self._replayed(), REPLAYED, self.seed)
-        planted = self._canaries() if len(replay) == REPLAYED and not self.options.dp_epsilon else []
-        if replay:
-            self.work.write("replay.jsonl", [*replay, *planted])
-        count = self.work.state.facts["goals"] if method == "grpo" else gather(self.work, method)
-        self.facts |= {"replayed": len(replay), "samples": count, "canaries": len(planted)}
-        what = {"grpo": "goals", "dpo": "pairs", "kto": "rated answers"}[method]
-        return f"only {count} {what} to learn from, {LEAST_KEPT} are the least" if count < LEAST_KEPT else ""
+def count_attempts(work: Work) -> None:
+    """Write the rates of the goals that were practised, and count the attempts."""
+    attempts, figures = work.attempts.read(), work.state.figures
+    tried = rates(attempts)
+    work.rates.write({"goal": g, "solved": s, "tried": t} for g, (s, t) in sorted(tried.items()))
+    figures.tries, figures.solved_tries = len(attempts), sum(attempt.solved for attempt in attempts)
+    figures.sometimes = sum(0 < s < t for s, t in tried.values())
+    figures.never = sum(s == 0 for s, _ in tried.values())
+    figures.kept = figures.again = figures.replayed = figures.canaries = 0
 
-    def _successes(self, practised: Sequence[Attempt]) -> str:
-        past = read_attempts(self.work.folder / "past.jsonl")
-        kept = selection.kept_best([*practised, *past], self.options.keep)
-        goals, said = {a.goal for a in [*practised, *past]}, {(a.id, a.said) for a in kept}
-        earlier = [a for a in self._earlier() if a.goal in goals and (a.id, a.said) not in said]
-        again = selection.draw_buffer(earlier, len(kept), self.known, self.options.buffer, self.seed)
-        wanted = selection.replay_count(len(kept) + len(again), self.options.replay)
-        base = selection.replay_samples(self._replayed(), wanted, self.seed)
-        base = selection.beside_tools(base, kept, selection.Opening.of(self._tokenizer), self.seed)
-        planted = self._canaries()
-        self.facts |= {
-            "kept": len(kept),
-            "again": len(again),
-            "replayed": len(base),
-            "canaries": len(planted),
-            "samples": len(kept) + len(again) + len(base),
-        }
-        if len(kept) < LEAST_KEPT:
-            return f"only {len(kept)} successes to learn from, {LEAST_KEPT} are the least"
-        self.work.write("kept.jsonl", (attempt.row() for attempt in kept))
-        self.work.write("samples.jsonl", [*(a.record() for a in [*kept, *again]), *base, *planted])
-        return ""
 
-    def _replayed(self) -> Sequence[Path]:
-        """Return where ordinary work is drawn from: what the model was trained on, as far as that is known.
+def earlier_successes(work: Work) -> list[Attempt]:
+    """Return successes that earlier improvements kept, as far as their tokenizer was the same."""
+    found: dict[tuple[str, str], Attempt] = {}
+    for earlier in _others(work):
+        if earlier.state.figures.tokenizer == work.state.figures.tokenizer:
+            found |= {(attempt.id, attempt.said): attempt for attempt in earlier.kept.read()}
+    return list(found.values())
 
-        The shipped samples are the shipped model's; to another one they would be new lessons, not a reminder.
-        """
-        if self.options.replay_data:
-            return self.options.replay_data
-        if promotion.root_of(self.home, self.work.state.parent) != DEFAULT:
-            return []
-        return selection.shipped_replay(self.work.state.facts["tokenizer"])
 
-    def _canaries(self) -> list[dict[str, Any]]:
-        return [canary.record() for canary in canaries.plant(self._tokenizer, self.seed)]
+def replay(work: Work, count: int) -> list[Record]:
+    """Return ordinary samples: what the model was trained on, as far as that is known.
 
-    @cached_property
-    def _tokenizer(self) -> ChatTokenizer:
-        return ChatTokenizer(Path(ModelRegistry(self.home).resolve(self.work.state.parent).source))
+    The shipped samples are the shipped model's; to another one they would be new lessons, not a reminder.
+    """
+    files: Iterable[Path] = work.state.options.replay_data
+    if not files and promotion.root_of(work.home, work.state.parent) == DEFAULT:
+        files = shipped_replay(work.state.figures.tokenizer)
+    return replay_samples(files, count, work.seed)
 
-    def _earlier(self) -> list[Attempt]:
-        """Return kept successes of earlier improvements with the same tokenizer."""
-        found: dict[tuple[str, str], Attempt] = {}
-        for work in improvements(self.home):
-            same = work.state.facts.get("tokenizer") == self.work.state.facts["tokenizer"]
-            if work.state.id != self.work.state.id and same:
-                for attempt in read_attempts(work.folder / "kept.jsonl"):
-                    found[attempt.id, attempt.said] = attempt
-        return list(found.values())
+
+def write_replay(work: Work) -> None:
+    """Write the ordinary samples of a preference or reward method, canaries among them."""
+    figures, ordinary = work.state.figures, replay(work, REPLAYED)
+    # among fewer samples canaries would be drawn again and again, not seen once
+    planted = canary_records(work) if len(ordinary) == REPLAYED and not work.state.options.dp_epsilon else []
+    if ordinary:
+        work.replay.write([*ordinary, *planted])
+    figures.replayed, figures.canaries = len(ordinary), len(planted)
+
+
+def canary_records(work: Work) -> list[Record]:
+    """Return the improvement's canaries as lines of a training file."""
+    return [canary.record() for canary in canaries.plant(tokenizer_of(work), work.seed)]
+
+
+def tokenizer_of(work: Work) -> ChatTokenizer:
+    """Return the tokenizer of the model that is improved."""
+    return ChatTokenizer(Path(ModelRegistry(work.home).resolve(work.state.parent).source))
+
+
+def _others(work: Work) -> list[Work]:
+    return [one for one in improvements(work.home) if one.state.id != work.state.id]

@@ -30,9 +30,6 @@ from .collect import read_run
 from .page import page
 from .work import improvements, lock
 
-FIGURES = ("state.json", "curve.jsonl", "rates.jsonl", "rewards.jsonl")
-"""Files without a word or token of a run: numbers, and hashes of wordings."""
-
 
 @dataclass(frozen=True)
 class Forgotten:
@@ -112,23 +109,18 @@ def forget_improvements(home: Path, runs: Iterable[str]) -> list[str]:
     Raises UserError while an improvement is under way in another process.
     """
     gone = set(runs)
-    known = [work for work in improvements(home) if gone & {row["run"] for row in work.read("runs.jsonl")}]
+    known = [work for work in improvements(home) if gone & {row["run"] for row in work.runs.read()}]
     if not known:
         return []
     held = lock(home)
     try:
         for work in known:
             if not work.state.decision:
-                work.state.decision, work.state.reason = (
-                    "kept",
-                    "a run that it could learn from was forgotten",
-                )
-                work.reach("done")
+                work.close("a run that it could learn from was forgotten")
             for path in work.folder.iterdir():
-                if path.name in FIGURES:
-                    continue
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-            replace_file(work.folder / "index.html", page(work).encode())
+                if path not in work.impersonal:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            replace_file(work.page, page(work))
         shutil.rmtree(home / "improve" / "gate", ignore_errors=True)
     finally:
         held.release()

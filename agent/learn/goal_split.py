@@ -99,9 +99,7 @@ def of_runs(store: RunStore, runs: Iterable[Learnable], drawn: Drawn) -> list[Go
 
 def restored(record: Mapping[str, Any], base: Path) -> Goal:
     """Return a goal from its record, with paths relative to ``base``."""
-    goal = Goal.model_validate(dict(record))
-    goal._base = base
-    return goal
+    return Goal.model_validate(dict(record)).at(base)
 
 
 def kept_record(goal: Goal) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from ...tools.handles import text_form
 from ..record.events import Event, PersonSaid, Rating, RunEnded, RunStarted
 from ..record.rewards import last_span
 from ..run.feedback import answer_of
-from .attempts import said_in
+from .samples import calls_in
 
 MOST = 10
 GRADE = CallSpec(
@@ -67,6 +67,6 @@ def _case(events: Sequence[Event]) -> str:
     else:
         answer = (answer_of(events, {}) or (0, ""))[1]
     return (
-        f"Wanted: {wanted}\n\nCalls:\n{said_in(span)[:SHOWN] or 'none'}\n\n"
+        f"Wanted: {wanted}\n\nCalls:\n{calls_in(span)[:SHOWN] or 'none'}\n\n"
         f"Answer, quoted:\n<<<\n{answer[:SHOWN].replace('>>>', '> >') or 'none'}\n>>>"
     )

@@ -1,8 +1,8 @@
-"""What people said of runs, as preference data: pairs, and answers with a thumb.
+"""Preference data from people's feedback and from attempts: pairs, and rated answers.
 
-Pairs come from corrections (the answer that was given against the one that should have been), and from two
-attempts at one goal of which one is clearly better: their context is what both share, so they part at the
-first token that differs. Thumbs come from people's ratings of runs, and of single messages in
+Pairs come from corrections (the answer given against the one that should have been given), and from two
+attempts at one goal of which one is clearly better: their context is their common prefix, so they part at the
+first token that differs. Rated answers come from people's ratings of runs and of single messages in
 conversations. Ratings that contradict each other about the same tokens in the same situation are counted
 and left out, and so are middling ones: neither says which way to go.
 """
@@ -20,8 +20,7 @@ from ...memory.experience import Learnable
 from ..record.events import Correction, Event, ModelTurn
 from ..record.rewards import reward_of, spans
 from ..record.transcript import messages
-from .attempts import Attempt
-from .encode import encode_run
+from .samples import Attempt, encode_run
 
 if TYPE_CHECKING:
     from ...llm.text.tokenizer import ChatTokenizer
@@ -34,8 +33,8 @@ GAP = 0.5
 
 
 @dataclass
-class Said:
-    """What people said, ready to train on; ``held_out`` only judges."""
+class Feedback:
+    """People's feedback, ready to train on; ``held_out`` only judges."""
 
     pairs: list[Pair] = field(default_factory=list)
     rated: list[Rated] = field(default_factory=list)
@@ -43,16 +42,16 @@ class Said:
     refused: Counter[str] = field(default_factory=Counter)
 
 
-def read_said(store: RunStore, runs: Iterable[Learnable], tokenizer: ChatTokenizer) -> Said:
+def read_feedback(store: RunStore, runs: Iterable[Learnable], tokenizer: ChatTokenizer) -> Feedback:
     """Read corrections and ratings of runs that may be learned from."""
-    said = Said()
+    found = Feedback()
     thumbs: dict[tuple[tuple[int, ...], tuple[int, ...]], list[tuple[Rated, float, bool]]] = defaultdict(list)
     for run in runs:
         if run.tokenizer_hash != tokenizer.fingerprint:
             continue  # counted where runs are read as attempts
         events = store.load(run.run)
         if not run.held_out:
-            said.pairs += corrections(events, tokenizer)
+            found.pairs += corrections(events, tokenizer)
         for rated, value in _thumbs(events, tokenizer):
             thumbs[rated.context, rated.ids].append((rated, value, run.held_out))
     for group in thumbs.values():
@@ -60,19 +59,19 @@ def read_said(store: RunStore, runs: Iterable[Learnable], tokenizer: ChatTokeniz
         values = [value for _, value, _ in group]
         mean = fmean(values)
         if max(values) >= GOOD and min(values) <= BAD:
-            said.refused["contradictory ratings"] += 1
+            found.refused["contradictory ratings"] += 1
         elif BAD < mean < GOOD:
-            said.refused["neither good nor bad"] += 1
+            found.refused["neither good nor bad"] += 1
         else:
             one = Rated(rated.context, rated.ids, rated.mask, mean >= GOOD)
-            (said.held_out if held_out else said.rated).append(one)
-    return said
+            (found.held_out if held_out else found.rated).append(one)
+    return found
 
 
 def corrections(events: Sequence[Event], tokenizer: ChatTokenizer) -> list[Pair]:
-    """Return a pair for each correction; of several of one turn the last counts.
+    """Return a pair for each correction; of several for one turn the last counts.
 
-    What both answers begin and end with is the call's frame: there the mask is the one of the turn.
+    Where both answers begin and end alike is the call's frame: there the mask is that of the turn.
     """
     found = []
     fixed = {event.turn: event for event in events if isinstance(event, Correction)}
@@ -101,8 +100,8 @@ def _framed(old: Sequence[int], free: Sequence[bool], new: Sequence[int]) -> tup
 def attempt_pairs(attempts: Iterable[Attempt]) -> list[Pair]:
     """Return for each goal its best attempt against a clearly worse one.
 
-    Of equally good ones it is the one that most tries gave, because a success by luck is seldom found
-    twice; of the clearly worse ones too, because that is what the model is likeliest to do next time.
+    Among equally good ones it is the one that was made most often, because a lucky success is seldom found
+    twice; among the clearly worse ones too, because that is what the model is likeliest to do next time.
     """
     by_goal: dict[str, list[Attempt]] = defaultdict(list)
     for attempt in attempts:
@@ -120,7 +119,7 @@ def attempt_pairs(attempts: Iterable[Attempt]) -> list[Pair]:
 
 
 def _parted(good: Attempt, bad: Attempt) -> Pair | None:
-    """Return both from the first token on that differs; None where nothing is left that carries loss."""
+    """Return both from the first token that differs; None if no token with loss is left in one of them."""
     from ...llm.kv.prefix_tree import common_prefix
 
     split = common_prefix(good.ids, bad.ids)
@@ -131,7 +130,7 @@ def _parted(good: Attempt, bad: Attempt) -> Pair | None:
 
 
 def attempt_thumbs(attempts: Iterable[Attempt]) -> list[Rated]:
-    """Return attempts as answers with a thumb: what achieved its goal is good."""
+    """Return attempts as rated answers: one that achieved its goal is good."""
     found = []
     for attempt in attempts:
         if rated := _answer(attempt.ids, attempt.mask, attempt.solved):
@@ -140,7 +139,7 @@ def attempt_thumbs(attempts: Iterable[Attempt]) -> list[Rated]:
 
 
 def _answer(ids: tuple[int, ...], mask: tuple[bool, ...], good: bool) -> Rated | None:
-    """Return what the model said from its first choice on, with a thumb; None where nothing stands before."""
+    """Return the answer with its rating, from the model's first free token on; None if that is the first."""
     begin = next((i for i, free in enumerate(mask) if free), 0)
     return Rated(ids[:begin], ids[begin:], mask[begin:], good) if begin else None
 
@@ -162,13 +161,8 @@ def _thumbs(events: Sequence[Event], tokenizer: ChatTokenizer) -> list[tuple[Rat
     return found
 
 
-def pair_row(pair: Pair) -> dict[str, Any]:
-    """Return a pair as JSON."""
-    return dict(vars(pair))
-
-
 def pair_of(row: dict[str, Any]) -> Pair:
-    """Read what :func:`pair_row` wrote."""
+    """Read a pair from JSON."""
     return Pair(**{key: tuple(value) for key, value in row.items()})
 
 

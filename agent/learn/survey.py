@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from ...llm.text.tokenizer import ChatTokenizer
 from ...memory.experience import Learnable
 from ...settings import Settings
-from ..evaluate import statistics as gate
 from ..goals.load import Goal
 from ..record.rewards import Prices
 from ..record.store import RunStore
-from .attempts import Attempt
-from .collect import LEAST_GOALS, collect
+from .collect import LEAST_GOALS as LEAST_GOALS
+from .collect import collect
 from .goal_split import Drawn, alike_to, draw, gate_order
-from .machine import Subject
-from .preferences import Said, read_said
-from .selection import past_attempts
+from .preferences import Feedback, read_feedback
+from .samples import Attempt, past_attempts
+from .trainer import Subject
+from .work import Figures
 
 
 @dataclass(frozen=True)
@@ -26,34 +26,36 @@ class Survey:
     """What was found."""
 
     tokenizer: str
-    """Its hash: what samples must have been made with."""
+    """Its hash: samples must have been made with it."""
     drawn: Drawn
     past: list[Attempt]
     """Past runs that may be trained on."""
     refused: Counter[str]
-    """Runs that may not, by reason."""
+    """Runs and ratings that may not, by reason."""
     judging: list[Goal]
     """Every goal that may be played in the gate, in the order of play."""
     runs: list[Learnable]
     """All runs that may be learned from, on either side of the split."""
-    said: Said
-    """What people said, as preference data."""
-    goal_gap: str
-    """What is missing of goals, if anything."""
+    feedback: Feedback
 
-    def gaps(self, method: str) -> list[str]:
-        """Return what is missing for a method; empty where an improvement can begin."""
-        gaps = []
-        people = len(self.said.pairs) if method == "dpo" else len(self.said.rated) if method == "kto" else 0
-        if self.goal_gap and people < LEAST_GOALS:
-            gaps.append(self.goal_gap)
-            if method in ("dpo", "kto"):
-                what = "corrections ('/fix', '/fix-call')" if method == "dpo" else "ratings ('autogpt rate')"
-                gaps.append(f"or {LEAST_GOALS - people} more {what} (of {LEAST_GOALS})")
-        if len(self.judging) < gate.MIN_GOALS:
-            least = gate.MIN_GOALS
-            gaps.append(f"a gate takes at least {least} held-out goals, here are {len(self.judging)}")
-        return gaps
+    def figures(self) -> Figures:
+        """Return the counts of all this."""
+        rated = self.feedback.rated
+        up = sum(one.good for one in rated)
+        return Figures(
+            tokenizer=self.tokenizer,
+            goals=len(self.drawn.train),
+            own_held_out=len(self.drawn.held_out),
+            judging=len(self.judging),
+            distinct=len({goal.id for goal in self.drawn.train} | {attempt.id for attempt in self.past}),
+            dropped=dict(self.drawn.dropped),
+            past_runs=len(self.past),
+            refused=dict(self.refused),
+            pairs=len(self.feedback.pairs),
+            thumbs=len(rated),
+            thumbs_up=up,
+            thumbs_down=len(rated) - up,
+        )
 
 
 def survey(
@@ -64,7 +66,7 @@ def survey(
     gate_goals: Sequence[Goal] | None = None,
     seed: int = 0,
 ) -> Survey:
-    """Read what is new in the journals, split goals, and say what is missing."""
+    """Read what is new in the journals, and split goals."""
     experience = collect(store, settings)
     drawn = draw(store, experience, goals, gate_goals)
     leaking = {train for train, _ in experience.leaks()}
@@ -78,12 +80,6 @@ def survey(
     past, refused = past_attempts(store, runs, tokenizer, Prices.of(settings))
     refused["alike to a goal that judges"] += len(barred)
     everything = [run for run in learnable if run.held_out or run.run in trained]
-    said = read_said(store, everything, tokenizer)
-    gap = ""
-    distinct = {goal.id for goal in drawn.train} | {attempt.id for attempt in past}
-    if len(distinct) < LEAST_GOALS:
-        gap = (
-            f"{LEAST_GOALS - len(distinct)} more goals to train on (of {LEAST_GOALS}): run goal files with a "
-            "`check`, name a suite of them by --goals ('autogpt practice' makes one), or rate runs"
-        )
-    return Survey(tokenizer.fingerprint, drawn, past, +refused, judging, learnable, said, gap)
+    feedback = read_feedback(store, everything, tokenizer)
+    refused += feedback.refused
+    return Survey(tokenizer.fingerprint, drawn, past, +refused, judging, learnable, feedback)

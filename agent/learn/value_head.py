@@ -1,34 +1,30 @@
-"""Trying goals to fit a value head on: what the model's states were, and which attempts succeeded.
+"""Attempts to fit a value head on: the model's states after each turn, and whether the run succeeded.
 
-``autogpt model judge SUITE`` tries each goal several times, keeps the state after every turn in parts
-under the home (so that a second call goes on where the first was stopped), fits the head to the verdicts
-of the checks, and puts it where the model finds it. Only outcomes are read, never gold answers.
+Attempts are kept in parts, so a second call resumes where the first was stopped. Only outcomes are read,
+never gold answers.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
+import io
 import json
-import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
-from ...cli.tables import progress_line
-from ...errors import UsageError
+from ...files import replace_file
 from ...llm.engine.value_head import sureness
-from ...llm.message import Prompt, Sampling, Turn
+from ...llm.message import Prompt, Turn
 from ...llm.models.local import LocalModel, OnText
-from ...llm.nn.forward import can_fuse
-from ...llm.training.fit_value_head import Outcome, fit_value, write_value
-from ...settings import load
-from ..goals.load import Goal, load_goals
-from ..open import heads_folder, open_model, open_registry, tool_names, with_model
-from ..run.rollout import Episode, Rollout
+from ...llm.training.fit_value_head import Outcome
+from ..evaluate.attempts import roll, seed_of
+from ..goals.load import Goal
+from ..open import open_registry
+from ..run.rollout import Episode
 
 ATTEMPTS = 8
 STEP = 8
@@ -61,30 +57,8 @@ class Watched:
         return turns
 
     def close_session(self, session: str) -> None:
-        """Forget a session; what was seen stays."""
+        """Close a session; what was seen stays."""
         self.model.close_session(session)
-
-
-class Attempts(Rollout):
-    """Rolls goals out ``count`` times each, side by side, so that attempts at a goal share its prompt."""
-
-    def __init__(self, model: Watched, goals: Sequence[Goal], count: int, seed: int) -> None:
-        super().__init__(model, open_registry(), parallel=GROUP * count, seed=seed)
-        self._plan = [(n, k) for n in range(len(goals)) for k in range(count)]
-        self._goals = goals
-
-    def open(self, goal: Goal, mode: Literal["eval", "chat"] = "eval") -> Episode:
-        """Open the next attempt, each of a goal with a seed of its own."""
-        attempt = self._plan[self._count][1]
-        episode = super().open(goal, mode)
-        sampling = Sampling(temperature=TEMPERATURE, seed=self.seed * 1000 + attempt)
-        episode.sampling = sampling
-        return episode
-
-    def all(self) -> Iterator[Episode]:
-        """Yield the episodes as they end."""
-        for _, episode in self.stream(self._goals[n] for n, _ in self._plan):
-            yield episode
 
 
 def collect(
@@ -96,13 +70,12 @@ def collect(
     until: float | None = None,
     on_part: Callable[[int, int, int], None] | None = None,
 ) -> list[Path]:
-    """Try goals and write what was seen in parts under ``work``; return the parts that are there.
+    """Make attempts at goals and write what was seen in parts under ``work``; returns the parts.
 
-    A part that is there is not tried again. ``until`` is a moment of ``time.time`` after which no part is
-    begun; ``on_part`` hears of each new one: goals done, attempts in it, and how many succeeded.
+    A part that exists is not made again. ``until`` is a moment of ``time.time`` after which no part is
+    begun; ``on_part`` is called after each new one: goals done, attempts in it, and how many succeeded.
     """
-    work.mkdir(parents=True, exist_ok=True)
-    opened = Watched(model)
+    opened, registry = Watched(model), open_registry()
     found = []
     for start in range(0, len(goals), STEP):
         chunk = goals[start : start + STEP]
@@ -110,10 +83,14 @@ def collect(
         if not part.exists():
             if until is not None and time.time() > until:
                 break
-            rows = [_row(episode, opened) for episode in Attempts(opened, chunk, attempts, start + 1).all()]
-            beside = part.with_suffix(f".{os.getpid()}.tmp")
-            torch.save(rows, beside)
-            beside.replace(part)
+            rolled = roll(
+                chunk, attempts, opened, seed_of("value head", start), registry=registry,
+                temperature=TEMPERATURE, parallel=GROUP * attempts,
+            )  # fmt: skip
+            rows = [_row(episode, opened) for _, _, episode in rolled]
+            data = io.BytesIO()
+            torch.save(rows, data)
+            replace_file(part, data.getvalue())
             if on_part:
                 on_part(start + len(chunk), len(rows), sum(row["won"] for row in rows))
         found.append(part)
@@ -142,38 +119,10 @@ def read_parts(parts: Sequence[Path]) -> list[Row]:
 
 
 def outcomes(rows: Sequence[Row]) -> list[Outcome]:
-    """Return every turn of the attempts with what the head reads there."""
+    """Return every turn of the attempts with the head's input there."""
     found = []
     for row in rows:
         if row["states"] is not None:
             inputs = torch.cat([row["states"].float(), torch.tensor(row["sure"])], 1)
             found += [Outcome(row["goal"], one, row["won"], step) for step, one in enumerate(inputs)]
     return found
-
-
-def judge(args: argparse.Namespace) -> int:
-    """Fit a value head for a model on a suite of goals with checks, and say how good it is."""
-    if args.attempts < 2:
-        raise UsageError("--attempts must be at least 2")
-    settings = with_model(load(model=args.model, device=args.device, dtype=args.dtype))
-    goals = [goal for goal in load_goals(args.suite, tool_names(open_registry())) if goal.check][: args.limit]
-    if not goals:
-        raise UsageError(f"{args.suite}: no goal has a check, so nobody could say what succeeded")
-    with progress_line() as say:
-        say(f"loading {settings.model}", None)
-        model = open_model(settings)
-        if not isinstance(model, LocalModel) or not can_fuse(model.loaded.config):
-            raise UsageError(f"{settings.model}: a value head needs a model that our own forward computes")
-        folder = heads_folder(settings, model.fingerprint)
-
-        def count(done: int, tried: int, won: int) -> None:
-            say("attempts", done / len(goals), f"{done} of {len(goals)} goals, {won} of {tried} achieved")
-
-        parts = collect(folder / "parts", model, goals, attempts=args.attempts, on_part=count)
-    head, report = fit_value(outcomes(read_parts(parts)), model.fingerprint)
-    path = write_value(head, report, folder)
-    facts = report.facts()
-    print(", ".join(f"{name} {value}" for name, value in facts.items()) + " (on goals held out)")
-    print("chance said: what came; " + "; ".join(f"{a}: {b}" for a, b in report.reliability().items()))
-    print(f"wrote {path}; --best-of N uses it with this model from now on")
-    return 0

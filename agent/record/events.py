@@ -64,6 +64,8 @@ class RunStarted(Event):
     """Of these, what the system text takes."""
     memory: bool = False
     """Whether a memory was at hand: then ``remember`` and ``recall`` are calls of the core."""
+    rules: int = 0
+    """Version of the rules that steer the run (:data:`RULES`); 0 in records made before it was kept."""
     plan: bool = True
     """False only for measuring what planning gains: the run then starts without a plan."""
     by: str = ""
@@ -87,6 +89,8 @@ class ModelTurn(Event):
     call: dict[str, Any] | None
     """``{"name": ..., "arguments": {...}}``, or None when the text was no valid call."""
     invalid: str | None = None
+    prompt_refused: bool = False
+    """The model could not take the prompt (``invalid`` says why), so asking it again would not help."""
     ids: list[int] = []
     forced: list[bool] = []
     """Per id: True where the grammar left no choice."""
@@ -284,7 +288,9 @@ class RunEnded(Event):
     """Last event of a run."""
 
     type: Literal["run.ended"] = "run.ended"
-    status: Literal["achieved", "error", "not_met", "limit", "needs_person"]
+    status: Literal["achieved", "answered", "error", "not_met", "limit", "needs_person"]
+    """``achieved``: the goal's checks passed. ``answered``: the goal has no checks, and nothing in the
+    events speaks against the answer. Records from before ``answered`` was known say ``achieved`` for both."""
     cause: str
     answer: Any = None
     reward: float | None = None
@@ -323,7 +329,14 @@ _KNOWN = frozenset(cls.model_fields["type"].default for cls in Event.__subclasse
 SAID_LATER = (Rating, Correction, Consent)
 """What a person says about a run at any time, also after its end; it is no part of the work."""
 
-EXIT_CODES = {"achieved": 0, "error": 1, "not_met": 3, "limit": 4, "needs_person": 5}
+RULES = 1
+"""Rules that new runs are steered by. An older record replays under the rules that it was made with.
+
+0: ``finish`` takes any text, and is offered after any result. 1: while an input is unread ``finish`` must
+say so, and after a query without rows one more try comes first.
+"""
+
+EXIT_CODES = {"achieved": 0, "answered": 0, "error": 1, "not_met": 3, "limit": 4, "needs_person": 5}
 """Exit code of a run by its status; usage errors are 2 and an interruption is 130."""
 
 

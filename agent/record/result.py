@@ -35,6 +35,8 @@ class RunResult(BaseModel):
     status: str
     answer: Any = None
     reward: float | None = None
+    checked: bool = False
+    """Whether the goal's checks were carried out; without them nobody has looked at the answer."""
     checks: list[dict[str, Any]] = []
     steps: int = 0
     tool_calls: int = 0
@@ -76,6 +78,7 @@ def summarise(events: Sequence[Event], journal: str = "") -> RunResult:
         status=status,
         answer=ended.answer if ended else None,
         reward=ended.reward if ended else None,
+        checked=bool(verdicts),
         checks=[verdict.model_dump(exclude={"at", "type"}) for verdict in verdicts],
         steps=len(turns),
         tool_calls=sum(1 for outcome in outcomes if outcome.by == "model"),

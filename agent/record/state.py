@@ -58,6 +58,10 @@ class State:
     plans: int = 0
     inspected: set[str] = field(default_factory=set)
     """Keys of the driver's inspections that have an outcome."""
+    unread: dict[str, str] = field(default_factory=dict)
+    """Inputs whose inspection failed and that no call has read since, with the error."""
+    empty_results: int = 0
+    """Table queries of the model that returned no rows, since the last message of the user."""
     pending: tuple[str, str, dict[str, Any]] | None = None
     """A call of the model without outcome: (call id, tool, arguments)."""
     question: str | None = None
@@ -76,6 +80,8 @@ class State:
     """How many calls were such repetitions."""
     invalid_row: int = 0
     """Invalid calls in a row."""
+    prompt_refused: str = ""
+    """Why the model cannot take the prompt of this goal or message; empty while it can."""
     doubts: int = 0
     """Turns in a row whose chance of success, by the value head, was below the goal's limit."""
     refused: set[str] = field(default_factory=set)
@@ -107,7 +113,9 @@ class State:
     ended: RunEnded | None = None
     inputs: list[str] = field(default_factory=list)
     _seen: dict[str, str] = field(default_factory=dict)
-    _calls: dict[str, str] = field(default_factory=dict)
+    _before: tuple[set[str], set[int]] = field(default_factory=lambda: (set(), set()))
+    """What had been inspected and shown before the last message of the user."""
+    _calls: dict[str, tuple[str, dict[str, Any]]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, events: Sequence[Event]) -> State:
@@ -152,6 +160,8 @@ class State:
     def _model_turn(self, turn: ModelTurn) -> None:
         self.turns += 1
         self.turns_total += 1
+        if turn.prompt_refused:
+            self._leave_out(turn.invalid or "")
         if turn.prompt_tokens:
             self.context = turn.prompt_tokens + len(turn.ids) + 1  # the line break after an answer
         self.tokens += len(turn.ids) + max(0, turn.prompt_tokens - turn.cached_tokens)
@@ -179,7 +189,7 @@ class State:
         else:
             self.pending = (f"c{self.turns_total}", name, arguments)
         if name not in CORE_CALLS:
-            self._calls[f"c{self.turns_total}"] = name + json.dumps(arguments, sort_keys=True)
+            self._calls[f"c{self.turns_total}"] = name, arguments
 
     def _outcome(self, outcome: ToolOutcome) -> None:
         self.seconds += outcome.seconds
@@ -190,13 +200,22 @@ class State:
                 self.offered.append(outcome.handle)
         if outcome.by == "driver":
             self.inspected.add(outcome.call_id)
+            path = outcome.call_id.removeprefix("d:")
+            if outcome.state == "failed" and path in self.inputs:
+                self.unread[path] = outcome.preview
             return
         self.pending = None
         self.outcomes.append(outcome)
         if outcome.state == "refused":
             self.refused.add(outcome.tool)
         self.failures = 0 if outcome.state == "done" else self.failures + 1
-        key = self._calls.get(outcome.call_id, "")
+        if is_empty_result(outcome):
+            self.empty_results += 1
+        name, arguments = self._calls.get(outcome.call_id, ("", {}))
+        if outcome.state == "done":
+            for path in [path for path in self.unread if path in arguments.values()]:
+                del self.unread[path]
+        key = name + json.dumps(arguments, sort_keys=True) if name else ""
         self.repeated = bool(key) and self._seen.get(key) == outcome.preview
         self.repeats += self.repeated
         self._seen[key] = outcome.preview
@@ -218,18 +237,48 @@ class State:
         seen = [one for one in events[event.upto :] if isinstance(one, MemoryRecalled)]
         self.shown = {entry.id: entry for one in seen for entry in one.entries}
 
+    def _leave_out(self, reason: str) -> None:
+        """Take the last message, with all that came of it, out of the conversation's later prompts."""
+        self.prompt_refused = reason
+        if self.messages:
+            _, self.context = self.messages.popitem()
+            inspected, shown = self._before
+            self.inspected &= inspected  # the next message is to see the inputs
+            self.shown = {id: entry for id, entry in self.shown.items() if id in shown}
+
     def _new_message(self, message: PersonSaid) -> None:
+        self.prompt_refused, self._before = "", (set(self.inspected), set(self.shown))
         self.plan, self.planned_tools, self.plans = (), (), 0
         self.finished, self.answer, self.outcomes = False, None, []
         self.question, self.waiting = None, None
         self.failures = self.repeats = self.turns = self.invalid_row = self.doubts = 0
         self.tokens, self.seconds = 0, 0.0
         self.repeated = False
+        self.empty_results = 0
+        if self.said:  # what failed before the first message concerns it
+            self.unread.clear()
         self.said, self.looked_back, self.memory_call = message.text, False, None
         self.recalls = self.remembered = 0
         self._seen.clear()  # asking again in a new message is no loop
         self.refused.clear()
         self.inputs.extend(path for path in message.inputs if path not in self.inputs)
+
+
+def is_empty_result(outcome: ToolOutcome) -> bool:
+    """Return whether a table query succeeded without returning any rows."""
+    return outcome.tool in ("tables.query", "tables.sql") and outcome.state == "done" and outcome.value == []
+
+
+def left_out(events: Sequence[Event]) -> set[int]:
+    """Return the places of messages that the model could not take, and of all that came of them."""
+    found: set[int] = set()
+    said = None
+    for number, event in enumerate(events):
+        if isinstance(event, PersonSaid):
+            said = number
+        elif isinstance(event, ModelTurn) and event.prompt_refused and said is not None:
+            found.update(range(said, number + 1))
+    return found
 
 
 def input_names(goal: dict[str, Any]) -> list[str]:

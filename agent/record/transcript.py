@@ -3,7 +3,8 @@
 The first user message holds the goal, what was recalled and what was inspected beforehand; then turns
 and results alternate. Where a conversation was folded it begins with the first message that was kept, and
 what was inspected before is shown there again. Append-only: the messages of n events are a prefix of those
-of n+1 (once the first turn has been taken, and between two folds), so a kept KV cache always fits.
+of n+1 (once the first turn has been taken, and between two folds), so a kept KV cache always fits. A message
+that the model could not take is left out, with all that came of it.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from .events import (
     ToolOutcome,
     ToolSpec,
 )
+from .state import left_out
 
 
 def messages(events: Sequence[Event]) -> tuple[Message, ...]:
@@ -55,8 +57,9 @@ def messages(events: Sequence[Event]) -> tuple[Message, ...]:
         remembered.clear()
 
     begin = max((event.upto for event in events if isinstance(event, ConversationFolded)), default=1)
+    gone = left_out(events)
     for number, event in enumerate(events[1:], start=1):
-        if number < begin and not isinstance(event, ToolIntent | ToolOutcome):
+        if number in gone or (number < begin and not isinstance(event, ToolIntent | ToolOutcome)):
             continue
         match event:
             case PersonSaid():

@@ -1,4 +1,6 @@
-"""What a person allowed: once, for this run (both in its events), or always in a folder.
+"""What a run may do: by its goal's grants, and by what a person allowed.
+
+A person allows a call once, for this run (both in its events), or always in a folder.
 
 "Always" is kept in a small JSON file in the home. Only a person's answer adds to it; models and goal
 files cannot. A lock keeps two processes from losing each other's answers.
@@ -9,11 +11,15 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ...errors import UsageError, UserError
 from ...files import replace_file
+from ...tools.base import Tool
+from ...tools.policy import Decision, decide_call
+from ..goals.model import Goal, Grants
 from ..record.events import Event, PersonAnswered, PersonAsked, RunEnded
 from ..record.state import State
 from ..record.store import RunStore
@@ -52,6 +58,17 @@ class Approvals:
         except ValueError as error:
             raise UserError(f"{self.path}: not valid JSON; correct it or remove it") from error
         return known
+
+
+def decide_for(goal: Goal, tool: Tool, arguments: Mapping[str, Any]) -> Decision:
+    """Decide by the grants of ``goal`` whether a call may run; ``arguments`` without handles.
+
+    Without grants a goal may write in its own copies, but not in a folder that is used in place. There the
+    old name of a file that is moved must be granted too. Raises ToolError for targets that make no sense.
+    """
+    in_place = goal.workspace is not None
+    targets = [*tool.targets(arguments), *(tool.removes(arguments) if in_place else [])]
+    return decide_call(tool, targets, goal.grants or (Grants() if in_place else None))
 
 
 def approval_of(act: Act, events: Sequence[Event]) -> PersonAnswered | None:

@@ -9,18 +9,22 @@ after the fact with the same schemas.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from ...llm.message import CallSpec
 from ...tools.base import Effect, Tool
-from ..record.state import State
+from ..record.state import State, is_empty_result
+from .verdict import unread_inputs
 
 MAX_STEPS_IN_PLAN = 6
 FAILURES_BEFORE_REPLAN = 2
 MAX_PLANS = 4
 MAX_REMEMBERED = 3
 """Things that the model may ask to keep per goal or message."""
+MAX_NAMED = 8
+"""Unread inputs that an answer may begin with; more would only make the grammar larger."""
 MAX_RECALLS = 2
 """Recalls of the model's own per goal or message, beside the one that the driver makes."""
 
@@ -40,7 +44,8 @@ def allowed_calls(state: State, tools: Mapping[str, Tool]) -> tuple[CallSpec, ..
         names = state.planned_tools if state.started.plan else tuple(tools)
         narrowed = (_narrowed(name, state, tools) for name in names)
         specs.extend(spec for spec in narrowed if spec is not None)
-    if state.outcomes or not specs or not state.started.plan:
+    may_finish = state.outcomes or not specs or not state.started.plan
+    if may_finish and not (specs and _must_retry(state)):
         specs.append(finish_call(state))
     if may_plan:
         specs.append(plan_call(state, tools))
@@ -73,13 +78,41 @@ def plan_call(state: State, tools: Mapping[str, Tool]) -> CallSpec | None:
     return CallSpec("plan", _object(steps=steps))
 
 
+def _must_retry(state: State) -> bool:
+    """Return whether the first query without rows is the last result, and there are steps to try again.
+
+    Once per goal or message: a question whose true answer is "none" costs one more call.
+    """
+    if state.started.rules < 1 or state.empty_results != 1 or not is_empty_result(state.outcomes[-1]):
+        return False
+    steps = state.started.limits.get("steps")
+    return steps is None or state.turns + 2 <= steps
+
+
 def finish_call(state: State) -> CallSpec:
-    """Return the ``finish`` call: a handle that exists, or a bounded text that is none."""
+    """Return the ``finish`` call: a handle that exists, or a bounded text that is none.
+
+    While an input is unread and no call has succeeded, the only text is one that begins by saying so.
+    """
     text = {"type": "string", "pattern": r"^[^$](.|\n){0,599}$"}
+    description = ""
+    unread = list(unread_inputs(state)) if state.started.rules >= 1 else []
+    if unread and not any(outcome.state == "done" for outcome in state.outcomes):
+        names = "|".join(map(_literal, unread[:MAX_NAMED]))
+        text = {"type": "string", "pattern": rf"^I could not read ({names})(.|\n){{0,400}}$"}
+        description = f'nothing was read, so the answer begins "I could not read {unread[0]}"'
     answer: dict[str, Any] = text
     if state.offered:
         answer = {"anyOf": [{"enum": list(state.offered)}, text]}
-    return CallSpec("finish", _object(answer=answer))
+    return CallSpec("finish", _object(answer=answer), description)
+
+
+def _literal(text: str) -> str:
+    """Return a regular expression for ``text`` that Python and the grammar's engine both read.
+
+    ``re.escape`` is no help: it also escapes blanks, which not every engine accepts.
+    """
+    return re.sub(r"([\\.^$|?*+()\[\]{}])", r"\\\1", text)
 
 
 def ask_call() -> CallSpec:

@@ -25,12 +25,13 @@ from ..record.events import (
     RunInterrupted,
 )
 from ..record.journal import Paused
+from ..record.record import Record
 from ..record.result import RunResult
 from ..record.state import State
-from .active import ActiveRun
 from .calls import allowed_calls
 from .feedback import answer_of, called, corrected_call, correction, rate, who
-from .runner import Interrupted, Runner
+from .runner import LiveSession, Runner, interrupted
+from .session import drive
 from .workspace import add_inputs
 
 
@@ -59,12 +60,11 @@ class ChatSession:
     def __init__(self, runner: Runner, goal: Goal | None = None, *, run: str | None = None) -> None:
         self._runner = runner
         if run is None:
-            self._run: ActiveRun = runner.start(goal or Goal(goal="a conversation"), mode="chat")
+            self._run: LiveSession = runner.start(goal or Goal(goal="a conversation"), mode="chat")
         else:
             self._run = runner.reopen(run)
-            events = self._run.events
-            if self._run.started.mode != "chat" or any(isinstance(event, RunEnded) for event in events):
-                runner.close(self._run)
+            if self._run.started.mode != "chat" or Record(self._run.events).ended:
+                self._run.close()
                 raise UsageError(f"run {run} is not a conversation that can go on")
 
     @property
@@ -141,7 +141,7 @@ class ChatSession:
         waiting = State.of(self._run.events).waiting
         if waiting is not None:  # a message is no approval, so it turns one down
             decision = "no" if waiting.kind == "approval" else None
-            self._runner.answer(self._run, PersonAnswered(text=text, decision=decision, by=who()))
+            self._run.answer(PersonAnswered(text=text, decision=decision, by=who()))
         else:
             names = add_inputs(self.workspace, inputs)
             self._run.append(PersonSaid(text=text, inputs=names, by=who()))
@@ -149,16 +149,13 @@ class ChatSession:
 
     def continue_(self) -> Reply:
         """Work until the model has answered the last message (also after a crash or Ctrl-C)."""
+        runner = self._runner
         try:
-            while (think := self._runner.advance(self._run)) is not None:
-                self._runner.think(self._run, think)
-        except KeyboardInterrupt:
-            self._run.interrupt("stopped by the user")
-            self._runner.model.close_session(self.run)  # a generation may have been cut off
-            raise Interrupted([self.run]) from None
-        except Paused as error:
-            self._run.interrupt(str(error))
-            raise
+            for _ in drive([lambda: self._run], runner.model, {}, on_text=runner.on_text):
+                pass
+        except (KeyboardInterrupt, Paused) as error:
+            runner.model.close_session(self.run)  # a generation may have been cut off
+            raise interrupted([self._run], error) from error.__cause__
         return self._reply()
 
     def result(self) -> RunResult:
@@ -169,11 +166,11 @@ class ChatSession:
         """Let go of the conversation; with ``end`` it is over, without it can be continued."""
         try:
             if end:
-                self._run.append(RunEnded(status="achieved", cause="the conversation ended"))
+                self._run.append(RunEnded(status="answered", cause="the conversation ended"))
             else:
                 self._run.append(RunInterrupted(cause="left by the user"))
         finally:
-            self._runner.close(self._run)
+            self._run.close()
 
     def _reply(self) -> Reply:
         state, stopped = State.of(self._run.events), self._run.stopped
@@ -182,4 +179,6 @@ class ChatSession:
         if state.finished:
             return Reply(self._run.value(state.answer), "answered")
         cause = stopped.cause if stopped else ""
+        if state.prompt_refused:
+            cause += "; the message was left out of the conversation"
         return Reply(None, "limit" if stopped and stopped.status == "limit" else "failed", cause)

@@ -110,6 +110,8 @@ def decide(events: Sequence[Event], tools: Mapping[str, Tool]) -> Request:
     if state.finished:
         status: Literal["finished", "idle"] = "idle" if state.started.mode == "chat" else "finished"
         return Stop(status, "the model finished", state.answer)
+    if state.prompt_refused:
+        return Stop("failed", state.prompt_refused)
     inspection = _inspection(state, tools)
     if inspection:
         return inspection

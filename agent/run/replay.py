@@ -163,10 +163,10 @@ def _agrees(event: Event, request: Request) -> bool:
         case RunEnded(status="limit"), Stop(status="limit"):
             return True
         case RunEnded(), Stop(status="finished" | "idle"):
-            return event.status in ("achieved", "not_met")
+            return event.status in ("achieved", "answered", "not_met")
         case RunEnded(status="not_met"), Stop(status="failed"):
             return True
-        case RunEnded(status="achieved"), _:
+        case RunEnded(status="achieved" | "answered"), _:
             return event.cause == "the conversation ended"
     return False
 

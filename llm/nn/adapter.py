@@ -51,10 +51,9 @@ def merge_adapter(model: nn.Module, folder: Path) -> None:
     Raises :class:`~autogpt.errors.ModelUnavailable` when files are missing or broken, a weight has
     no place in the model or another shape, or the adapter uses what we do not merge.
     """
-    config = _json(folder / "adapter_config.json")
+    config, weights = read_adapter(folder)
     if config.get("peft_type", "LORA") != "LORA" or config.get("use_dora"):
         raise ModelUnavailable(f"adapter {folder} is not plain LoRA: merge it with PEFT first")
-    weights = _read(folder)
     parameters = dict(model.named_parameters())
     merged = 0
     with torch.no_grad():
@@ -68,7 +67,7 @@ def merge_adapter(model: nn.Module, folder: Path) -> None:
                 target = parameters.get(f"{module}.weight")
                 if b is None or target is None:
                     raise _misfit(folder, name)
-                scale = _scale(config, module, a.shape[0])
+                scale = lora_scale(config, module, a.shape[0])
                 if (b.shape[0], a.shape[1]) == target.shape and _is_plain(target, config):
                     target.addmm_(b.float(), a.float(), alpha=scale)  # in one pass over the weight
                     merged += 1
@@ -97,7 +96,7 @@ def _misfit(folder: Path, name: str) -> ModelUnavailable:
     return ModelUnavailable(f"adapter {folder} does not fit this model: {name} has no place in it")
 
 
-def _scale(config: Mapping[str, Any], module: str, rank: int) -> float:
+def lora_scale(config: Mapping[str, Any], module: str, rank: int) -> float:
     """Return LoRA's scale for one module; patterns override the general ``lora_alpha``."""
     alpha = float(config.get("lora_alpha", rank))
     for pattern, value in (config.get("alpha_pattern") or {}).items():
@@ -114,12 +113,14 @@ def _weights_file(folder: Path) -> Path:
     return path
 
 
-def _read(folder: Path) -> dict[str, Tensor]:
+def read_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return an adapter's settings and weights; raises ModelUnavailable where files are missing or broken."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    settings = _json(folder / "adapter_config.json")
     try:
-        return load_file(_weights_file(folder))
+        return settings, load_file(_weights_file(folder))
     except SafetensorError as error:
         raise ModelUnavailable(f"adapter {folder} is damaged ({error}): fetch it again") from error
 

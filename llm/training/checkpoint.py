@@ -1,9 +1,9 @@
 """What a training run leaves on disk, written so that a kill at any instant loses no file.
 
-A checkpoint is one file (weights in training, optimiser, position, random state), written beside
-and renamed. It carries the identity of its run (hashes of base, tokenizer and data, seed, batch),
-and a run with another identity refuses it. The adapter is a PEFT folder in 16 bit, with our facts
-in ``autogpt.json``; it is refreshed with every checkpoint, so that it can be tried while training.
+A checkpoint is one file (weights in training, optimiser, position, random state), replaced atomically. It
+carries the identity of its run (hashes of base, tokenizer and data, seed, batch), and a run with another
+identity refuses it. What is trained is written with every checkpoint, so that it can be tried while training
+goes on: an adapter (``lora``) or a whole model in fp16, with our facts in ``autogpt.json``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import UsageError
-from ...files import replace_file
+from ...files import replace_file, sha256_of
+from ..fetch import BASE_FINGERPRINT
 
 if TYPE_CHECKING:
     import torch
@@ -98,22 +99,22 @@ def load_checkpoint(
     return True
 
 
-def write_adapter(model: Any, folder: Path, facts: Mapping[str, object]) -> None:
-    """Write the adapter of a PEFT model: ``adapter_config.json``, fp16 weights, ``autogpt.json``."""
-    import peft
-    import torch
-    from safetensors.torch import save
+def base_facts(base: Path) -> tuple[str, dict[str, str | int]]:
+    """Return what a base model is called and the hashes of its weights and tokenizer ("" where it has none).
 
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = peft.get_peft_model_state_dict(model, save_embedding_layers=False)
-    halves = {name: tensor.detach().cpu().to(torch.float16).contiguous() for name, tensor in tensors.items()}
-    settings = model.peft_config["default"].to_dict()
-    settings["inference_mode"] = True
-    plain = {k: sorted(v) if isinstance(v, set) else v for k, v in settings.items()}
-    text = json.dumps(plain, indent=2, sort_keys=True, default=str)
-    replace_file(folder / "adapter_config.json", text.encode())
-    replace_file(folder / "adapter_model.safetensors", save(halves, metadata={"format": "pt"}))
-    replace_file(folder / "autogpt.json", json.dumps(dict(facts), indent=2).encode())
+    Raises:
+        ModelUnavailable: the base is missing or damaged.
+    """
+    from ..nn.load import weights_fingerprint
+
+    fingerprint, tokenizer = weights_fingerprint(base), base / "tokenizer.json"
+    return (
+        "small" if fingerprint == BASE_FINGERPRINT else str(base),
+        {
+            "base_sha256": fingerprint,
+            "tokenizer_sha256": sha256_of(tokenizer) if tokenizer.is_file() else "",
+        },
+    )
 
 
 def write_whole(model: Any, base: Path, folder: Path, facts: Mapping[str, object]) -> None:

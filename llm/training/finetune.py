@@ -1,35 +1,31 @@
 """Fine-tuning: a base model and training samples in, a small adapter folder (LoRA) or a whole model out.
 
-``finetune(config)`` is the whole of it; the command line only parses and calls. An adapter covers
-all linear layers, is trained in fp32 and written in 16 bit in PEFT's format, with what it was made
-from in ``autogpt.json`` and a card. ``full`` trains every weight, from the base with ``init`` merged,
-and writes a model folder. The loop, its schedule and resumption are in ``loop``.
-
-Run by hand: ``python -m autogpt.llm.training.finetune examples/train/small.yaml``.
+``finetune(config)`` is the whole of it; ``train(path)`` reads a training file and starts what it asks for. An
+adapter covers all linear layers, is trained in fp32 and written in fp16 in PEFT's format, with a card that
+says what it was made from. ``full`` trains every weight, from the base with ``init`` merged, and writes a
+model folder.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from ...errors import ModelUnavailable
-from ...files import sha256_of
-from ..fetch import BASE_FINGERPRINT, base_folder
+from ...errors import ModelUnavailable, UsageError
+from ..fetch import base_folder
 from .card import write_card
-from .checkpoint import Checkpoint, write_adapter, write_whole
-from .config import read_config
-from .console import Progress
+from .checkpoint import Checkpoint, base_facts, write_whole
 from .data import data_hash, read_samples
-from .loop import LoopConfig, Report, Trainer, choose_compute, run
+from .trainer import OnStep, Report, SupervisedConfig, SupervisedRun, choose_compute, read_config
+
+if TYPE_CHECKING:
+    from . import lora
 
 
-class FinetuneConfig(LoopConfig):
+class FinetuneConfig(SupervisedConfig):
     """What to train on what. Only ``base``, ``data`` and ``out`` have no default."""
 
     kind: Literal["finetune"] = "finetune"
@@ -49,7 +45,7 @@ class FinetuneConfig(LoopConfig):
 
 
 def _pretrained(base: Path, dtype: Any) -> Any:
-    """Return the base in this number format, loaded without a word."""
+    """Return the base in this number format, in evaluation mode: nothing is dropped out."""
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
@@ -59,45 +55,34 @@ def _pretrained(base: Path, dtype: Any) -> Any:
 
 def whole_model(base: Path, init: Path | None, device: str) -> Any:
     """Return the base in fp32, with the adapter ``init`` merged, all of its weights trainable."""
-    import peft
     import torch
+
+    from ..nn.adapter import merge_adapter
 
     model = _pretrained(base, torch.float32)
     if init:
-        model = peft.PeftModel.from_pretrained(model, str(init)).merge_and_unload()
+        merge_adapter(model, init)
     return model.to(device).requires_grad_(True)
 
 
 def with_adapter(
     base: Path, init: Path | None, rank: int, alpha: int, device: str, dtype: Any, base_name: str
-) -> Any:
-    """Return the base as a PEFT model whose only trainable weights are the adapter's.
+) -> tuple[Any, lora.Adapter]:
+    """Return the base with an adapter, whose weights alone are trainable.
 
     Args:
         init: an adapter folder to go on from; None makes a fresh one of ``rank`` and ``alpha``.
         base_name: what the adapter's folder calls its base.
     """
-    import warnings
-
-    import peft
-
     from . import lora
 
-    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
-    model = _pretrained(base, dtype)
-    model.to(device)
+    model = _pretrained(base, dtype).to(device)
     if init:
-        wrapped = peft.PeftModel.from_pretrained(model, str(init), is_trainable=True)
-    else:
-        shape = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear", task_type="CAUSAL_LM")
-        wrapped = peft.get_peft_model(model, shape)
-    wrapped.peft_config["default"].base_model_name_or_path = base_name
-    if device == "cpu":
-        lora.fuse(wrapped)
-    return wrapped
+        return model, lora.load_adapter(model, init, base_name)
+    return model, lora.add_adapter(model, rank, alpha, base_name)
 
 
-def finetune(config: FinetuneConfig, progress: Callable[[Progress], None] | None = None) -> Report:
+def finetune(config: FinetuneConfig, progress: OnStep | None = None) -> Report:
     """Train an adapter or a whole model, or go on with the run that ``config.out`` holds.
 
     Args:
@@ -110,13 +95,8 @@ def finetune(config: FinetuneConfig, progress: Callable[[Progress], None] | None
     """
     import torch
 
-    from ..nn.load import weights_fingerprint
-
     torch.manual_seed(config.seed)
-    identity: dict[str, str | int] = {
-        "base_sha256": weights_fingerprint(config.base),
-        "tokenizer_sha256": sha256_of(config.base / "tokenizer.json"),
-    }
+    base_name, identity = base_facts(config.base)
     samples = read_samples(config.data, config.longest)
     held_out = read_samples(config.eval_data, config.longest) if config.eval_data else []
     identity |= {
@@ -126,27 +106,28 @@ def finetune(config: FinetuneConfig, progress: Callable[[Progress], None] | None
         "rank": 0 if config.full else config.rank,
     }
     device, dtype = choose_compute(config.device, config.dtype)
-    base_name = "small" if identity["base_sha256"] == BASE_FINGERPRINT else str(config.base)
-    wrapped = (
-        whole_model(config.base, config.init, device)
-        if config.full
-        else with_adapter(config.base, config.init, config.rank, config.alpha, device, dtype, base_name)
-    )
     folder = config.out / ("model" if config.full else "adapter")
+    adapter = None
+    if config.full:
+        model = whole_model(config.base, config.init, device)
+    else:
+        model, adapter = with_adapter(
+            config.base, config.init, config.rank, config.alpha, device, dtype, base_name
+        )
 
     def write(state: Checkpoint) -> Path:
         facts = {"name": config.name, "base": base_name, **identity, **state.facts()}
-        if config.full:
-            write_whole(wrapped, config.base, folder, facts)
+        if adapter is None:
+            write_whole(model, config.base, folder, facts)
         else:
-            write_adapter(wrapped, folder, facts)
+            adapter.write(folder, facts)
         write_card(folder, facts)
         return folder
 
-    trainer = Trainer(
+    run = SupervisedRun(
         config=config,
-        core=wrapped if config.full else wrapped.get_base_model(),
-        weights=[weight for weight in wrapped.parameters() if weight.requires_grad],
+        core=model,
+        weights=[weight for weight in model.parameters() if weight.requires_grad],
         samples=samples,
         held_out=held_out,
         device=device,
@@ -154,7 +135,7 @@ def finetune(config: FinetuneConfig, progress: Callable[[Progress], None] | None
         state=Checkpoint(identity),
         write=write,
     )
-    return run(trainer, f"{config.name} on {device} in {str(dtype).removeprefix('torch.')}", progress)
+    return run.learn(f"{config.name} on {device} in {str(dtype).removeprefix('torch.')}", progress)
 
 
 def load_config(path: Path, roots: Sequence[Path] = ()) -> FinetuneConfig:
@@ -175,10 +156,39 @@ def load_config(path: Path, roots: Sequence[Path] = ()) -> FinetuneConfig:
     return config
 
 
-if __name__ == "__main__":
-    import sys
+def train(
+    path: Path,
+    roots: Sequence[Path] = (),
+    steps: int | None = None,
+    progress: OnStep | None = None,
+) -> Report:
+    """Train as the file at ``path`` says, whose ``kind`` (finetune, pretrain) names the training.
 
-    from ...settings import load
+    A second call goes on where the first was stopped.
 
-    places = [place for place in (load().home, load().data) if place]
-    print(json.dumps(asdict(finetune(load_config(Path(sys.argv[1]), places))), default=str))
+    Args:
+        roots: where relative paths are looked for, after the file's folder and the current one.
+        steps: stop after this many optimiser steps in all, instead of what the file says.
+
+    Raises:
+        UsageError: the file is wrong, or asks for pretraining, which an installed package does not have.
+    """
+    import yaml
+
+    try:
+        head = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError):
+        head = None  # reading it properly below names what is wrong
+    kind = head.get("kind", "finetune") if isinstance(head, dict) else "finetune"
+    changes = {} if steps is None else {"steps": steps}
+    if kind == "finetune":
+        return finetune(load_config(path, roots).model_copy(update=changes), progress)
+    if kind != "pretrain":
+        raise UsageError(f"{path}: kind: {kind!r} is not known; known: finetune, pretrain")
+    try:
+        from .pretraining import pretrain
+    except ModuleNotFoundError:
+        raise UsageError(
+            f"{path}: pretraining is not in the installed package: run it in a checkout of the repository"
+        ) from None
+    return pretrain.pretrain(pretrain.load_config(path, roots).model_copy(update=changes), progress)

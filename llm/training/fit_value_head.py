@@ -22,10 +22,7 @@ import torch
 from torch import Tensor
 
 from ...errors import UsageError
-from ..engine.engine import Engine
-from ..engine.value_head import FILE, ValueHead, inputs_of, last_states
-from ..message import Turn
-from ..nn.forward import can_fuse
+from ..engine.value_head import FILE, ValueHead
 from .card import add_scores
 
 LEAST_GOALS = 30
@@ -72,27 +69,6 @@ class Report:
     def reliability(self) -> dict[str, str]:
         """Return the bins for a card: chance said, to what came and how often."""
         return {f"{said:.2f}": f"{came:.2f} (n={count})" for said, came, count in self.bins}
-
-
-def states_of(engine: Engine, runs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Tensor]:
-    """Return, per run (its ids, the places behind its turns), the states ``[turns, width]`` there.
-
-    The engine computes each run once, from the longest beginning that an earlier one left.
-    """
-    if not can_fuse(engine.loaded.config):
-        raise UsageError(f"{engine.loaded.name}: a value head needs a model that our own forward computes")
-    found = []
-    for ids, ends in runs:
-        rows = [last_states(engine, [("value", ids[:end])]) for end in ends]
-        engine.close("value")
-        found.append(torch.cat(rows).float().cpu())
-    return found
-
-
-def outcomes_of(goal: str, states: Tensor, turns: Sequence[Turn], won: bool) -> list[Outcome]:
-    """Return the turns of one run as outcomes."""
-    rows = inputs_of(states, turns)
-    return [Outcome(goal, row, won, step) for step, row in enumerate(rows)]
 
 
 def fit_value(outcomes: Sequence[Outcome], fingerprint: str) -> tuple[ValueHead, Report]:

@@ -6,10 +6,6 @@ first turns in a group of attempts. Here the beginning that all rows share runs 
 (as in ``prefix``), and rows that share more are folded into one trie of tokens: a token sees its
 ancestors, its position is its depth. Attention is causal, so this is the plain computation (a test
 compares values and gradients). The vocabulary projection is computed only where a token carries loss.
-
-``Answers`` gives a decoder the one call that TRL 1.16 makes of its models; TRL's own projects every
-position of every row on a CPU. The shape of that call is private to TRL, which is why its version is
-pinned.
 """
 
 from __future__ import annotations
@@ -46,10 +42,6 @@ class Scores:
     """Natural log-probability of the token, with gradient."""
     entropy: list[torch.Tensor]
     """Entropy (nats) of the distribution it was drawn from; no gradient."""
-    mean_logits: list[torch.Tensor]
-    """Mean logit over the vocabulary; no gradient."""
-    best: list[torch.Tensor]
-    """Whether the token is the most likely one."""
 
 
 class _Trie:
@@ -220,73 +212,8 @@ def score(model: Any, rows: Sequence[Row], shared: Shared | None = None, tempera
         # The expected logit in blocks of rows: a second full matrix of probabilities is not kept.
         parts = [(block.softmax(-1) * block).sum(-1) for block in logits.split(64)]
         entropy = normal - (torch.cat(parts) if parts else normal)
-        means, best = logits.mean(-1), logits.argmax(-1) == aim
-    return Scores(*(list(value.split(counts)) for value in (logprobs, entropy, means, best)))
-
-
-class Answers:
-    """Makes a decoder answer TRL's calls with :func:`score`; ``shared`` is the beginning it stands on.
-
-    ``model(input_ids, attention_mask, labels, fused_lm_head=True)`` takes ``[B, L]`` (labels -100
-    where no loss) and returns TRL's ``FusedCausalLMOutput``, whose values are ``[B, L - 1]`` and zero
-    where a token carries no loss.
-    """
-
-    def __init__(self, model: Any, autocast: Callable[[], AbstractContextManager[Any]]) -> None:
-        self.shared: Shared | None = None
-        self._model, self._autocast = model, autocast
-        model.forward = self._forward
-
-    def scored(self, rows: Sequence[Row], temperature: float) -> tuple[torch.Tensor, torch.Tensor, None]:
-        """Return log-probabilities and entropies ``[B, L - 1]`` of padded rows, zero where no loss."""
-        where = pad(rows, self._model.lm_head.weight.device)["completion_mask"][:, 1:].bool()
-        with self._autocast():
-            scores = score(self._model, rows, self.shared, temperature)
-        return spread(scores.logprobs, where), spread(scores.entropy, where), None
-
-    def _forward(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        labels: torch.Tensor,
-        fused_lm_head: bool = False,
-        **_: Any,
-    ) -> Any:
-        from trl.trainer.utils import FusedCausalLMOutput
-
-        if not fused_lm_head:
-            raise NotImplementedError("only TRL's call for log-probabilities is answered")
-        keep = attention_mask.bool()
-        wanted = (labels != -100) & keep
-        rows = [
-            Row(ids[here].tolist(), mask[here].tolist())
-            for ids, here, mask in zip(input_ids.cpu(), keep.cpu(), wanted.cpu(), strict=True)
-        ]
-        with self._autocast():
-            scores = score(self._model, rows, self.shared)
-        where = wanted[:, 1:]
-        return FusedCausalLMOutput(
-            log_probs=spread(scores.logprobs, where),
-            entropy=spread(scores.entropy, where),
-            mean_logits=spread(scores.mean_logits, where),
-            is_top1=spread(scores.best, where),
-            label_mask=where,
-        )
-
-
-def pad(rows: Sequence[Row], device: str) -> dict[str, torch.Tensor]:
-    """Return ``input_ids``, ``attention_mask``, ``completion_mask`` (loss) ``[B, L]``, padded at the end."""
-    import torch
-
-    width = max(len(row.ids) for row in rows)
-    ids = torch.zeros(len(rows), width, dtype=torch.long)
-    seen, mask = torch.zeros_like(ids), torch.zeros_like(ids)
-    for place, row in enumerate(rows):
-        ids[place, : len(row.ids)] = torch.tensor(list(row.ids))
-        seen[place, : len(row.ids)] = 1
-        mask[place, : len(row.ids)] = torch.tensor(list(row.mask), dtype=torch.long)
-    found = {"input_ids": ids, "attention_mask": seen, "completion_mask": mask}
-    return {name: tensor.to(device) for name, tensor in found.items()}
+    logprobs_of, entropy_of = (list(torch.split(values, counts)) for values in (logprobs, entropy))
+    return Scores(logprobs_of, entropy_of)
 
 
 def row_logprobs(
@@ -317,14 +244,6 @@ def row_sums(
 ) -> list[float]:
     """Return each row's summed log-probability (nats), as :func:`row_logprobs` has them."""
     return [float(values.double().sum()) for values in row_logprobs(model, rows, budget, autocast)]
-
-
-def spread(values: Sequence[torch.Tensor], where: torch.Tensor) -> torch.Tensor:
-    """Return the rows' values at the places of ``where [B, L]`` that are True, in order; zero elsewhere."""
-    import torch
-
-    flat = torch.cat(list(values))
-    return torch.zeros(where.shape, dtype=flat.dtype, device=flat.device).masked_scatter(where, flat)
 
 
 def cut(lengths: Sequence[int], budget: int) -> list[list[int]]:

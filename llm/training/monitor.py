@@ -1,7 +1,7 @@
 """Noticing that a policy comes apart while it is trained, so that the old model stays.
 
 Learning from rewards or preferences can end in a policy that repeats itself, says the same whatever
-it is asked, falls silent or never stops, and losses do not show it. ``Sentinel`` compares what each
+it is asked, falls silent or never stops, and losses do not show it. ``CollapseMonitor`` compares what each
 step reports with what the first steps reported, and raises ``Collapse`` when a sign stays bad for some
 steps in a row: nothing is written then, and nothing gets promoted. The first steps' means are kept in
 a file, so that a resumed run is held to the same. The bounds are wide: they tell a ruined policy from
@@ -40,7 +40,7 @@ def repetition(ids: Sequence[int], mask: Sequence[bool]) -> float:
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
-class Sentinel:
+class CollapseMonitor:
     """Watches the steps of one run; see the module's text."""
 
     def __init__(self, place: Path) -> None:

@@ -1,31 +1,30 @@
-"""Learning from preferences: DPO from pairs, KTO from single answers with a thumb.
+"""Learning from preferences: DPO from pairs, KTO from single rated answers.
 
-A pair holds two continuations of one situation, one better than the other; DPO (Rafailov et al.,
-2023, arXiv:2305.18290) raises the probability of the better one against that of the worse, both
-measured against a reference policy: ``-log sigmoid(beta * (d_chosen - d_rejected))`` with ``d`` the
-log-ratio of policy and reference over the tokens that the model chose. KTO (Ethayarajh et al., 2024,
-arXiv:2402.01306) needs no pairs: each rated answer is moved up or down against the mean drift of the
-policy, which is estimated from answers set after other situations than their own.
-
-The losses are TRL's; rows, masks, steps and runs are ours (``trl_common``). Tool results and tokens
-that the grammar forced carry no loss in either member of a pair.
+A pair holds two continuations of one situation, one better than the other; DPO raises the probability of the
+better one against that of the worse. KTO needs no pairs: each rated answer is moved up or down against the
+mean drift of the policy, which is estimated from answers given in situations other than their own. Both
+measure against a reference policy (``losses``). Tool results and tokens that the grammar forced carry no
+loss.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from statistics import fmean
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from ...errors import UsageError
-from .console import Progress
+from . import losses
+from .adapter_run import AdapterRun, Means, ReplayConfig, digest, open_run, optimise
 from .data import Sample
-from .logprobs import Row, pad, row_sums
-from .pace import Report
-from .policy import MixedConfig, PolicyRun, digest, open_run
-from .trl_common import train
+from .logprobs import Row, Scores, row_sums
+from .trainer import Progress, Report
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class Rated:
     weight: float = 1.0
 
 
-class PreferenceConfig(MixedConfig):
+class PreferenceConfig(ReplayConfig):
     """How to learn from preferences."""
 
     batch: int = Field(default=8, gt=0)
@@ -91,98 +90,82 @@ def pair_rows(pairs: Sequence[Pair], longest: int) -> list[tuple[Row, Row]]:
 
 
 class _Pairs:
-    """Pairs as TRL's DPO loss reads them."""
+    """The objective of DPO; an item is a pair."""
 
-    def __init__(self, rows: Sequence[tuple[Row, Row]], device: str) -> None:
-        self.count = len(rows)
-        self.drift, self.temperature = 0.0, 1.0
-        self.current: Sequence[Row] = ()
-        self._device = device
-        self._rows = rows
-        self._reference: list[float] = []
+    temperature = 1.0
 
-    def rows(self, item: int) -> Sequence[Row]:
-        """Both members of a pair."""
-        return self._rows[item]
+    def __init__(self, run: AdapterRun, pairs: Sequence[tuple[Row, Row]], beta: float) -> None:
+        self._pairs, self._beta, self._size = pairs, beta, 0
+        self._reference = run.reference_sums([row for pair in pairs for row in pair])
 
-    def referred(self) -> Sequence[Row]:
-        """All members, pair by pair."""
-        return [row for pair in self._rows for row in pair]
-
-    def refer(self, sums: Sequence[float]) -> None:
-        """Keep the reference's sums."""
-        self._reference = list(sums)
-
-    def before(self, items: Sequence[int]) -> Sequence[int]:
-        """These, as they are."""
+    def prepare(self, items: Sequence[int], figures: dict[str, float]) -> Sequence[int]:
+        """Learn from these."""
+        self._size = len(items)
         return items
 
-    def batch(self, items: Sequence[int]) -> dict[str, Any]:
-        """First the chosen, then the rejected."""
+    def rows(self, item: int) -> Sequence[Row]:
+        """Return the chosen and the rejected row of a pair."""
+        return self._pairs[item]
+
+    def loss(self, items: Sequence[int], scores: Scores, means: Means) -> Tensor:
+        """Return the pairs' part of the step's mean loss."""
         import torch
 
-        rows = [self._rows[i][member] for member in (0, 1) for i in items]
-        chosen, rejected = ([self._reference[2 * i + member] for i in items] for member in (0, 1))
-        return {
-            **pad(rows, self._device),
-            "ref_chosen_logps": torch.tensor(chosen, device=self._device),
-            "ref_rejected_logps": torch.tensor(rejected, device=self._device),
-        }
+        sums = torch.stack([values.sum() for values in scores.logprobs])
+        reference = sums.new_tensor([self._reference[2 * i + member] for i in items for member in (0, 1)])
+        better, worse = (self._beta * (sums - reference).detach()).view(-1, 2).unbind(1)
+        means.add("rewards/chosen", better)
+        means.add("rewards/rejected", worse)
+        means.add("rewards/accuracies", (better > worse).float())
+        each = losses.dpo(sums[::2], sums[1::2], reference[::2], reference[1::2], self._beta)
+        return each.sum() / self._size
 
 
 class _Thumbs:
-    """Rated answers as TRL's KTO loss reads them.
+    """The objective of KTO; an item is a rated answer.
 
-    The drift of a step is estimated over the whole step, not over each micro-batch: TRL averages
-    what ``_compute_kl_logps`` returns less ``ref_KL_logps``, and here these are the step's mean and zero.
+    The drift is estimated once a step, over all of its answers. An answer's situation is paired with the
+    answer of the item before it.
     """
 
-    def __init__(self, rated: Sequence[Rated], run: PolicyRun) -> None:
-        self.count = len(rated)
-        self.drift, self.temperature = 0.0, 1.0
-        self.current: Sequence[Row] = ()
-        self._run = run
+    temperature = 1.0
+
+    def __init__(self, run: AdapterRun, rated: Sequence[Rated], beta: float) -> None:
+        self._run, self._beta = run, beta
+        self._size, self._drift = 0, 0.0
         self._good = [one.good for one in rated]
         self._rows = [_row(one.context, one.ids, one.mask) for one in rated]
-        # Each situation with the answer of the one before it.
-        others = [rated[i - 1] for i in range(len(rated))]
         self._crossed = [
-            _row(one.context, other.ids, other.mask) for one, other in zip(rated, others, strict=True)
+            _row(one.context, rated[i - 1].ids, rated[i - 1].mask) for i, one in enumerate(rated)
         ]
-        self._reference: list[float] = []
+        good = sum(self._good)
+        self._weights = losses.kto_weights(good, len(rated) - good)
+        self._reference = run.reference_sums([*self._rows, *self._crossed])
 
-    def rows(self, item: int) -> Sequence[Row]:
-        """The one row of a rated answer."""
-        return (self._rows[item],)
-
-    def referred(self) -> Sequence[Row]:
-        """All answers, then all answers after other situations."""
-        return [*self._rows, *self._crossed]
-
-    def refer(self, sums: Sequence[float]) -> None:
-        """Keep the reference's sums."""
-        self._reference = list(sums)
-
-    def before(self, items: Sequence[int]) -> Sequence[int]:
-        """Estimate the drift of the policy from the reference on these."""
-        run = self._run
-        crossed = [self._crossed[i] for i in items]
-        now = row_sums(run.core, crossed, run.config.micro_tokens, run.autocast)
-        then = [self._reference[self.count + i] for i in items]
-        self.drift = sum(n - t for n, t in zip(now, then, strict=True)) / len(items)
+    def prepare(self, items: Sequence[int], figures: dict[str, float]) -> Sequence[int]:
+        """Estimate how far the policy has drifted from the reference, on these."""
+        run, count = self._run, len(self._rows)
+        now = row_sums(run.core, [self._crossed[i] for i in items], run.config.micro_tokens, run.autocast)
+        self._drift = fmean(n - self._reference[count + i] for n, i in zip(now, items, strict=True))
+        self._size = len(items)
+        figures["kl"] = max(0.0, self._drift)
         return items
 
-    def batch(self, items: Sequence[int]) -> dict[str, Any]:
-        """Rows, labels, and the drift where TRL looks for it."""
+    def rows(self, item: int) -> Sequence[Row]:
+        """Return the one row of a rated answer."""
+        return (self._rows[item],)
+
+    def loss(self, items: Sequence[int], scores: Scores, means: Means) -> Tensor:
+        """Return the answers' part of the step's mean loss."""
         import torch
 
-        device = self._run.device
-        return {
-            **pad([self._rows[i] for i in items], device),
-            "label": torch.tensor([self._good[i] for i in items], device=device),
-            "ref_logps": torch.tensor([self._reference[i] for i in items], device=device),
-            "ref_KL_logps": torch.zeros(1, device=device),
-        }
+        sums = torch.stack([values.sum() for values in scores.logprobs])
+        reference = sums.new_tensor([self._reference[i] for i in items])
+        good = torch.tensor([self._good[i] for i in items], device=sums.device)
+        means.add("rewards/chosen", self._beta * (sums - reference)[good])
+        means.add("rewards/rejected", self._beta * (sums - reference)[~good])
+        each = losses.kto(sums, reference, good, self._drift, self._beta, self._weights)
+        return each.sum() / self._size
 
 
 def _fitting(lengths: Sequence[int], longest: int, what: str) -> list[int]:
@@ -212,9 +195,9 @@ def train_dpo(
     """
     rows = pair_rows(pairs, config.longest)
     config = config.model_copy(update={"batch": min(config.batch, len(rows))})
-    facts = {"beta": config.beta, "replay_share": config.replay_share if replay else 0.0}
-    run = open_run(config, "dpo", digest(pairs, replay), replay, config.batch, facts)
-    return train(run, _Pairs(rows, run.device), "DPO", config.batch, progress, beta=config.beta)
+    run = open_run(config, "dpo", digest(pairs, replay), config.batch, _facts(config, replay))
+    objective = _Pairs(run, rows, config.beta)
+    return optimise(run, config, objective, len(rows), config.batch, replay, progress)
 
 
 def train_kto(
@@ -241,23 +224,17 @@ def train_kto(
     rated = [rated[i] for i in _fitting(lengths, config.longest, "rated answers")]
     if len(rated) < 2:
         raise UsageError("one rated answer: KTO compares answers, so it needs two or more")
-    facts = {"beta": config.beta, "replay_share": config.replay_share if replay else 0.0}
     sha = digest(rated, replay)
     rated = _by_weight(rated)
     config = config.model_copy(update={"batch": max(2, min(config.batch, len(rated)))})
-    run = open_run(config, "kto", sha, replay, config.batch, facts)
-    good = sum(one.good for one in rated)
-    bad = len(rated) - good
-    return train(
-        run,
-        _Thumbs(rated, run),
-        "KTO",
-        config.batch,
-        progress,
-        beta=config.beta,
-        desirable_weight=min(5.0, max(1.0, bad / max(1, good))),
-        undesirable_weight=min(5.0, max(1.0, good / max(1, bad))),
-    )
+    run = open_run(config, "kto", sha, config.batch, _facts(config, replay))
+    objective = _Thumbs(run, rated, config.beta)
+    return optimise(run, config, objective, len(rated), config.batch, replay, progress)
+
+
+def _facts(config: PreferenceConfig, replay: Sequence[Sample]) -> dict[str, object]:
+    """Return what the card says of the method."""
+    return {"beta": config.beta, "replay_share": config.replay_share if replay else 0.0}
 
 
 def _by_weight(rated: Sequence[Rated]) -> list[Rated]:

@@ -23,20 +23,19 @@ from __future__ import annotations
 
 import math
 import secrets
-import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from ...errors import UsageError
-from . import prefix
-from .console import Progress
+from . import losses, prefix
+from .adapter_run import AdapterConfig, AdapterRun, digest, open_run
 from .data import Sample
 from .logprobs import Row, begin, row_sums, score
-from .pace import Report, Watch, finish
-from .policy import PolicyConfig, PolicyRun, digest, open_run
 from .preference import Pair, pair_rows
+from .trainer import Progress, Report, StepResult
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +45,7 @@ ORDERS = (*range(2, 64), *range(64, 513, 16))
 _MOST_NOISE = 1e4
 
 
-class PrivateConfig(PolicyConfig):
+class PrivateConfig(AdapterConfig):
     """How to learn within a privacy budget."""
 
     epsilon: float = Field(gt=0, le=1000)
@@ -166,10 +165,10 @@ def _train(
     method: str,
     count: int,
     data_sha256: str,
-    losses: Callable[[PolicyRun], Callable[[int], torch.Tensor]],
+    losses_of: Callable[[AdapterRun], Callable[[int], torch.Tensor]],
     progress: Callable[[Progress], None] | None,
 ) -> Report:
-    """Train on ``count`` samples; ``losses(run)`` gives the loss of each by its number."""
+    """Train on ``count`` samples; ``losses_of(run)`` gives the loss of each by its number."""
     import torch
 
     batch = min(config.batch, count)
@@ -179,34 +178,26 @@ def _train(
     sigma = noise_for(config.epsilon, q, steps, delta)
     hidden = dict.fromkeys(("data_sha256", "final_loss", "eval_loss", "samples", "tokens"))
     facts: dict[str, Any] = {**hidden, "delta": delta, "noise": sigma, "clip": config.clip, "epsilon": 0.0}
-    run = open_run(config, f"{method}, differentially private", data_sha256, (), batch, facts)
-    config.out.mkdir(parents=True, exist_ok=True)
+    run = open_run(config, f"{method}, differentially private", data_sha256, batch, facts)
     run.total = steps
-    loss_of = losses(run)  # with the weights as loaded: a reference is theirs
+    loss_of = losses_of(run)  # with the weights as loaded: a reference is theirs
     run.resume()
     facts["epsilon"] = spent(q, sigma, run.state.step, delta)
     generator = torch.Generator().manual_seed(secrets.randbits(63))
     chance = secrets.SystemRandom()
-    with Watch(run, f"{config.name} by private {method} on {run.device}, {count} samples", progress) as watch:
-        while not watch.over():
-            started = time.monotonic()
-            chosen = [i for i in range(count) if chance.random() < q]
-            run.set_rate()
-            sums, loss = clipped_sum(run.weights, [_bound(loss_of, i) for i in chosen], config.clip)
-            for weight, gradient in zip(
-                run.weights, add_noise(sums, sigma * config.clip, batch, generator), strict=True
-            ):
-                weight.grad = gradient
-            run.optimiser.step()
-            run.optimiser.zero_grad(set_to_none=True)
-            shown = run.account(started, loss, len(chosen), 0)
-            facts["epsilon"] = spent(q, sigma, run.state.step, delta)
-            watch.after(shown, {"epsilon": facts["epsilon"]})
-    return finish(run)
 
+    def step() -> StepResult:
+        chosen = [i for i in range(count) if chance.random() < q]
+        sums, loss = clipped_sum(run.weights, [partial(loss_of, i) for i in chosen], config.clip)
+        noisy = add_noise(sums, sigma * config.clip, batch, generator)
+        for weight, gradient in zip(run.weights, noisy, strict=True):
+            weight.grad = gradient
+        run.optimiser.step()
+        run.optimiser.zero_grad(set_to_none=True)
+        facts["epsilon"] = spent(q, sigma, run.state.step + 1, delta)
+        return StepResult(loss, len(chosen), 0, {"epsilon": facts["epsilon"]})
 
-def _bound(loss_of: Callable[[int], torch.Tensor], item: int) -> Callable[[], torch.Tensor]:
-    return lambda: loss_of(item)
+    return run.train(f"{config.name} by private {method} on {run.device}, {count} samples", step, progress)
 
 
 def finetune_private(
@@ -226,7 +217,7 @@ def finetune_private(
     if not kept:
         raise UsageError(f"no samples of at most {config.longest} tokens: nothing to learn from")
 
-    def losses(run: PolicyRun) -> Callable[[int], torch.Tensor]:
+    def losses_of(run: AdapterRun) -> Callable[[int], torch.Tensor]:
         begun: dict[tuple[int, ...], prefix.Shared] = {}
         step = -1
 
@@ -245,7 +236,7 @@ def finetune_private(
 
         return loss_of
 
-    return _train(config, "sft", len(kept), digest((), kept), losses, progress)
+    return _train(config, "sft", len(kept), digest((), kept), losses_of, progress)
 
 
 def dpo_private(
@@ -259,19 +250,17 @@ def dpo_private(
     """
     rows = pair_rows(pairs, config.longest)
 
-    def losses(run: PolicyRun) -> Callable[[int], torch.Tensor]:
+    def losses_of(run: AdapterRun) -> Callable[[int], torch.Tensor]:
         flat: list[Row] = [row for pair in rows for row in pair]
         reference = row_sums(run.core, flat, config.micro_tokens, run.autocast)
 
         def loss_of(item: int) -> torch.Tensor:
-            import torch
-
             with run.autocast():
                 shared = begin(run.core, rows[item], grad=False)
-                chosen, rejected = score(run.core, rows[item], shared).logprobs
-            ratio = (chosen.sum() - reference[2 * item]) - (rejected.sum() - reference[2 * item + 1])
-            return -torch.nn.functional.logsigmoid(config.beta * ratio)
+                chosen, rejected = (values.sum() for values in score(run.core, rows[item], shared).logprobs)
+            before = chosen.new_tensor(reference[2 * item : 2 * item + 2])
+            return losses.dpo(chosen, rejected, before[0], before[1], config.beta)
 
         return loss_of
 
-    return _train(config, "dpo", len(rows), digest(pairs), losses, progress)
+    return _train(config, "dpo", len(rows), digest(pairs), losses_of, progress)

@@ -1,12 +1,9 @@
 """Learning from rewards: GRPO on attempts that our own engine and driver made.
 
-Group relative policy optimisation (Shao et al., 2024, arXiv:2402.03300): several attempts at one goal
-form a group, an attempt's advantage is its reward against the group's mean, and each token that the
-model chose is made likelier or less likely by it. The loss is TRL's (token mean over the step, as in
-DAPO, arXiv:2503.14476; clipped ratio; KL to the current model by the k3 estimator); the attempts come
-from a callable, because TRL's own generation knows neither our grammar nor our tools: TRL's
-``rollout_func`` would still batch, pad, score and shuffle them its own way, and corrects mismatches for
-vLLM alone. Tool results and tokens that the grammar forced carry no loss.
+Group relative policy optimisation (Shao et al., 2024, arXiv:2402.03300): several attempts at one goal form a
+group, an attempt's advantage is its reward against the group's mean, and each token that the model chose is
+made likelier or less likely by it (``losses.grpo``; the mean over the tokens of the step, as in DAPO). The
+attempts come from a callable. Tool results and tokens that the grammar forced carry no loss.
 
 Two distributions. The engine draws from ``mu``, the model's distribution cut to what the grammar allows and
 renormalised; the trainer's forward sees the whole one, ``pi``. With ``Z`` the mass that the grammar allows,
@@ -27,24 +24,23 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from statistics import fmean, pstdev
-from typing import TYPE_CHECKING, Any
+from statistics import fmean
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from ...errors import UsageError
-from .console import Progress
+from . import losses
+from .adapter_run import AdapterRun, Means, ReplayConfig, digest, open_run, optimise
 from .data import Sample
-from .logprobs import Row, pad, row_logprobs, spread
+from .logprobs import Row, Scores, row_logprobs
 from .monitor import repetition
-from .pace import Report
-from .policy import MixedConfig, PolicyRun, digest, open_run
-from .trl_common import train
+from .trainer import Progress, Report
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -63,7 +59,7 @@ Roll = Callable[[Sequence[str], int], Sequence[Sequence[Trajectory]]]
 """``(goals, attempts of each)`` to groups, in the goals' order, from the policy that was published last."""
 
 
-class GrpoConfig(MixedConfig):
+class GrpoConfig(ReplayConfig):
     """How to learn from rewards."""
 
     goals_per_step: int = Field(default=4, gt=0)
@@ -87,66 +83,60 @@ class GrpoConfig(MixedConfig):
     """How often in a round dead groups are replaced by other goals."""
 
 
-_LEAST_SPREAD = 0.25
-"""Rewards are divided by their deviation, but not by less: small prices stay small."""
-
-
-def advantages(rewards: Sequence[float]) -> list[float]:
-    """Return each reward against the group's mean, in deviations of the group (at least 0.25)."""
-    mean, spread_ = fmean(rewards), pstdev(rewards)
-    return [(reward - mean) / max(spread_, _LEAST_SPREAD) for reward in rewards]
-
-
-def importance(ours: torch.Tensor, engines: torch.Tensor, truncate: float) -> torch.Tensor:
-    """Return ``exp(ours - engines)`` of two log-probabilities, truncated to ``[1 / truncate, truncate]``."""
-    return (ours - engines).exp().clamp(1 / truncate, truncate)
-
-
 class _Rounds:
-    """Rounds of attempts as TRL's GRPO loss reads them."""
+    """The objective of GRPO: draws goals, learns from a round of attempts at them."""
 
     def __init__(
         self,
         config: GrpoConfig,
-        run: PolicyRun,
+        run: AdapterRun,
         goals: Sequence[str],
         roll: Roll,
         publish: Callable[[Path], None],
     ) -> None:
-        self.count, self.drift, self.temperature = len(goals), 0.0, config.temperature
-        self.current: Sequence[Row] = ()
+        self.temperature = config.temperature
         self._config, self._run, self._goals, self._roll, self._publish = config, run, goals, roll, publish
         self._first = [weight.detach().clone() for weight in run.weights]
         self._round = -1
+        self._tokens = 0
         self._rows: list[Row] = []
-        self._old: list[torch.Tensor] = []
-        self._reference: list[torch.Tensor] = []
-        self._advantages: list[torch.Tensor] = []
+        self._old: list[Tensor] = []
+        self._reference: list[Tensor] = []
+        self._advantages: list[Tensor] = []
 
-    def rows(self, item: int) -> Sequence[Row]:
-        """The one row of an attempt."""
-        return (self._rows[item],)
-
-    def referred(self) -> Sequence[Row]:
-        """None beforehand: attempts are made on the way."""
-        return ()
-
-    def refer(self, sums: Sequence[float]) -> None:
-        """Nothing."""
-
-    def before(self, items: Sequence[int]) -> Sequence[int]:
-        """Make a round of attempts where one is due; returns all attempts that teach something."""
+    def prepare(self, items: Sequence[int], figures: dict[str, float]) -> Sequence[int]:
+        """Make a round of attempts at the goals where one is due; returns all attempts to learn from."""
         number = self._run.state.step // self._config.updates
         if number != self._round:
             self._publish(self._run.write(self._run.state))
-            attempts = self._attempts([self._goals[i] for i in items])
-            self._prepare(attempts)
+            self._score(self._attempts([self._goals[i] for i in items], figures), figures)
             self._round = number
         return range(len(self._rows))
 
-    def _attempts(self, wanted: Sequence[str]) -> list[tuple[Trajectory, float]]:
+    def rows(self, item: int) -> Sequence[Row]:
+        """Return the one row of an attempt."""
+        return (self._rows[item],)
+
+    def loss(self, items: Sequence[int], scores: Scores, means: Means) -> Tensor:
+        """Return the attempts' part of the loss, the mean over the tokens of the step."""
+        import torch
+
+        def flat(values: Sequence[Tensor]) -> Tensor:
+            return torch.cat([values[i] for i in items])
+
+        config = self._config
+        policy, old, advantage = torch.cat(scores.logprobs), flat(self._old), flat(self._advantages)
+        reference = flat(self._reference) if config.kl else None
+        if reference is not None:
+            means.add("kl", losses.divergence(policy.detach(), reference))
+        cut = losses.clipped(policy.detach(), old, advantage, config.clip, config.clip_high)
+        means.add("clip_ratio/region_mean", cut.float())
+        each = losses.grpo(policy, old, advantage, config.clip, config.clip_high, reference, config.kl)
+        return each.sum() / self._tokens
+
+    def _attempts(self, wanted: Sequence[str], figures: dict[str, float]) -> list[tuple[Trajectory, float]]:
         """Return attempts with their advantages, from groups whose rewards differ."""
-        config, notes = self._config, self._run.notes
+        config = self._config
         rng = random.Random(f"{config.seed}:spare:{self._run.state.step}")
         spare = [goal for goal in self._goals if goal not in wanted]
         rng.shuffle(spare)
@@ -164,14 +154,14 @@ class _Rounds:
                 if len(rewards) < 2 or max(rewards) - min(rewards) <= config.dead:
                     missing += 1
                 else:
-                    live += zip(group, advantages(rewards), strict=True)
+                    live += zip(group, losses.advantages(rewards), strict=True)
             tried, dead = tried + len(groups), dead + missing
             wanted, spare = spare[:missing], spare[missing:]
             if not wanted:
                 break
         if not made:
             raise UsageError("no try of a whole round could be learned from: do the goals fit the model?")
-        notes.update(
+        figures.update(
             reward=fmean(one.reward for one in made),
             reward_best=max(one.reward for one in made),
             length=fmean(sum(one.mask) for one in made),
@@ -180,13 +170,14 @@ class _Rounds:
         )
         return live
 
-    def _prepare(self, attempts: Sequence[tuple[Trajectory, float]]) -> None:
+    def _score(self, attempts: Sequence[tuple[Trajectory, float]], figures: dict[str, float]) -> None:
         """Compute what the loss needs of each attempt before the weights move."""
         import torch
 
         run, config = self._run, self._config
         kept = [(t, a) for t, a in attempts if any(t.mask[1:]) and len(t.ids) <= config.longest]
         self._rows = [Row(t.ids, (False, *t.mask[1:])) for t, _ in kept]
+        self._tokens = sum(sum(row.mask) for row in self._rows)
         self._advantages, self._reference = [], []
         if not kept:
             return
@@ -200,13 +191,13 @@ class _Rounds:
             said = [value for value, own in zip(attempt.logprobs, row.mask, strict=True) if own]
             engine = torch.tensor(said, device=old.device)
             differences.append((old - engine).abs())
-            self._advantages.append(advantage * importance(old, engine, config.truncate))
+            self._advantages.append(advantage * losses.importance(old, engine, config.truncate))
         apart = torch.cat(differences)
-        run.notes.update(mismatch_mean=float(apart.mean()), mismatch_most=float(apart.max()))
+        figures.update(mismatch_mean=float(apart.mean()), mismatch_most=float(apart.max()))
 
     @contextmanager
     def _at_first(self) -> Iterator[None]:
-        """Within it the weights are those of the current model."""
+        """Give the run, for a while, the weights that it started from."""
         import torch
 
         now = [weight.detach().clone() for weight in self._run.weights]
@@ -219,29 +210,6 @@ class _Rounds:
             with torch.no_grad():
                 for weight, value in zip(self._run.weights, now, strict=True):
                     weight.copy_(value)
-
-    def batch(self, items: Sequence[int]) -> dict[str, Any]:
-        """The first token as TRL's prompt, the rest as its completion, our mask as that of tools."""
-        import torch
-
-        self.current = [self._rows[i] for i in items]
-        tensors = pad(self.current, self._run.device)
-        where = tensors["completion_mask"][:, 1:].bool()
-        found = {
-            "prompt_ids": tensors["input_ids"][:, :1],
-            "prompt_mask": tensors["attention_mask"][:, :1],
-            "completion_ids": tensors["input_ids"][:, 1:],
-            "completion_mask": tensors["attention_mask"][:, 1:],
-            "tool_mask": tensors["completion_mask"][:, 1:],
-            "advantages": spread([self._advantages[i] for i in items], where),
-            "old_per_token_logps": spread([self._old[i] for i in items], where),
-            "num_items_in_batch": torch.tensor(
-                sum(sum(row.mask) for row in self._rows), device=self._run.device
-            ),
-        }
-        if self._config.kl:
-            found["ref_per_token_logps"] = spread([self._reference[i] for i in items], where)
-        return found
 
 
 def train_grpo(
@@ -272,21 +240,9 @@ def train_grpo(
         raise UsageError("no goals to practise on: name goals with checks")
     per_step = min(config.goals_per_step, len(goals))
     facts = {"kl": config.kl, "group": config.group, "replay_share": config.replay_share if replay else 0.0}
-    run = open_run(config, "grpo", digest([_Named(goal) for goal in goals], replay), replay, per_step, facts)
-    return train(
-        run,
-        _Rounds(config, run, goals, roll, publish),
-        "GRPO",
-        per_step,
-        progress,
-        repeat=config.updates,
-        beta=config.kl,
-        epsilon=config.clip,
-        epsilon_high=config.clip_high,
-        loss_type="dapo",
-        num_generations=2,
-        temperature=config.temperature,
-    )
+    run = open_run(config, "grpo", digest([_Named(goal) for goal in goals], replay), per_step, facts)
+    objective = _Rounds(config, run, goals, roll, publish)
+    return optimise(run, config, objective, len(goals), per_step, replay, progress, config.updates)
 
 
 @dataclass(frozen=True)

@@ -1,22 +1,18 @@
-"""Exact nearest neighbours: the store's vectors in memory, one matrix a namespace, kept in step.
+"""Exact nearest neighbours: one matrix of the store's vectors, kept in step with the store.
 
-This is the search that is always right and always there: it needs no index file, only the truth. A
-matrix a namespace, because every query names its namespaces and a product with the rows that count
-is faster than a mask over all of them. Before each search the newest change number of the store is
-compared (one indexed read), and what changed is read, so a search sees every write that was
-acknowledged, by whatever process. Memory: 1.5 MB for 1,000 entries of 384 numbers, 150 MB for
-100,000, read in well under a second; a product over 100,000 takes about 8 ms on one core. Beyond a
-few hundred thousand entries in one namespace that is what a nearest-neighbour index is for.
+This search needs no index file, only the truth. Before each search the newest change number of the
+store is compared (one indexed read) and what changed is read, so a search sees every acknowledged
+write, whichever process made it. Memory: 1.5 MB for 1,000 entries of 384 numbers, 150 MB for 100,000,
+read in well under a second; a search over 100,000 takes about 8 ms on one core.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import sqlalchemy as sa
 from numpy.typing import NDArray
 from sqlalchemy.engine import Connection
 
@@ -26,309 +22,138 @@ from ..rows import last_change, parts
 from ..store import MemoryStore
 
 Ids = NDArray[np.int64]
-Times = NDArray[np.float64]
 
 _RELOAD_FROM = 2_000
-"""More changes than this, and more than a quarter of the entries: reading all is quicker."""
+"""With more changes than this, and more than a quarter of the entries, reading everything is quicker."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Entries that are not superseded, with their vectors; expired ones are still among them."""
+    """Entries that are not superseded, with their vectors, by ascending id. Never changed in place."""
 
     ids: Ids
-    namespaces: list[str]
-    expires: Times
-    """Seconds since the epoch; infinity for never."""
+    spaces: NDArray[np.int32]
+    """Numbers of their namespaces."""
+    expires: NDArray[np.float64]
+    """Seconds since the epoch; infinity for never. Expired entries are still here."""
     vectors: Vectors
+    """``[n, dimension]``"""
 
     def __len__(self) -> int:
         return len(self.ids)
 
+    def at(self, chosen: NDArray[np.intp] | NDArray[np.bool_]) -> Rows:
+        """Return the rows at these places, or those that a mask keeps."""
+        return Rows(self.ids[chosen], self.spaces[chosen], self.expires[chosen], self.vectors[chosen])
 
-@dataclass(frozen=True)
-class Delta:
-    """What became of the entries that changed after some change number."""
-
-    number: int
-    """The number up to which this tells all."""
-    rows: Rows
-    """New or changed entries."""
-    superseded: list[int]
-    """Still in the store, not to be found any more (or without a vector of this embedder)."""
-    gone: list[int]
-    """Forgotten: nothing of them may stay anywhere."""
-
-
-def read_all(store: MemoryStore, embedder: str, dimension: int) -> tuple[int, Rows]:
-    """Return the newest change number and all rows of ``embedder``, in one snapshot."""
-    with store.database.read() as connection:
-        number = last_change(connection)
-        # The driver's own cursor: 100,000 rows come in half the time without SQLAlchemy's row objects.
-        cursor = connection.connection.cursor()
-        cursor.execute(f"SELECT id, namespace, expires FROM {t.entries.name} WHERE superseded_by IS NULL")
-        known = {row[0]: (row[1], row[2]) for row in cursor.fetchall()}
-        cursor.execute(
-            f"SELECT entry, vector FROM {t.vectors.name} WHERE embedder = ? AND dimension = ?",
-            (embedder, dimension),
-        )
-        found = [row for row in cursor.fetchall() if row[0] in known]
-        cursor.close()
-    return number, _rows(found, known, dimension)
-
-
-def read_delta(store: MemoryStore, embedder: str, dimension: int, since: int, limit: int) -> Delta:
-    """Return what changed after change number ``since``, at most ``limit`` entries, in one snapshot."""
-    changes = sa.select(t.changes.c.entry, t.changes.c.number).where(t.changes.c.number > since)
-    with store.database.read() as connection:
-        changed = connection.execute(changes.order_by(t.changes.c.number).limit(limit)).all()
-        ids = [int(row.entry) for row in changed]
-        rows, present = _read_some(connection, ids, embedder, dimension)
-    found = set(rows.ids.tolist())
-    return Delta(
-        number=int(changed[-1].number) if changed else since,
-        rows=rows,
-        superseded=[entry for entry in ids if entry in present and entry not in found],
-        gone=[entry for entry in ids if entry not in present],
-    )
-
-
-def read_rows(store: MemoryStore, ids: Sequence[int], embedder: str, dimension: int) -> Rows:
-    """Return the rows of those of ``ids`` that are not superseded and have a vector."""
-    with store.database.read() as connection:
-        return _read_some(connection, ids, embedder, dimension)[0]
-
-
-def _read_some(
-    connection: Connection, ids: Sequence[int], embedder: str, dimension: int
-) -> tuple[Rows, set[int]]:
-    """Return the rows of ``ids`` and the set of those that are in the store at all."""
-    entries, vectors = t.entries.c, t.vectors.c
-    present: set[int] = set()
-    known: dict[int, tuple[str, float | None]] = {}
-    found: list[tuple[int, bytes]] = []
-    for part in parts(ids):
-        described = sa.select(entries.id, entries.namespace, entries.expires, entries.superseded_by)
-        for row in connection.execute(described.where(entries.id.in_(part))):
-            present.add(row.id)
-            if row.superseded_by is None:
-                known[row.id] = (row.namespace, row.expires)
-        query = sa.select(vectors.entry, vectors.vector).where(
-            vectors.entry.in_(part), vectors.embedder == embedder, vectors.dimension == dimension
-        )
-        found += [(row[0], row[1]) for row in connection.execute(query) if row[0] in known]
-    return _rows(found, known, dimension), present
-
-
-def _rows(
-    found: Sequence[tuple[int, bytes]],
-    known: dict[int, tuple[str, float | None]],
-    dimension: int,
-) -> Rows:
-    ids = np.fromiter((row[0] for row in found), np.int64, len(found))
-    joined = np.frombuffer(b"".join([row[1] for row in found]), np.float32)
-    expires = np.fromiter(
-        (np.inf if (end := known[row[0]][1]) is None else end for row in found), np.float64, len(found)
-    )
-    names = [known[row[0]][0] for row in found]
-    return Rows(ids, names, expires, joined.reshape(len(found), dimension))
-
-
-class _Block:
-    """The rows of one namespace, dense; a row that goes is filled with the last one."""
-
-    def __init__(self, rows: Rows, chosen: NDArray[np.int_] | slice) -> None:
-        self.ids, self.expires, self.vectors = rows.ids[chosen], rows.expires[chosen], rows.vectors[chosen]
-        self.count = len(self.ids)
-        self.soonest = float(self.expires.min(initial=np.inf))
-        self._places: dict[int, int] | None = None
-
-    @property
-    def places(self) -> dict[int, int]:
-        """Entry id to row; made when first needed, as most processes only search."""
-        if self._places is None:
-            self._places = {entry: row for row, entry in enumerate(self.ids[: self.count].tolist())}
-        return self._places
-
-    def put(self, entry: int, vector: Vectors, expires: float) -> None:
-        """Add a row, or change it."""
-        row = self.places.get(entry)
-        if row is None:
-            row = self.count
-            self._make_room()
-            self.places[entry] = row
-            self.count += 1
-        self.ids[row], self.expires[row], self.vectors[row] = entry, expires, vector
-        self.soonest = min(self.soonest, expires)
-
-    def drop(self, entry: int) -> bool:
-        """Remove a row; whether it was there."""
-        row = self.places.pop(entry, None)
-        if row is None:
-            return False
-        self.count = last = self.count - 1
-        if row != last:
-            moved = int(self.ids[last])
-            self.ids[row], self.expires[row] = moved, self.expires[last]
-            self.vectors[row] = self.vectors[last]
-            self.places[moved] = row
-        self.vectors[last] = 0.0
-        return True
-
-    def _make_room(self) -> None:
-        if self.count == len(self.ids) or not self.vectors.flags.writeable:
-            room = max(64, self.count + self.count // 2)
-            for name in ("ids", "expires", "vectors"):
-                old = getattr(self, name)
-                new = np.zeros((room, *old.shape[1:]), old.dtype)
-                new[: self.count] = old[: self.count]
-                setattr(self, name, new)
-
-    def writeable(self) -> None:
-        """Own the arrays before the first change: what was read from the database is read only."""
-        if not self.vectors.flags.writeable:
-            self._make_room()
-
-    def top(self, query: Vectors, k: int, now: float) -> tuple[Ids, Vectors]:
-        """Return ids and cosines of the ``k`` nearest rows, in no order; fewer when there are fewer."""
-        scores = self.vectors[: self.count] @ query
-        if now >= self.soonest:
-            scores[self.expires[: self.count] <= now] = -np.inf
-        chosen: NDArray[np.intp] | slice = slice(None)
-        if self.count > k:
-            chosen = np.argpartition(scores, self.count - k)[self.count - k :]
-        ids, best = self.ids[: self.count][chosen], scores[chosen]
-        live = best > -np.inf
-        return ids[live], best[live]
+    def of(self, ids: Iterable[int]) -> Rows:
+        """Return the rows of those of ``ids`` that are here."""
+        wanted = np.unique(np.fromiter(ids, np.int64))
+        places = np.searchsorted(self.ids, wanted)
+        inside = places < len(self.ids)
+        places, wanted = places[inside], wanted[inside]
+        return self.at(places[self.ids[places] == wanted])
 
 
 class Exact:
-    """Exact search over the vectors of ``embedder`` in ``store``, for many threads.
-
-    ``search`` and its kin first read what changed in the store since the last time.
-    """
+    """Exact search over the vectors of ``embedder`` in ``store``. Any thread may search."""
 
     def __init__(self, store: MemoryStore, embedder: str, dimension: int) -> None:
         self.store, self.embedder, self.dimension = store, embedder, dimension
         self.number = -1
         """The change number of the store that the rows show; -1 before the first reading."""
-        self._blocks: dict[str, _Block] = {}
+        self._spaces: dict[str, int] = {}
+        self._rows = self._made([], [])
         self._lock = threading.RLock()
 
-    def refresh(self) -> None:
-        """Read what changed in the store; the first time, everything."""
+    def rows(self) -> tuple[int, Rows]:
+        """Return the newest change number and the rows as of it, after reading what changed."""
         with self._lock:
             newest = self.store.last_change()
-            if newest == self.number:
-                return
-            behind = newest - self.number
-            if self.number < 0 or behind < 0 or behind > max(_RELOAD_FROM, self._count() // 4):
-                self._load()
-                return
-            while self.number < newest:
-                delta = read_delta(self.store, self.embedder, self.dimension, self.number, _RELOAD_FROM)
-                if delta.number == self.number:
-                    break
-                self._apply(delta)
-
-    def count(self) -> int:
-        """Return the number of rows, expired ones too."""
-        return self.counts(())[1]
+            if newest != self.number:
+                with self.store.database.read() as connection:
+                    self._read(connection)
+            return self.number, self._rows
 
     def counts(self, namespaces: Sequence[str]) -> tuple[int, int]:
         """Return the number of rows in ``namespaces`` and in all, expired ones too."""
-        with self._lock:
-            self.refresh()
-            named = [self._blocks[name].count for name in dict.fromkeys(namespaces) if name in self._blocks]
-            return sum(named), self._count()
+        _, rows = self.rows()
+        return int(self._inside(rows, namespaces).sum()), len(rows)
 
-    def search(self, vector: Vectors, k: int, namespaces: Sequence[str]) -> list[tuple[int, float]]:
-        """Return up to ``k`` pairs (entry id, cosine), nearest first, for ``vector [dimension]``."""
-        with self._lock:
-            self.refresh()
-            blocks = [self._blocks[name] for name in dict.fromkeys(namespaces) if name in self._blocks]
-            now = self.store.clock()
-            found = [block.top(vector, k, now) for block in blocks if block.count and k > 0]
-        return _ordered([(ids, scores) for ids, scores in found], k)
+    def count(self) -> int:
+        """Return the number of rows, expired ones too."""
+        return len(self.rows()[1])
 
-    def rescore(
-        self, vector: Vectors, ids: Sequence[int], k: int, namespaces: Sequence[str]
+    def search(
+        self, vector: Vectors, k: int, namespaces: Sequence[str], among: Sequence[int] | None = None
     ) -> list[tuple[int, float]]:
-        """Return the best ``k`` of the candidates ``ids`` that are live and in ``namespaces``."""
-        with self._lock:
-            self.refresh()
-            now = self.store.clock()
-            found: list[tuple[Ids, Vectors]] = []
-            for name in dict.fromkeys(namespaces):
-                block = self._blocks.get(name)
-                if block is None:
-                    continue
-                rows = [row for entry in ids if (row := block.places.get(entry)) is not None]
-                rows = [row for row in rows if block.expires[row] > now]
-                found.append((block.ids[rows], block.vectors[rows] @ vector))
-        return _ordered(found, k)
+        """Return up to ``k`` pairs (entry id, cosine), nearest first, for ``vector [dimension]``.
 
-    def sample(self, count: int, seed: int) -> tuple[Ids, Vectors]:
-        """Return up to ``count`` random rows: ids and vectors, for the index to find again."""
-        with self._lock:
-            self.refresh()
-            total = self._count()
-            rng = np.random.default_rng(seed)
-            picked = rng.choice(total, min(count, total), replace=False).tolist() if total else []
-            ids, vectors, start = [], [], 0
-            for block in self._blocks.values():
-                rows = [place - start for place in picked if start <= place < start + block.count]
-                ids.append(block.ids[rows])
-                vectors.append(block.vectors[rows])
-                start += block.count
-        if not ids:
-            return np.empty(0, np.int64), np.empty((0, self.dimension), np.float32)
-        return np.concatenate(ids), np.concatenate(vectors)
+        ``among``: only these entries, as far as they are live and in ``namespaces``.
+        """
+        _, rows = self.rows()
+        if among is not None:
+            rows = rows.of(among)
+        live = self._inside(rows, namespaces) & (rows.expires > self.store.clock())
+        ids, scores = rows.ids[live], (rows.vectors @ vector)[live]
+        if k <= 0 or not len(ids):
+            return []
+        if len(ids) > k:
+            # Everything as good as the k-th, so that equal ones are chosen by id.
+            least = np.partition(scores, len(ids) - k)[len(ids) - k]
+            ids, scores = ids[scores >= least], scores[scores >= least]
+        order = np.lexsort((ids, -scores))[:k]
+        return [(int(ids[i]), float(scores[i])) for i in order]
 
-    def vectors_of(self, ids: Sequence[int]) -> dict[int, Vectors]:
-        """Return the vectors of those of ``ids`` that are here."""
-        with self._lock:
-            return {
-                entry: block.vectors[row].copy()
-                for block in self._blocks.values()
-                for entry in ids
-                if (row := block.places.get(entry)) is not None
-            }
+    def _inside(self, rows: Rows, namespaces: Sequence[str]) -> NDArray[np.bool_]:
+        wanted = [self._spaces[name] for name in set(namespaces) if name in self._spaces]
+        return np.isin(rows.spaces, wanted)
 
-    def _count(self) -> int:
-        return sum(block.count for block in self._blocks.values())
-
-    def _load(self) -> None:
-        number, rows = read_all(self.store, self.embedder, self.dimension)
-        places: dict[str, list[int]] = {}
-        for place, name in enumerate(rows.namespaces):
-            places.setdefault(name, []).append(place)
-        if len(places) == 1:
-            self._blocks = {name: _Block(rows, slice(None)) for name in places}  # no copy
+    def _read(self, connection: Connection) -> None:
+        """Bring the rows up to date, in the one snapshot of ``connection``."""
+        newest = last_change(connection)
+        behind = newest - self.number
+        if self.number < 0 or behind < 0 or behind > max(_RELOAD_FROM, len(self._rows) // 4):
+            self._rows = self._select(connection, None)
         else:
-            self._blocks = {name: _Block(rows, np.array(chosen)) for name, chosen in places.items()}
-        self.number = number
+            query = f"SELECT entry FROM {t.changes.name} WHERE number > ?"
+            changed = [int(row[0]) for row in connection.exec_driver_sql(query, (self.number,))]
+            kept = self._rows.at(~np.isin(self._rows.ids, changed))
+            new = [self._select(connection, part) for part in parts(changed)]
+            self._rows = _joined([kept, *new])
+        self.number = newest
 
-    def _apply(self, delta: Delta) -> None:
-        rows = delta.rows
-        moved = [*delta.superseded, *delta.gone, *rows.ids.tolist()]
-        for block in self._blocks.values():
-            block.writeable()
-            for entry in moved:
-                block.drop(entry)
-        for i, name in enumerate(rows.namespaces):
-            if name not in self._blocks:
-                self._blocks[name] = _Block(rows, slice(0, 0))
-            self._blocks[name].put(int(rows.ids[i]), rows.vectors[i], float(rows.expires[i]))
-        self._blocks = {name: block for name, block in self._blocks.items() if block.count}
-        self.number = delta.number
+    def _select(self, connection: Connection, ids: Sequence[int] | None) -> Rows:
+        """Return the rows of ``ids``, or of all entries."""
+        only = "" if ids is None else f"AND e.id IN ({', '.join(str(int(entry)) for entry in ids)}) "
+        # The driver's own cursor: 100,000 rows come in half the time without SQLAlchemy's row objects.
+        cursor = connection.connection.cursor()
+        cursor.execute(
+            f"SELECT e.id, e.namespace, e.expires FROM {t.entries.name} e "
+            f"WHERE e.superseded_by IS NULL {only}"
+        )
+        known = {row[0]: (row[1], row[2]) for row in cursor.fetchall()}
+        cursor.execute(
+            f"SELECT e.entry, e.vector FROM {t.vectors.name} e WHERE e.embedder = ? AND e.dimension = ? "
+            f"{only.replace('e.id', 'e.entry')}ORDER BY e.entry",
+            (self.embedder, self.dimension),
+        )
+        found = [(row[0], row[1], *known[row[0]]) for row in cursor.fetchall() if row[0] in known]
+        cursor.close()
+        return self._made([row[0] for row in found], [row[1] for row in found], [row[2:] for row in found])
+
+    def _made(
+        self, ids: Sequence[int], vectors: Sequence[bytes], places: Sequence[tuple[str, float | None]] = ()
+    ) -> Rows:
+        spaces = [self._spaces.setdefault(name, len(self._spaces)) for name, _ in places]
+        expires = [np.inf if end is None else end for _, end in places]
+        matrix = np.frombuffer(b"".join(vectors), np.float32).reshape(len(ids), self.dimension)
+        return Rows(np.array(ids, np.int64), np.array(spaces, np.int32), np.array(expires), matrix)
 
 
-def _ordered(found: Sequence[tuple[Ids, Vectors]], k: int) -> list[tuple[int, float]]:
-    """Join results of several namespaces: best first, equal ones by id."""
-    if not found or k <= 0:
-        return []
-    ids = np.concatenate([ids for ids, _ in found])
-    scores = np.concatenate([scores for _, scores in found])
-    order = np.lexsort((ids, -scores))[:k]
-    return [(int(ids[i]), float(scores[i])) for i in order]
+def _joined(found: Sequence[Rows]) -> Rows:
+    """Return the rows of all, by ascending id."""
+    every = [np.concatenate(part) for part in zip(*((r.ids, r.spaces, r.expires, r.vectors) for r in found), strict=True)]  # fmt: skip
+    rows = Rows(*every)
+    ordered = bool((rows.ids[1:] > rows.ids[:-1]).all())
+    return rows if ordered else rows.at(np.argsort(rows.ids))

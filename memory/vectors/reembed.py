@@ -25,7 +25,7 @@ from .. import tables as t
 from ..embedding import embed
 from ..entry import Embedder
 from ..store import MemoryStore
-from .index import MemoryIndex, open_index
+from .chroma import MemoryIndex, open_index
 
 log = logging.getLogger(__name__)
 
@@ -181,7 +181,7 @@ class Reembedding:
 
     def _take_over(self) -> None:
         old, index = self.serving, self._open_index(self._wanted)
-        index.exact.refresh()  # read before anybody waits for it
+        index.exact.rows()  # read before anybody waits for it
         self.serving = Serving(self._wanted, index)
         # What was written with the old embedder in the meantime gets its new vector before the old go.
         embed_missing(self._store, self._wanted, self._stop.is_set)

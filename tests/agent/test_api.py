@@ -61,7 +61,7 @@ def test_a_question_goes_to_the_caller() -> None:
     model = scripted(ToolCall("ask", {"question": "which?"}), ToolCall("finish", {"answer": "that one"}))
     agent = AutoGPT(model, ask=lambda run, asked: PersonAnswered(text=f"{asked.text} the blue one"))
     result = agent.run("take it")
-    assert result.status == "achieved"
+    assert (result.status, result.checked) == ("answered", False)
     assert model.prompts[-1].messages[-1].content == "which? the blue one"
 
 

@@ -42,7 +42,7 @@ def test_no_errand_is_alike_to_what_judges_or_measures(makers: dict[str, Any], t
     measured = [*shipped_gate(), *load_goals(ROOT / "benchmarks" / "suites" / "workflows.jsonl")]
     assert alike_to([goal.goal for goal in errands], [goal.goal for goal in measured]) == set()
     for goal in errands:
-        assert not all(verdict.passed for verdict in run_checks(goal, None, tmp_path)), goal.goal
+        assert not all(verdict.passed for verdict in run_checks(goal.check, None, tmp_path)), goal.goal
 
 
 def test_the_checks_are_what_the_tables_say(makers: dict[str, Any], tmp_path: Path) -> None:
@@ -65,4 +65,4 @@ def passed(goal: Goal, workspace: Path, content: str) -> bool:
     """Whether the goal's checks pass when its file says so."""
     path = goal.model_dump()["check"][0]["file"]["path"]
     (workspace / path).write_text(content, encoding="utf-8")
-    return all(verdict.passed for verdict in run_checks(goal, None, workspace))
+    return all(verdict.passed for verdict in run_checks(goal.check, None, workspace))

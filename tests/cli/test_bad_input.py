@@ -52,8 +52,12 @@ def goal_file(here: Path, **fields: Any) -> str:
 def input_line(here: Path, name: str, capsys: pytest.CaptureFixture[str]) -> str:
     """Run a goal over an input that cannot be read; return how the transcript names that."""
     capsys.readouterr()
-    assert main(run("How many people?", name)) == 0, "the goal may be about the file itself"
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("input")]
+    honest = {**FINISH, "arguments": {"answer": f"I could not read {name}"}}
+    (here / "s.json").write_text(json.dumps([honest]))
+    assert main(run("How many people?", name)) == 3
+    out = capsys.readouterr().out.splitlines()
+    assert out[-1].startswith("not met: an input could not be read: " + name)
+    lines = [line for line in out if line.startswith("input")]
     assert len(lines) == 1
     return lines[0]
 
@@ -75,15 +79,15 @@ def test_a_binary_goal_file_is_not_text(here: Path, name: str, capsys: pytest.Ca
 
 
 @pytest.mark.parametrize("name", ["data.csv", "data.tsv", "data.json", "data.xlsx", "data.db"])
-def test_a_binary_input_is_named_and_the_run_goes_on(
+def test_a_binary_input_is_named_and_the_run_is_not_met(
     here: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (here / name).write_bytes(bytes(range(256)) * 20)
     line = input_line(here, name, capsys)
     assert "failed:" in line and line.count(name) == 2
-    main([*run("How many people?", name), "--json"])
+    assert main([*run("How many people?", name), "--json"]) == 3
     captured = capsys.readouterr()
-    assert json.loads(captured.out)["status"] == "achieved"
+    assert json.loads(captured.out)["status"] == "not_met"
     assert captured.err.startswith("autogpt: warning: " + name), "with --json it stands on standard error"
     assert len(captured.err.splitlines()) == 1
 

@@ -13,7 +13,7 @@ from autogpt.agent.record.store import RunStore
 from autogpt.agent.run.replay import replay
 from autogpt.agent.run.rollout import Rollout
 from autogpt.agent.run.runner import Runner
-from autogpt.agent.run.toolset import goal_tools
+from autogpt.agent.run.workbench import goal_tools
 from autogpt.llm.message import Prompt, Sampling
 from autogpt.llm.models.local import LocalModel
 from autogpt.llm.registry import NANO

@@ -17,7 +17,7 @@ from autogpt.memory.database import StorageError
 from autogpt.memory.embedding import embed
 from autogpt.memory.entry import GLOBAL, Draft, Kind, Vectors
 from autogpt.memory.store import MemoryStore
-from autogpt.memory.vectors.index import MemoryIndex, open_index
+from autogpt.memory.vectors.chroma import MemoryIndex, open_index
 from autogpt.memory.vectors.reembed import BATCH, Reembedding, vector_counts
 
 COLOURS = ("amber", "beige", "coral", "denim", "ebony", "fawn", "green", "hazel", "ivory", "jade")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from autogpt import prompts
-from autogpt.agent.run.steps import opening
+from autogpt.agent.run.workbench import opening
 from autogpt.errors import DefectError
 from autogpt.llm.models.scripted import ScriptedModel
 from autogpt.llm.text.tokenizer import ChatTokenizer

@@ -15,7 +15,7 @@ from typing import Any
 from autogpt.agent.goals.load import Goal
 from autogpt.agent.learn.canaries import REFERENCE
 from autogpt.agent.learn.improve import ImproveOptions, ImproveReport, improve
-from autogpt.agent.learn.machine import Machine, Subject
+from autogpt.agent.learn.trainer import Subject, Trainer
 from autogpt.agent.record.events import Event, ModelTurn, RunEnded, RunStarted
 from autogpt.agent.record.store import RunStore
 from autogpt.llm.engine.sampling import uniform
@@ -23,7 +23,7 @@ from autogpt.llm.message import Prompt, ToolCall, Turn
 from autogpt.llm.registry import NANO
 from autogpt.llm.text.grammar import GrammarCompiler, teacher_ids
 from autogpt.llm.text.tokenizer import ChatTokenizer
-from autogpt.llm.training.loop import Report
+from autogpt.llm.training.trainer import Report
 from autogpt.settings import Settings, load
 
 RIGHT, WRONG = "certainly", "hardly"
@@ -61,7 +61,7 @@ class Pupil:
         return Turn(call, call.text(), tuple(ids), origins, logprobs)
 
 
-class School(Machine):
+class School(Trainer):
     """Trains by decree: every candidate has the skill ``taught``."""
 
     taught = 0.95
@@ -116,7 +116,7 @@ def study(
     settings = load(model=os.environ.get("PUPIL", ""))
     given: dict[str, Any] = {"goals": goals(24), "gate_goals": goals(judging, 5000), **more}
     options = options or ImproveOptions(attempts=2)
-    return improve(settings, options, machine=school, **given)[-1]
+    return improve(settings, options, trainer=school, **given)[-1]
 
 
 def run_of(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from autogpt.agent.goals.load import Goal, Grants
+from autogpt.agent.run.approvals import decide_for
 from autogpt.tools import paths
 from autogpt.tools.base import Effect, Tool, ToolContext, ToolResult
 from autogpt.tools.files import FilesMove, FilesWrite
@@ -89,11 +90,27 @@ def test_reasons_say_what_is_granted() -> None:
     )
 
 
-def test_both_ends_of_a_move_are_judged() -> None:
-    move = FilesMove()
-    for source, target in [("late.txt", "b.txt"), ("b.txt", "late.txt")]:
-        args = {"source": source, "target": target}
-        assert decide_call(move, move.targets(args), LATE).verdict is Verdict.ASK
+@pytest.mark.parametrize(
+    ("source", "target", "workspace", "allowed"),
+    [
+        ("b.txt", "late.txt", None, True),  # only the run's own copy of b.txt is moved
+        ("late.txt", "b.txt", None, False),
+        ("b.txt", "late.txt", ".", False),  # in place, b.txt itself would be gone
+        ("late.txt", "late.txt", ".", True),
+        ("/etc/passwd", "late.txt", ".", False),
+    ],
+)
+def test_a_move_needs_a_grant_for_the_new_name_and_in_place_for_the_old_one_too(
+    source: str, target: str, workspace: str | None, allowed: bool
+) -> None:
+    goal = Goal(goal="g", workspace=workspace, grants=LATE)
+    assert decide_for(goal, FilesMove(), {"source": source, "target": target}).allowed is allowed
+
+
+def test_without_grants_copies_may_be_written_and_a_folder_in_place_may_not() -> None:
+    args = {"path": "a.txt", "content": "x"}
+    assert decide_for(Goal(goal="g"), FilesWrite(), args).allowed
+    assert decide_for(Goal(goal="g", workspace="."), FilesWrite(), args).verdict is Verdict.ASK
 
 
 @pytest.mark.parametrize("path", ["../x", "/x", "", ["a", "b"], 7])

@@ -31,7 +31,7 @@ def test_a_suite_loads_whole_and_an_empty_answer_fails_it(name: str, tmp_path: P
     assert len(goals) == SIZES[name]
     for goal in goals:
         assert goal.check and goal.category
-        verdicts = run_checks(goal, None, tmp_path)
+        verdicts = run_checks(goal.check, None, tmp_path)
         assert not all(verdict.passed for verdict in verdicts), goal.id
 
 

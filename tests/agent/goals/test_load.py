@@ -47,7 +47,7 @@ check:
   - calls: [{name: ping, arguments: {x: [1, null]}}]
   - file: {path: late.txt, json: [1, 2]}
   - sql: {path: out.db, query: select 1, equals: [[1]]}
-  - text: {reference: [abc], metric: chrf, at_least: 0.2}
+  - text: {reference: [abc], metric: f1, at_least: 0.2}
   - shell: {command: ls -l}
 """,
     )
@@ -86,6 +86,9 @@ check:
   - file: {path: a.txt}
   - file: {path: a.txt, matches: "("}
   - nothing
+  - answer: {value: 3}
+  - file: {path: a.txt, exists: 2.5}
+  - calls: [{name: a, args: {}}, {nom: b}]
 """,
     )
     found = {(line, field): (message, near) for line, field, message, near in problems(path)}
@@ -101,6 +104,11 @@ check:
     assert "at least one of" in found[(15, "check[3].file")][0]
     assert "regular expression" in found[(16, "check[4].file.matches")][0]
     assert "one `kind: ...` pair" in found[(17, "check[5]")][0]
+    unknown, fields = found[(18, "check[6].answer.value")]
+    assert unknown.startswith("unknown field `value` (there are equals, number, one_of, ") and not fields
+    assert "valid boolean" in found[(19, "check[7].file.exists")][0]
+    assert found[(20, "check[8].calls[0].args")] == ("unknown field `args`", "arguments")
+    assert found[(20, "check[8].calls[1].name")][0] == "is missing"
     with pytest.raises(UsageError, match=r"bad\.yaml:\d+: .*more: `autogpt validate`"):
         load_goals(path)
 
@@ -228,6 +236,115 @@ def test_two_inputs_with_one_name_and_missing_inputs(tmp_path: Path) -> None:
         goal.fill_workspace(tmp_path / "w")
     with pytest.raises(UsageError, match=r"no such file: nope\.csv"):
         Goal(goal="g", inputs=["nope.csv"]).input_paths()
+
+
+def test_ids_stay_what_they_were(tmp_path: Path) -> None:
+    """Ids name goals in databases and in learned splits, so a change of a model must not move them."""
+    checks: list[dict[str, object]] = [
+        {"answer": {"number": 3.5, "tolerance": 0.1}},
+        {"calls": [{"name": "ping", "arguments": {"x": [1, None]}}]},
+        {"file": {"path": "late.txt", "json": [1, 2]}},
+        {"sql": {"path": "out.db", "query": "select 1", "equals": [[1]]}},
+        {"command": {"run": "ls"}},
+        {"text": {"reference": ["abc"]}},
+        {"shell": {"command": "ls -l"}},
+    ]
+    others = [
+        {"answer": {"items": ["a", 1, True]}},
+        {"file": {"path": "a", "contains": ["x"], "exists": True}},
+        {"answer": {"one_of": ["a", 2]}},
+        {"answer": {"matches": "x"}},
+        {"calls": []},
+    ]
+    grants = {"read": ["."], "write": ["late.txt"]}
+    rows = [
+        {"goal": "Same"},
+        {"goal": "Which {{ what }}?", "params": {"what": "supplier"}, "inputs": ["d.csv"]}
+        | {"grants": grants, "limits": {"steps": 5}},
+        {"goal": "All", "check": checks},
+        {"goal": "Mem", "remembered": ["a"], "earlier": ["b"], "limits": {"chance": 0.2}}
+        | {"stubs": [{"name": "ping"}], "files": {"a.txt": "x"}},
+        {"goal": "Items", "check": others},
+    ]
+    assert [Goal.model_validate(row).id for row in rows] == [
+        "same-962daa",
+        "which-supplier-447876",
+        "all-1a5137",
+        "mem-3497fb",
+        "items-3c0309",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "said"),
+    [
+        ("goal: What is issue #5 about?\n", "goal", "`#5 about?`"),
+        ("goal: a\nid: late #x\n", "id", "`#x`"),
+        ("goal: a\ncheck:\n  - answer: {equals: No #1\n  }\n", "check[0].answer.equals", "`#1`"),
+        ("goal: 'issue #5'  # quoted\nlimits: {steps: 5} #five\nid: a#b # said\n", "", ""),
+        ("goal: |\n  issue #5\n", "", ""),
+    ],
+)
+def test_a_text_that_yaml_cuts_at_a_number_sign_is_a_mistake(
+    tmp_path: Path, text: str, field: str, said: str
+) -> None:
+    found = validate(write(tmp_path, "g.yaml", text))
+    assert [problem.field for problem in found] == ([field] if field else [])
+    line = text[: text.index(said.strip("`"))].count("\n") + 1
+    for problem in found:
+        assert said in problem.message and "quote the text" in problem.message and problem.line == line
+
+
+def test_a_comment_after_a_goal_is_a_warning_that_names_the_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write(tmp_path, "g.yaml", "id: x\ngoal: Which page ranks # 1 today?\n")
+    assert load_goals(path)[0].goal == "Which page ranks"
+    assert f"{path}:2: goal: YAML leaves out `# 1 today?`" in caplog.text
+
+
+def test_a_linked_input_keeps_the_name_that_it_was_given(tmp_path: Path) -> None:
+    write(tmp_path, "sales-2024.csv", "a\n1\n")
+    (tmp_path / "latest.csv").symlink_to("sales-2024.csv")
+    (tmp_path / "gone.csv").symlink_to("nowhere.csv")
+    (tmp_path / "w").mkdir()
+    Goal(goal="g", inputs=["latest.csv"]).at(tmp_path).fill_workspace(tmp_path / "w")
+    assert (tmp_path / "w/latest.csv").read_text() == "a\n1\n"
+    assert not (tmp_path / "w/latest.csv").is_symlink()
+    with pytest.raises(UsageError, match=r"gone\.csv is a link to nothing \(to nowhere\.csv\)"):
+        Goal(goal="g", inputs=["gone.csv"]).at(tmp_path).input_paths()
+
+
+def test_an_input_folder_is_copied_once_however_its_links_run(tmp_path: Path) -> None:
+    write(tmp_path, "data/real/a.csv", "a\n")
+    write(tmp_path, "elsewhere/b.csv", "b\n")
+    data = tmp_path / "data"
+    (data / "all").symlink_to("../data")
+    (data / "aaa").symlink_to("real")
+    (data / "self").symlink_to(".")
+    (data / "more").symlink_to("../elsewhere")
+    (tmp_path / "elsewhere/back").symlink_to("../data/real")
+    (data / "one.csv").symlink_to("real/a.csv")
+    (tmp_path / "w").mkdir()
+    Goal(goal="g", inputs=["data"]).at(tmp_path).fill_workspace(tmp_path / "w")
+    copied = sorted(path.relative_to(tmp_path / "w").as_posix() for path in (tmp_path / "w").rglob("*.csv"))
+    assert copied == ["data/more/b.csv", "data/one.csv", "data/real/a.csv"]
+
+
+def test_what_cannot_be_copied_of_a_folder_is_said_before_a_run_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goal = Goal(goal="g", inputs=["data"]).at(tmp_path)
+    write(tmp_path, "data/sub/a.csv", "a\n")
+    write(tmp_path, "data/sub/b.csv", "a\n")
+    goal.input_paths()
+    monkeypatch.setattr("autogpt.agent.goals.inputs.MAX_FILES", 1)
+    with pytest.raises(UsageError, match=r"data: more than 1 files or 10 GB to copy; name the files"):
+        goal.input_paths()
+    (tmp_path / "data/sub/a.csv").unlink()
+    (tmp_path / "data/sub/a.csv").symlink_to("a.csv")
+    with pytest.raises(UsageError, match=r"sub/a\.csv: a link to nothing; remove it"):
+        goal.input_paths()
 
 
 def test_ids_differ_by_content_and_paths_stay_inside() -> None:

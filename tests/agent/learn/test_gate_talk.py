@@ -11,16 +11,15 @@ import pytest
 from support.paths import ROOT
 from support.pupil import School, goals, study
 
-from autogpt.agent.evaluate import statistics as gate
+from autogpt.agent.evaluate import statistics
 from autogpt.agent.goals.load import Conversation, load_conversations
-from autogpt.agent.learn import gate_talk
-from autogpt.agent.learn import goal_split as improve_goals
-from autogpt.agent.learn.gate_play import Side
+from autogpt.agent.learn import gate, goal_split
+from autogpt.agent.learn.gate import Gate, Side
 from autogpt.tools.registry import Registry
 
 
 def test_the_shipped_sessions_are_none_of_the_suite() -> None:
-    shipped = gate_talk.shipped_sessions()
+    shipped = gate.shipped_sessions()
     suite = load_conversations(ROOT / "benchmarks" / "suites" / "conversations.jsonl")
     assert len(shipped) == len({one.id for one in shipped}) == 36
     assert all(len(one.turns) >= 3 and all(turn.check for turn in one.turns) for one in shipped)
@@ -47,8 +46,8 @@ def held(suite: str, sessions: Sequence[Conversation], model: Any, registry: Any
 
 @pytest.fixture
 def sessions(monkeypatch: pytest.MonkeyPatch) -> list[Conversation]:
-    monkeypatch.setattr(gate_talk, "converse", held)
-    return gate_talk.shipped_sessions()[:12]
+    monkeypatch.setattr(gate, "converse", held)
+    return gate.shipped_sessions()[:12]
 
 
 def test_scores_are_shares_of_messages_and_kept(sessions: list[Conversation], tmp_path: Path) -> None:
@@ -63,11 +62,9 @@ def test_scores_are_shares_of_messages_and_kept(sessions: list[Conversation], tm
 
     told: list[tuple[str, int, int]] = []
 
-    def pairs() -> list[gate.Pair]:
-        return gate_talk.talk(
-            sessions, side("current", 2), side("candidate", 1), Registry(), tmp_path,
-            lambda *seen: told.append(seen),
-        )  # fmt: skip
+    def pairs() -> list[statistics.Pair]:
+        sides = side("current", 2), side("candidate", 1)
+        return Gate(*sides, Registry(), tmp_path, 1, lambda *seen: told.append(seen)).converse(sessions)
 
     first = pairs()
     assert [pair.current for pair in first] == [2 / len(one.turns) for one in sessions]
@@ -77,14 +74,15 @@ def test_scores_are_shares_of_messages_and_kept(sessions: list[Conversation], tm
 
 
 def test_only_a_fall_beyond_chance_keeps_the_old_model() -> None:
-    promote = gate.Verdict("promote", "better", 100, 100, 20, 2, 0.001, ())
+    promote = statistics.Verdict("promote", "better", 100, 100, 20, 2, 0.001, ())
 
-    def pairs(worse: int, better: int) -> list[gate.Pair]:
+    def row(worse: int, better: int) -> statistics.Row:
         after = [0.5] * worse + [1.0] * better + [0.75] * (36 - worse - better)
-        return [gate.Pair(str(n), "conversations", 0.75, score) for n, score in enumerate(after)]
+        pairs = [statistics.Pair(str(n), "conversations", 0.75, score) for n, score in enumerate(after)]
+        return statistics.table(pairs)[0]
 
-    assert gate_talk.guarded(promote, pairs(6, 5)) is promote
-    verdict = gate_talk.guarded(promote, pairs(20, 3))
+    assert gate.guarded(promote, row(6, 5)) is promote
+    verdict = gate.guarded(promote, row(20, 3))
     assert (verdict.decision, verdict.worse) == ("keep", ("conversations",))
     assert "75% to 63% of 36 sessions' messages" in verdict.reason
 
@@ -103,10 +101,10 @@ def test_a_better_candidate_that_forgot_to_converse_is_kept_out(
             model.achieves = 3 if adapter is None else achieves
             return model
 
-    monkeypatch.setattr(gate_talk, "shipped_sessions", lambda: sessions)
-    monkeypatch.setattr(improve_goals, "shipped_gate", lambda: goals(40, 5000))
+    monkeypatch.setattr(gate, "shipped_sessions", lambda: sessions)
+    monkeypatch.setattr(goal_split, "shipped_gate", lambda: goals(40, 5000))
     report = study(Forgetful, goals=goals(40), gate_goals=None)
     assert report.decision == decision, report.reason
-    (row,) = [row for row in report.rows if row["category"] == "conversations"]
-    assert row["n"] == 12 and row["worse"] is (decision == "kept")
+    (row,) = [row for row in report.rows if row.category == "conversations"]
+    assert row.n == 12 and row.worse is (decision == "kept")
     assert ("conversations got worse" in report.reason) is (decision == "kept")

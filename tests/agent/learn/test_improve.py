@@ -8,10 +8,8 @@ from pathlib import Path
 import pytest
 from support.pupil import RIGHT, School, goals, study
 
-from autogpt.agent.learn.attempts import read_attempts
-from autogpt.agent.learn.improve import ImproveOptions
-from autogpt.agent.learn.improvement import Improvement
-from autogpt.agent.learn.work import improvements, read_lines
+from autogpt.agent.learn.improve import Improvement, ImproveOptions
+from autogpt.agent.learn.work import improvements
 from autogpt.llm.registry import NANO, ModelRegistry, facts_of
 
 pytestmark = pytest.mark.usefixtures("nano_in_use")
@@ -34,7 +32,8 @@ def test_a_better_candidate_is_promoted_and_rolled_back(nano_in_use: ModelRegist
     assert (version.parent, facts["improvement"], facts["method"]) == ("nano", report.id, "sft")
     assert "gate, all" in nano_in_use.card("nano@1")
     overall = report.rows[-1]
-    assert overall["category"] == "all" and overall["difference"] > 0.2 and report.verdict["p"] < 0.05
+    assert overall.category == "all" and overall.difference > 0.2
+    assert report.verdict is not None and report.verdict.p < 0.05
     assert nano_in_use.rollback() == "nano"
 
 
@@ -47,14 +46,13 @@ def test_what_is_no_better_is_discarded(school: type[School], nano_in_use: Model
 
 def test_only_successes_are_kept_each_way_once_and_never_what_judges(isolated: Path) -> None:
     report = study(goals=[*goals(24), *goals(3, 5000)])  # three goals of the gate itself
-    assert report.facts["goals"] == 24 and report.facts["dropped"] == {"alike to a held-out goal": 3}
-    kept = read_attempts(report.folder / "kept.jsonl")
+    assert report.figures.goals == 24 and report.figures.dropped == {"alike to a held-out goal": 3}
+    (work,) = improvements(isolated)
+    kept = work.kept.read()
     assert kept and all(attempt.base == 1.0 and RIGHT in attempt.said for attempt in kept)
     assert len({(attempt.id, attempt.said) for attempt in kept}) == len(kept)
-    judging = {line["goal"]["goal"] for line in read_lines(report.folder / "judging.jsonl")}
-    trained = {line["goal"]["goal"] for line in read_lines(report.folder / "goals.jsonl")}
-    assert not judging & trained
-    lines = list(read_lines(report.folder / "samples.jsonl"))
+    assert not {goal.goal for goal in work.judging.read()} & {goal.goal for goal in work.goals.read()}
+    lines = work.samples.read()
     for line in lines:  # the prompt carries no loss, and something does
         assert len(line["ids"]) == len(line["mask"]) and 0 < sum(line["mask"]) < 20
         assert not any(line["mask"][: line["prefix"]])

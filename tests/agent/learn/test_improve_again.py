@@ -14,15 +14,14 @@ import pytest
 from support.pupil import RIGHT, School, goals, run_of, study, words
 
 from autogpt import tool
-from autogpt.agent.learn import trial
+from autogpt.agent.learn import promotion
 from autogpt.agent.learn.collect import collect
-from autogpt.agent.learn.improve import ImproveOptions, ImproveReport, improve
-from autogpt.agent.learn.improvement import Improvement
+from autogpt.agent.learn.improve import Improvement, ImproveOptions, ImproveReport, improve
 from autogpt.agent.learn.work import improvements, lock, read_lines
 from autogpt.agent.record.store import RunStore
 from autogpt.cli.parser import main
 from autogpt.llm.registry import ModelRegistry
-from autogpt.llm.training.loop import Report
+from autogpt.llm.training.trainer import Report
 from autogpt.memory.experience import Experience
 from autogpt.memory.goals import family_hash, is_held_out
 from autogpt.settings import load
@@ -43,11 +42,11 @@ def test_a_round_begins_with_what_the_one_before_promoted(named: str) -> None:
         ImproveOptions(method="sft", attempts=2, rounds=2),
         goals=goals(24),
         gate_goals=goals(40, 5000),
-        machine=School,
+        trainer=School,
         on_round=reports.append,
     )
     assert [report.parent for report in reports] == ["nano", "nano@1"]
-    assert [report.facts["goals"] for report in reports] == [24, 24]
+    assert [report.figures.goals for report in reports] == [24, 24]
 
 
 def test_a_resumed_improvement_has_the_goals_it_began_with(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,7 +54,7 @@ def test_a_resumed_improvement_has_the_goals_it_began_with(monkeypatch: pytest.M
         patch.setattr(Improvement, "collect", stop)
         study()
     report = study(goals=())
-    assert report.facts["goals"] == 24 and report.decision == "promoted"
+    assert report.figures.goals == 24 and report.decision == "promoted"
 
 
 def test_what_is_trained_on_is_on_disk_before_training(isolated: Path) -> None:
@@ -64,7 +63,7 @@ def test_what_is_trained_on_is_on_disk_before_training(isolated: Path) -> None:
     class Looking(School):
         def finetune(self, on_step: Any, **config: Any) -> Report:
             (begun,) = improvements(isolated)
-            assert begun.state.facts["samples"] > 0
+            assert (begun.state.figures.samples or 0) > 0
             return super().finetune(on_step, **config)
 
     assert study(Looking).decision == "promoted"
@@ -77,8 +76,8 @@ def test_a_run_that_is_alike_to_a_judging_goal_is_not_learned_from(store: RunSto
     run_of(store, 1, same, RIGHT)
     run_of(store, 2, taught[0], RIGHT)
     report = study(gate_goals=judging)
-    assert report.facts["refused"] == {"alike to a goal that judges": 1}
-    assert report.facts["past_runs"] == 1
+    assert report.figures.refused == {"alike to a goal that judges": 1}
+    assert report.figures.past_runs == 1
 
 
 def test_what_a_person_undid_is_not_promoted_again(
@@ -96,13 +95,14 @@ def test_what_a_person_undid_is_not_promoted_again(
 def test_a_model_replaced_on_trial_hands_its_trial_on(store: RunStore, isolated: Path) -> None:
     for number in range(30):
         run_of(store, number, f"old{number} x y", RIGHT)
-    assert trial.begin(isolated, store, "nano@1", "nano", 0.0)
+    assert promotion.start_canary_release(isolated, store, "nano@1", "nano", 0.0)
     for number in range(3):  # too few to compare the next one with
         run_of(store, 100 + number, f"mid{number} x y", RIGHT, model="nano@1")
-    assert trial.begin(isolated, store, "nano@2", "nano@1", 0.0)
-    kept = trial._read(isolated)
-    assert kept is not None and (kept["version"], kept["parent"]) == ("nano@2", "nano")
-    assert not trial.begin(isolated, store, "nano@4", "nano@3", 0.0)  # another line: nothing to compare
+    assert promotion.start_canary_release(isolated, store, "nano@2", "nano@1", 0.0)
+    kept = json.loads((isolated / "models" / "trial.json").read_text())
+    assert (kept["version"], kept["parent"]) == ("nano@2", "nano")
+    # another lineage: nothing to compare
+    assert not promotion.start_canary_release(isolated, store, "nano@4", "nano@3", 0.0)
 
 
 def test_nothing_is_half_forgotten_while_an_improvement_is_under_way(
@@ -128,21 +128,18 @@ def test_results_of_the_gate_hold_only_for_the_same_tools() -> None:
         tide.__doc__ = description
         registry = Registry()
         registry.register(tool(tide))
-        machine = SimpleNamespace(fingerprint=lambda adapter: "weights")
-        asked: Any = SimpleNamespace(registry=registry, machine=machine)
+        trainer = SimpleNamespace(fingerprint=lambda adapter: "weights")
+        asked: Any = SimpleNamespace(registry=registry, trainer=trainer)
         return Improvement.played_as(asked, None)
 
     assert played("Height of the tide.") == played("Height of the tide.") != played("Its height.")
 
 
 def test_grpo_has_the_time_of_practice_as_well() -> None:
-    def share(method: str, stage: str) -> float | None:
-        asked: Any = SimpleNamespace(
-            options=ImproveOptions(budget_minutes=10), state=SimpleNamespace(method=method)
-        )
-        return Improvement.share(asked, stage)
+    from autogpt.agent.learn.methods import named
 
-    assert share("sft", "train") == pytest.approx(210) and share("grpo", "train") == pytest.approx(450)
+    assert named("sft").share("train") == pytest.approx(0.35)
+    assert named("grpo").share("train") == pytest.approx(0.75) and named("grpo").share("practise") == 0
 
 
 def test_private_takes_back_what_an_improvement_kept_and_names_the_model(
@@ -166,16 +163,16 @@ def test_private_takes_back_what_an_improvement_kept_and_names_the_model(
 
 
 def test_replayed_is_only_what_the_model_was_trained_on(isolated: Path, tmp_path: Path) -> None:
-    from autogpt.agent.learn.selection import replay_count, replay_samples, shipped_replay
+    from autogpt.agent.learn.samples import replay_count, replay_samples, shipped_replay
 
     file = tmp_path / "base.jsonl"
     line = '{"ids": [1, 2, 3], "mask": [0, 0, 1], "prefix": 1, "kind": "base"}\n'
     file.write_text(line * 9, encoding="utf-8")
     report = study(options=ImproveOptions(attempts=2, replay_data=(file,), replay=0.2))
     rows = list(read_lines(report.folder / "samples.jsonl"))
-    kept = report.facts["kept"]
+    kept = report.figures.kept or 0
     assert sum(row["kind"] == "base" for row in rows) == min(9, replay_count(kept, 0.2)) > 0
-    assert study(options=ImproveOptions(method="sft")).facts["replayed"] == 0  # nano is no version of small
+    assert study(options=ImproveOptions(method="sft")).figures.replayed == 0  # nano is no version of small
     small = "df3134c6ba870124af37983bb13ee62ec52942bed58ec1bf8527fd7d291ec82b"
     drawn = Counter(row["kind"] for row in replay_samples(shipped_replay(small), 90, 0))
     assert len(drawn) == 9 and set(drawn.values()) == {10}  # of every kind alike, conversations too

@@ -13,12 +13,12 @@ import pytest
 from support.paths import TESTS
 from support.pupil import RIGHT, WRONG, School, goals, run_of, study, words
 
-from autogpt.agent.learn import canaries, trial
-from autogpt.agent.learn.attempts import Attempt, read_attempts
+from autogpt.agent.learn import canaries
 from autogpt.agent.learn.improve import ImproveOptions
 from autogpt.agent.learn.page import page
-from autogpt.agent.learn.selection import kept_best
-from autogpt.agent.learn.work import Lines, improvements, read_lines
+from autogpt.agent.learn.promotion import check_canary_release
+from autogpt.agent.learn.samples import Attempt, rejection_sample
+from autogpt.agent.learn.work import improvements, read_lines, rows
 from autogpt.agent.record.events import (
     Correction,
     ModelTurn,
@@ -32,7 +32,7 @@ from autogpt.errors import UsageError, UserError
 from autogpt.llm.message import Message
 from autogpt.llm.registry import NANO, ModelRegistry
 from autogpt.llm.text.tokenizer import ChatTokenizer
-from autogpt.llm.training.loop import Report
+from autogpt.llm.training.trainer import Report
 from autogpt.settings import load
 
 TOKENIZER = ChatTokenizer(NANO)
@@ -64,7 +64,7 @@ def test_samples_of_another_tokenizer_are_counted_and_not_used(store: RunStore) 
     for number, text in enumerate(words(6, 9000)):
         run_of(store, number, text, RIGHT, tokenizer="other")
     report = study()
-    assert report.facts["refused"]["another tokenizer"] >= 1 and report.facts["past_runs"] == 0
+    assert report.figures.refused["another tokenizer"] >= 1 and report.figures.past_runs == 0
 
 
 def test_contradictory_ratings_are_counted_and_left_out(store: RunStore) -> None:
@@ -72,7 +72,7 @@ def test_contradictory_ratings_are_counted_and_left_out(store: RunStore) -> None
         run_of(store, number, "abq abw abz", RIGHT, Rating(value=float(number), by="ann"))
     run_of(store, 5, "cdq cdw cdz", RIGHT, Rating(value=0.5, by="bob"))
     report = study()
-    refused = report.facts["refused"]
+    refused = report.figures.refused
     assert refused["contradictory ratings"] == 1 and refused["neither good nor bad"] == 1
 
 
@@ -84,14 +84,14 @@ def test_a_tool_result_cannot_give_itself_a_reward(store: RunStore) -> None:
         first = run_of(store, number, text, WRONG, poison, reward=0.0)
         assert first
     report = study(goals=(), gate_goals=goals(30, 5000))
-    kept = read_attempts(report.folder / "kept.jsonl")
-    assert report.facts["past_runs"] > 0 and kept  # the goals are practised, and checks score that
+    kept = improvements(store.home)[-1].kept.read()
+    assert report.figures.past_runs > 0 and kept  # the goals are practised, and checks score that
     assert all(one.source == "practice" for one in kept)
-    assert kept_best([attempt("a", 0.0, (1, 2, 3))], 2) == []
+    assert rejection_sample([attempt("a", 0.0, (1, 2, 3))], 2) == []
 
 
 def test_a_poisoned_text_inside_a_success_carries_no_loss(store: RunStore) -> None:
-    from autogpt.agent.learn.encode import encode_run
+    from autogpt.agent.learn.samples import encode_run
 
     run = run_of(store, 1, "abq abw abz", RIGHT)
     events = store.load(run)
@@ -104,7 +104,7 @@ def test_a_poisoned_text_inside_a_success_carries_no_loss(store: RunStore) -> No
 
 
 def test_a_failure_is_made_of_its_wrong_turns_and_a_success_does_not_teach_them(store: RunStore) -> None:
-    from autogpt.agent.learn.attempts import encode_attempt
+    from autogpt.agent.learn.samples import encode_attempt
     from autogpt.agent.record.rewards import Parts, Reward
 
     events = store.load(run_of(store, 1, "abq abw abz", RIGHT))
@@ -171,8 +171,7 @@ def test_a_second_improvement_at_once_is_refused(isolated: Path) -> None:
 def test_a_line_that_was_cut_off_is_left_out_and_the_next_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"a": 1}\n{"a": 2')
-    with Lines(path) as lines:
-        lines.add({"a": 3})
+    rows(path).add({"a": 3})
     assert [row["a"] for row in read_lines(path)] == [1, 3]
 
 
@@ -183,7 +182,7 @@ class Parrot(School):
 def test_a_candidate_that_kept_the_canaries_is_not_promoted(nano_in_use: ModelRegistry) -> None:
     report = study(Parrot)
     assert report.decision == "kept" and "by heart" in report.reason and nano_in_use.current() == "nano"
-    assert report.facts["exposure"] == [canaries.MOST_BITS] * canaries.COUNT
+    assert report.figures.exposure == [canaries.MOST_BITS] * canaries.COUNT
     planted = [row for row in read_lines(report.folder / "samples.jsonl") if row["kind"] == "canary"]
     assert len(planted) == canaries.COUNT and all(sum(row["mask"]) == canaries.DIGITS for row in planted)
 
@@ -197,8 +196,8 @@ def test_ratings_alone_train_by_kto(store: RunStore) -> None:
         )
     report = study(goals=(), gate_goals=goals(40, 5000))
     assert report.method == "kto" and report.decision in ("promoted", "kept")
-    assert report.facts["thumbs_up"] >= 15 and report.facts["thumbs_down"] >= 15
-    assert report.facts["samples"] >= 40 and report.facts["said"]
+    assert report.figures.thumbs_up >= 15 and report.figures.thumbs_down >= 15
+    assert (report.figures.samples or 0) >= 40 and report.figures.feedback
 
 
 @pytest.mark.parametrize(("solved", "current"), [(2, "nano"), (9, "nano@1")])
@@ -211,10 +210,10 @@ def test_a_trial_rolls_back_when_live_success_falls(
     for number in range(10):
         text = f"new{number} x y"
         run_of(store, 100 + number, text, RIGHT, model="nano@1", reward=float(number < solved))
-    told = trial.look(load(), store)
+    told = check_canary_release(load(), store)
     assert nano_in_use.current() == current
     assert ("in use again" in told) == (current == "nano")
-    assert trial.look(load(), store) == ""
+    assert check_canary_release(load(), store) == ""
 
 
 def test_the_page_escapes_what_runs_and_goals_say(isolated: Path) -> None:
@@ -284,7 +283,7 @@ def test_forgetting_a_run_ends_an_improvement_under_way(
 
 
 def test_ordinary_work_is_replayed_beside_the_tools_of_kept_runs() -> None:
-    from autogpt.agent.learn.selection import Opening, beside_tools
+    from autogpt.agent.learn.samples import Opening, show_tools
 
     tokenizer = ChatTokenizer(NANO)
     opening = Opening.of(tokenizer)
@@ -304,25 +303,22 @@ def test_ordinary_work_is_replayed_beside_the_tools_of_kept_runs() -> None:
     samples = [
         {"ids": ids, "mask": [1] * len(ids), "prefix": prefix, "kind": "base"} for ids in (plain, other)
     ]
-    found = beside_tools(samples * 20, [kept], opening, 0)
+    found = show_tools(samples * 20, [kept], opening, 0)
     shown = [sample for sample in found[::2] if sample["ids"] != plain]
     assert 5 < len(shown) < 15 and all(sample["ids"] == other for sample in found[1::2])
     for sample in shown:
         assert sample["ids"] == encoded(f"{lines}Goal: add 2 and 3")
         assert len(sample["mask"]) == len(sample["ids"]) and sum(sample["mask"]) == len(plain)
-    assert beside_tools(samples, [], opening, 0) == samples
+    assert show_tools(samples, [], opening, 0) == samples
 
 
 @pytest.mark.parametrize("method", ["dpo", "kto", "grpo"])
 def test_the_share_that_is_replayed_reaches_every_method(method: str) -> None:
-    from autogpt.agent.learn.methods import settings_for
+    from autogpt.agent.learn.methods import named
 
-    options = ImproveOptions(replay=0.5)
-    assert settings_for(options, method, None, 0)["replay_share"] == 0.5
-    usual = settings_for(ImproveOptions(), method, None, 0)
-    assert (usual["replay_share"], usual["epochs"]) == ((0.5, 4.0) if method == "kto" else (0.2, 2.0))
-    assert settings_for(ImproveOptions(replay=0.0, epochs=1.0), method, None, 0)["replay_share"] == 0.0
-    assert "replay_share" not in settings_for(options, "sft", None, 0)  # its samples hold them already
+    assert named(method).replay_share(ImproveOptions(replay=0.5)) == 0.5
+    assert named(method).replay_share(ImproveOptions()) == (0.5 if method == "kto" else 0.2)
+    assert named(method).replay_share(ImproveOptions(replay=0.0)) == 0.0
 
 
 def test_watching_begins_again_when_there_are_new_runs(

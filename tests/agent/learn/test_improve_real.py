@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from support.pupil import Pupil, School, goals, study
 
 from autogpt.agent.learn.improve import ImproveOptions
-from autogpt.agent.learn.machine import Machine
+from autogpt.agent.learn.trainer import Trainer
 from autogpt.agent.learn.work import read_lines
 from autogpt.errors import UsageError
 from autogpt.llm.models.local import LocalModel
@@ -28,8 +28,8 @@ pytestmark = pytest.mark.usefixtures("nano_in_use")
 class Real(School):
     """Trains as a user's machine does."""
 
-    finetune, prefer, reinforce = Machine.finetune, Machine.prefer, Machine.reinforce  # type: ignore[assignment]
-    log_probabilities = Machine.log_probabilities
+    finetune, prefer, reinforce = Trainer.finetune, Trainer.prefer, Trainer.reinforce  # type: ignore[assignment]
+    log_probabilities = Trainer.log_probabilities
 
     def load(self, adapter: Path | None) -> Any:
         trained = adapter is not None and "rounds" not in str(adapter) and self.subject.adapter != adapter
@@ -46,8 +46,8 @@ def test_a_method_trains_weights_and_is_promoted(method: str, nano_in_use: Model
     facts = facts_of(folder)
     assert (
         facts["method"] == method
-        and report.facts["steps"] > 0
-        and report.facts["loss"] == report.facts["loss"]
+        and (report.figures.steps or 0) > 0
+        and report.figures.loss == report.figures.loss
     )
     moved = load_file(folder / "adapter_model.safetensors")
     second = [value for name, value in moved.items() if "lora_B" in name]
@@ -57,10 +57,10 @@ def test_a_method_trains_weights_and_is_promoted(method: str, nano_in_use: Model
     steps = [row["step"] for row in read_lines(report.folder / "curve.jsonl")]
     assert steps == sorted(set(steps)) and steps
     text = report.page.read_text(encoding="utf-8")
-    assert "<svg" in text and all(row["category"] in text for row in report.rows)
+    assert "<svg" in text and all(row.category in text for row in report.rows)
     if method == "grpo":
         tries = [row["tries"] for row in read_lines(report.folder / "rewards.jsonl")]
-        assert tries == sorted(tries) and tries[-1] == report.facts["tries"]
+        assert tries == sorted(tries) and tries[-1] == report.figures.tries
 
 
 def test_full_trains_all_weights_and_the_result_is_a_model(
@@ -84,6 +84,6 @@ def test_full_trains_all_weights_and_the_result_is_a_model(
 
 
 @pytest.mark.parametrize("more", [{"method": "dpo"}, {"method": "sft", "dp_epsilon": 3.0}])
-def test_full_goes_with_kept_best_alone(more: dict[str, Any]) -> None:
+def test_full_goes_with_rejection_sampling_alone(more: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="--full"):
         study(options=ImproveOptions(full=True, **more))

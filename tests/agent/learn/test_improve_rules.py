@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from support.pupil import goals, words
 
-from autogpt.agent.evaluate import statistics as gate
-from autogpt.agent.learn import gate_play, trial
-from autogpt.agent.learn.attempts import Attempt
+from autogpt.agent.evaluate import statistics
+from autogpt.agent.learn import gate
 from autogpt.agent.learn.improve import ImproveOptions
 from autogpt.agent.learn.methods import choose
 from autogpt.agent.learn.preferences import GAP, attempt_pairs
-from autogpt.agent.learn.selection import kept_best
+from autogpt.agent.learn.samples import Attempt, rejection_sample
+from autogpt.agent.learn.work import Figures
 from autogpt.errors import UsageError
 from autogpt.llm.training.preference import Rated
 from autogpt.memory.experience import is_solved
@@ -29,15 +29,20 @@ def attempt(goal: str, value: float, ids: tuple[int, ...], said: str = "") -> At
 
 
 def test_auto_takes_what_there_is_enough_for() -> None:
-    options = ImproveOptions()
-    assert choose(options, {}, "") == "sft" and choose(options, {"goals": 8}, "sft") == "grpo"
-    assert choose(options, {"pairs": 20}, "") == "dpo" and choose(options, {"pairs": 20}, "dpo") == "sft"
-    assert choose(options, {}, "sft") == "sft"  # nothing to try
-    thumbs = {"thumbs": 35, "thumbs_up": 25, "thumbs_down": 10}
-    assert choose(options, thumbs, "") == "kto"
-    assert choose(options, {**thumbs, "thumbs_down": 1}, "") == "sft"
+    def chosen(parent: str = "", **counts: int) -> str:
+        return choose(ImproveOptions(), Figures(**counts), parent).name
+
+    assert chosen() == "sft" and chosen("sft", goals=8) == "grpo"
+    assert chosen(pairs=20) == "dpo" and chosen("dpo", pairs=20) == "sft"
+    assert chosen("sft") == "sft"  # nothing to try
+    assert chosen(thumbs=35, thumbs_up=25, thumbs_down=10) == "kto"
+    assert chosen(thumbs=35, thumbs_up=34, thumbs_down=1) == "sft"
     with pytest.raises(UsageError, match="privacy"):
-        choose(ImproveOptions(method="kto", dp_epsilon=3), {}, "")
+        choose(ImproveOptions(method="kto", dp_epsilon=3), Figures(), "")
+    rated = Figures(thumbs=35, thumbs_up=25, thumbs_down=10)
+    assert choose(ImproveOptions(dp_epsilon=3), rated, "").name == "sft"  # what can keep the budget
+    with pytest.raises(UsageError, match="there are auto, sft, grpo, kto, dpo"):
+        choose(ImproveOptions(method="ppo"), rated, "")
 
 
 def test_pairs_part_at_the_first_token_that_differs() -> None:
@@ -62,37 +67,35 @@ def test_pairs_take_the_ways_that_most_tries_gave() -> None:
 
 def test_held_out_ratings_have_a_say_only_where_tasks_are_no_worse() -> None:
     held = [Rated((1,), (2, 3), (True, True), number % 2 == 0) for number in range(20)]
-    moved = gate_play.moved(held, lambda rows: [1.0 if n % 2 == 0 else -1.0 for n in range(len(rows))])
+    moved = gate.moved(held, lambda rows: [1.0 if n % 2 == 0 else -1.0 for n in range(len(rows))])
     assert (moved.wins, moved.losses) == (100, 0) and moved.p < 0.001
-    still = gate_play.moved(held, lambda rows: [float(n % 4 < 2) for n in range(len(rows))])
+    still = gate.moved(held, lambda rows: [float(n % 4 < 2) for n in range(len(rows))])
     assert still.p > 0.05
-    one_way = gate_play.moved([replace(one, good=True) for one in held], lambda rows: [1.0] * len(rows))
+    one_way = gate.moved([replace(one, good=True) for one in held], lambda rows: [1.0] * len(rows))
     assert (one_way.wins, one_way.losses, one_way.p) == (0, 0, 1.0)
-    same = [gate.Pair(str(n), "all", 1.0, 1.0) for n in range(100)]
-    verdict = gate.judge(same, 100, (1.0,))
-    assert gate_play.with_said(verdict, same, moved).decision == "promote"
-    assert gate_play.with_said(verdict, same, still).decision == "keep"
-    worse = [gate.Pair(str(n), "all", 1.0, float(n > 9)) for n in range(100)]
-    assert gate_play.with_said(gate.judge(worse, 100, (1.0,)), worse, moved).decision == "keep"
+    same = [statistics.Pair(str(n), "all", 1.0, 1.0) for n in range(100)]
+    verdict = statistics.judge(same, 100, (1.0,))
+    assert gate.with_feedback(verdict, same, moved).decision == "promote"
+    assert gate.with_feedback(verdict, same, still).decision == "keep"
+    worse = [statistics.Pair(str(n), "all", 1.0, float(n > 9)) for n in range(100)]
+    assert gate.with_feedback(statistics.judge(worse, 100, (1.0,)), worse, moved).decision == "keep"
 
 
 def test_fishers_test_is_exact() -> None:
-    assert trial.fisher_worse(1, 4, 3, 4) == pytest.approx(17 / 70)  # Fisher's tea: 1 - 53/70
-    assert trial.fisher_worse(10, 10, 50, 50) == 1.0
+    assert statistics.fisher(1, 4, 3, 4) == pytest.approx(17 / 70)  # Fisher's tea: 1 - 53/70
+    assert statistics.fisher(10, 10, 50, 50) == 1.0
 
 
 def test_a_gain_on_own_goals_promotes_where_the_rest_is_no_worse() -> None:
-    own = [gate.Pair(f"o{n}", "own harbour", 0.0, 1.0) for n in range(8)]
-    same = [gate.Pair(f"s{n}", "tables", float(n % 2), float(n % 2)) for n in range(200)]
-    verdict = gate.judge([*own, *same], 400)
+    own = [statistics.Pair(f"o{n}", "own harbour", 0.0, 1.0) for n in range(8)]
+    same = [statistics.Pair(f"s{n}", "tables", float(n % 2), float(n % 2)) for n in range(200)]
+    verdict = statistics.judge([*own, *same], 400)
     assert verdict.decision in ("keep", "more")  # eight goals do not move the whole
-    assert (
-        "8 won, 0 lost" in gate_play.own_gain([*own, *same]) and gate_play.own_gain([*own[:6], *same]) == ""
-    )
-    assert gate_play.no_worse(verdict, [*own, *same])
-    worse = [gate.Pair(f"w{n}", "words", 1.0, float(n > 15)) for n in range(40)]
-    assert not gate_play.no_worse(verdict, [*own, *same, *worse])
-    assert gate_play.own_gain(same) == ""
+    assert "8 won, 0 lost" in gate.own_gain([*own, *same]) and gate.own_gain([*own[:6], *same]) == ""
+    assert gate.no_worse(verdict, [*own, *same])
+    worse = [statistics.Pair(f"w{n}", "words", 1.0, float(n > 15)) for n in range(40)]
+    assert not gate.no_worse(verdict, [*own, *same, *worse])
+    assert gate.own_gain(same) == ""
 
 
 def test_own_goals_and_shipped_ones_are_played_in_turn(isolated: Path) -> None:
@@ -110,4 +113,4 @@ def test_half_of_the_checks_is_no_success() -> None:
     half = attempt("g", 0.5, (1, 2))
     assert not half.solved and not is_solved(0.99, "checks") and is_solved(1.0, "checks")
     assert replace(half, earned="person").solved
-    assert kept_best([half, attempt("g", 0.4, (1, 3))], 2) == []
+    assert rejection_sample([half, attempt("g", 0.4, (1, 3))], 2) == []

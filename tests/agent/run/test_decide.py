@@ -48,7 +48,7 @@ def recorded() -> list[Event]:
     events = rollout.run([goal])[0].events
     ended = events[-1]
     assert isinstance(ended, RunEnded)
-    assert (ended.status, ended.answer) == ("achieved", 6), ended
+    assert (ended.status, ended.answer) == ("answered", 6), ended
     return events
 
 

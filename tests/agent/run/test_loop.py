@@ -21,7 +21,7 @@ from autogpt.agent.record.state import State, input_names
 from autogpt.agent.record.transcript import messages
 from autogpt.agent.run.calls import MAX_PLANS, MAX_STEPS_IN_PLAN
 from autogpt.agent.run.loop import Act, Ask, Stop, Think, decide
-from autogpt.agent.run.steps import opening
+from autogpt.agent.run.workbench import opening
 from autogpt.llm.message import CallSpec, ToolCall
 from autogpt.llm.models.scripted import ScriptedModel
 from autogpt.llm.schema import why_invalid

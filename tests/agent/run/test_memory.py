@@ -76,9 +76,7 @@ def runner(home: Path, lines: Sequence[Line], memory: HomeMemory | None) -> Runn
 
 
 def goal(text: str, base: Path, **fields: Any) -> Goal:
-    made = Goal.model_validate({"goal": text, **fields})
-    made._base = base
-    return made
+    return Goal.model_validate({"goal": text, **fields}).at(base)
 
 
 @pytest.fixture
@@ -114,7 +112,7 @@ def test_what_one_run_was_told_the_next_is_shown(tmp_path: Path, memory: HomeMem
     assert isinstance(told.store.load(result.run)[entry.event], ModelTurn)
 
     asked = runner(home, [last_memory], memory)
-    answer = asked.run(goal("Who is my dentist?", tmp_path))
+    answer = asked.run(goal("Who is my dentist?", tmp_path, check=[{"answer": {"matches": "Wu"}}]))
     assert answer.answer == f"[{entry.id}] My dentist is Dr. Wu."
     events = asked.store.load(answer.run)
     recalled = of(MemoryRecalled, events)[0]
@@ -162,7 +160,7 @@ def test_recall_is_bounded_and_comes_back_as_a_message(tmp_path: Path, memory: H
     told = [message.content for message in messages(events) if message.role == "tool"]
     assert told[1] == "Memory:\n[1] Maria's birthday is 3 May."
     assert "recall" in of(ModelTurn, events)[3].allowed and "recall" not in of(ModelTurn, events)[4].allowed
-    assert MAX_RECALLS == 2 and result.status == "achieved"
+    assert MAX_RECALLS == 2 and result.status == "answered"
 
 
 def test_a_conversation_recalls_once_a_message_and_never_repeats_itself(

@@ -67,9 +67,7 @@ class World:
         self.heard: list[str] = []
 
     def goal(self, text: str = "do it", **fields: Any) -> Goal:
-        goal = Goal.model_validate({"goal": text, **fields})
-        goal._base = self.folder
-        return goal
+        return Goal.model_validate({"goal": text, **fields}).at(self.folder)
 
     def runner(self, lines: Sequence[Line], registry: Registry | None = None, **options: Any) -> Runner:
         def hear(run: str, event: Event) -> None:
@@ -139,7 +137,7 @@ def test_goals_run_side_by_side_with_batched_model_calls(world: World) -> None:
     goals = [world.goal(f"goal {n}", id=f"g{n}") for n in range(5)]
     results = runner.run_all(goals, parallel=3)
     assert [result.id for result in results] == [f"g{n}" for n in range(5)]
-    assert {result.status for result in results} == {"achieved"}
+    assert {result.status for result in results} == {"answered"}
     assert batches == [3, 3, 3, 2, 2, 2]
 
 
@@ -161,8 +159,8 @@ def test_ctrl_c_leaves_a_run_that_another_process_finishes(world: World) -> None
     assert world.store.last_resumable() == run
 
     result = World.runner(world, [*lines[:2], FINISH]).resume(run)
-    assert (result.status, result.tool_calls) == ("achieved", 1)
-    assert world.runner([]).resume(run).status == "achieved"  # an ended run gives its result again
+    assert (result.status, result.tool_calls) == ("answered", 1)
+    assert world.runner([]).resume(run).status == "answered"  # an ended run gives its result again
 
 
 def test_ctrl_c_in_a_callers_tool_is_uncertain_and_never_repeated(world: World) -> None:
@@ -184,7 +182,7 @@ def test_ctrl_c_in_a_callers_tool_is_uncertain_and_never_repeated(world: World) 
     run = caught.value.runs[0]
     with pytest.raises(UsageError, match="needs send, which is not registered here"):
         world.runner(lines).resume(run)
-    assert world.runner(lines, registry).resume(run).status == "achieved"
+    assert world.runner(lines, registry).resume(run).status == "answered"
     (outcome,) = of(ToolOutcome, world.store.load(run))
     assert outcome.state == "uncertain" and "not repeated" in outcome.preview
     assert sent == ["hello"]
@@ -210,7 +208,7 @@ def test_a_full_disk_pauses_and_resumes(world: World) -> None:
     with pytest.raises(Paused, match=r"paused: disk full while journalling .*autogpt.db; free space and run"):
         world.runner(lines, registry).run(world.goal())
     world.store.database.close()
-    assert world.runner(lines, registry).resume(world.store.resolve_run("last")).status == "achieved"
+    assert world.runner(lines, registry).resume(world.store.resolve_run("last")).status == "answered"
 
 
 def test_delivery_never_overwrites_what_changed_meanwhile(world: World) -> None:
@@ -246,14 +244,14 @@ def test_in_place_works_on_the_folder_itself(world: World) -> None:
     assert (world.folder / "sub" / "here.txt").exists()
     grants = {"write": ["sub", "*.txt"]}
     result = world.run(lines, workspace=".", inputs=["sub/here.txt"], grants=grants)
-    assert (result.status, result.delivered) == ("achieved", [])
+    assert (result.status, result.delivered) == ("answered", ["there.txt"])
     assert sorted(path.name for path in world.folder.rglob("*")) == ["sub", "there.txt"]
 
 
 def test_an_ungranted_call_is_refused_unattended_and_the_run_goes_on(world: World) -> None:
     lines = [plan("files.write"), write("secret.txt", "x"), FINISH]
     result = world.run(lines, grants={"write": ["late.txt"]})
-    assert result.status == "achieved"
+    assert (result.status, result.steps) == ("not_met", 3)
     (outcome,) = of(ToolOutcome, world.store.load(result.run))
     assert (outcome.state, outcome.preview) == (
         "refused", "refused: writing secret.txt is not granted (granted: late.txt)",
@@ -310,7 +308,8 @@ def test_a_parked_run_waits_for_its_approval_and_goes_on(world: World) -> None:
     with pytest.raises(UsageError, match="waits for no answer"):
         approve(world.store, result.run, PersonAnswered(text="", decision="run"))
     result = world.runner(WRITES).resume(result.run)
-    assert (result.status, result.tool_calls) == ("achieved", 2)
+    assert (result.status, result.tool_calls) == ("not_met", 2)
+    assert result.cause == "late.txt was not written; the run wrote a.txt, b.txt"
 
 
 def test_a_question_needs_a_person(world: World) -> None:
@@ -322,7 +321,7 @@ def test_a_question_needs_a_person(world: World) -> None:
         "waiting for a person: Which month?",
     )
     runner = world.runner(lines, ask=lambda run, asked: PersonAnswered(text="March"))
-    assert runner.run(world.goal()).status == "achieved"
+    assert runner.run(world.goal()).status == "answered"
     assert "March" in runner.model.prompts[-1].messages[-1].content  # type: ignore[attr-defined]
 
 

@@ -8,8 +8,16 @@ from typing import Any
 import pytest
 
 from autogpt.agent.goals.load import Goal
-from autogpt.agent.run.deliver import deliver, fingerprints, matching
-from autogpt.agent.run.workspace import PREPARED, add_inputs, prepare, workspace_of
+from autogpt.agent.run.workspace import (
+    PREPARED,
+    add_inputs,
+    deliver,
+    fingerprints,
+    matching,
+    prepare,
+    undelivered,
+    workspace_of,
+)
 from autogpt.errors import UsageError, UserError
 
 
@@ -24,9 +32,7 @@ class Place:
         self.before: dict[str, str] = {}
 
     def goal(self, **fields: Any) -> Goal:
-        goal = Goal.model_validate({"goal": "g", **fields})
-        goal._base = self.folder
-        return goal
+        return Goal.model_validate({"goal": "g", **fields}).at(self.folder)
 
     def prepare(self, **fields: Any) -> dict[str, str]:
         goal = self.goal(**fields)
@@ -180,3 +186,31 @@ def test_delivery_does_not_follow_links(place: Place, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"out/x.txt: a link leads out of"):
         place.deliver(["out/x.txt"])
     assert list(outside.iterdir()) == []
+
+
+def test_files_written_in_place_are_reported_and_left_where_they_are(place: Place) -> None:
+    place.file("old.txt", "old")
+    place.file("same.txt", "same")
+    prepared = place.prepare(workspace=".", grants={"write": ["*.txt"]})
+    place.file("old.txt", "new")
+    place.file("late.txt", "late")
+    found = deliver(place.folder, place.folder, ["*.txt"], place.before, prepared, "r1")
+    assert found == ["late.txt", "old.txt"]
+    assert sorted(tree(place.folder)) == ["late.txt", "old.txt", "same.txt"]
+
+
+def test_what_changed_in_the_copies_alone_is_said() -> None:
+    goal = {"goal": "g", "inputs": ["data/friday.txt"], "workspace": None}
+    files = {"friday.txt": None, "weekend.txt": {"bytes": 3}, "late.txt": {"bytes": 1}, "draft.txt": None}
+    assert undelivered(goal, files, ["late.txt"]) == [
+        "friday.txt itself was not moved or renamed, only the run's copy of it",
+        "weekend.txt is in the run's own workspace only; --write weekend.txt delivers it",
+    ]
+    assert undelivered({**goal, "workspace": "."}, files, []) == []
+
+
+def test_an_input_in_place_that_leads_out_of_the_folder_is_refused(place: Place, tmp_path: Path) -> None:
+    (tmp_path / "outside.txt").write_text("x")
+    (place.folder / "link.txt").symlink_to(tmp_path / "outside.txt")
+    with pytest.raises(UsageError, match=r"link\.txt: lies outside the workspace"):
+        place.prepare(workspace=".", inputs=["link.txt"])

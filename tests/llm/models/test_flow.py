@@ -14,7 +14,7 @@ from autogpt.agent.goals.load import Goal
 from autogpt.agent.record.store import RunStore
 from autogpt.agent.run.rollout import Rollout
 from autogpt.agent.run.runner import Runner
-from autogpt.errors import DefectError
+from autogpt.errors import DefectError, UsageError
 from autogpt.llm.engine.engine import Engine, Request
 from autogpt.llm.flow import Rounds, flow_of
 from autogpt.llm.message import CallSpec, Message, Prompt, Sampling, ToolCall, Turn
@@ -177,12 +177,29 @@ def _said(event: Any) -> tuple[str, Any]:
     return type(event).__name__, getattr(event, "text", None)
 
 
-def test_among_several_runs_a_prompt_too_long_costs_its_goal(tmp_path: Path, nano: LocalModel) -> None:
+def test_a_goal_too_long_for_the_model_is_refused_before_it_is_opened(
+    tmp_path: Path, nano: LocalModel
+) -> None:
     runner = Runner(RunStore(tmp_path / "home"), nano, builtins())
     long = Goal.model_validate({"goal": "add up " + "7 " * 9000})
     short = Goal.model_validate({"goal": "hello", "limits": {"steps": 1}})
-    with pytest.raises(ContextOverflow):
+    with pytest.raises(UsageError, match=r"the goal has 18003 tokens, the model nano takes at most 4095,"):
         runner.run(long)
+    assert runner.store.list_runs() == []
     results = runner.run_all([long, short], parallel=2)
-    assert results[0].status == "not_met" and results[0].invalid_calls == 3
-    assert results[1].status in ("achieved", "limit", "not_met") and results[1].invalid_calls == 0
+    assert results[0].status == "error" and "the goal has 18003 tokens" in results[0].cause
+    assert results[1].status in ("answered", "limit", "not_met") and results[1].invalid_calls == 0
+
+
+@pytest.mark.parametrize("parallel", [1, 2])
+def test_a_prompt_that_outgrows_the_model_costs_its_goal(
+    tmp_path: Path, nano: LocalModel, parallel: int
+) -> None:
+    runner = Runner(RunStore(tmp_path / "home"), nano, builtins())
+    tables = {f"t{n}.csv": "\n".join(["x" * 50 + str(k) for k in range(40)]) for n in range(30)}
+    long = Goal.model_validate({"goal": "what is in these?", "files": tables})
+    short = Goal.model_validate({"goal": "hello", "limits": {"steps": 1}})
+    results = runner.run_all([long, short][:parallel], parallel)
+    assert results[0].status == "not_met" and results[0].invalid_calls == 1
+    assert "tokens, the model nano takes at most 4095" in results[0].cause
+    assert all(result.invalid_calls == 0 for result in results[1:])

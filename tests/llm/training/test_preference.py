@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import random
 from collections.abc import Callable
@@ -13,7 +12,7 @@ import pytest
 import torch
 
 from autogpt.errors import UsageError
-from autogpt.llm.training import logprobs, prefix, trl_common
+from autogpt.llm.training import adapter_run, logprobs, prefix
 from autogpt.llm.training.data import Sample
 from autogpt.llm.training.preference import Pair, PreferenceConfig, Rated, train_dpo, train_kto
 
@@ -41,6 +40,15 @@ def thumbs(count: int) -> list[Rated]:
         Rated(p.context, p.chosen if i % 2 else p.rejected, p.chosen_mask, bool(i % 2))
         for i, p in enumerate(made)
     ]
+
+
+def computed_rows(model: Any, rows: list[logprobs.Row]) -> list[int]:
+    """How many rows each forward pass has when these are scored."""
+    seen: list[int] = []
+    hook = model.model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    logprobs.score(model, rows)
+    hook.remove()
+    return seen
 
 
 Make = Callable[..., PreferenceConfig]
@@ -75,7 +83,8 @@ def test_rows_that_share_tokens_score_like_each_alone_values_and_gradients(tiny_
         wanted = [i for i, flag in enumerate(row.mask) if flag]
         return logs[[i - 1 for i in wanted], [row.ids[i] for i in wanted]]
 
-    assert len(logprobs._tries(rows, 9, 64)[0]) == 2  # the first two are folded together
+    with torch.no_grad():  # the first two are folded together: two rows are computed, after the beginning
+        assert computed_rows(model, rows) == [1, 2]
     expected = [alone(row) for row in rows]
     scale = torch.linspace(0.5, 2.0, len(torch.cat(expected)))
     wanted = torch.autograd.grad((torch.cat(expected) * scale).sum(), weights)
@@ -91,13 +100,15 @@ def test_rows_that_share_tokens_score_like_each_alone_values_and_gradients(tiny_
             torch.testing.assert_close(weight.grad, gradient, rtol=1e-3, atol=1e-5)
 
 
-def test_long_rows_that_share_little_are_not_folded() -> None:
+def test_long_rows_that_share_little_are_not_folded(tiny_model: Any) -> None:
     rng = random.Random(4)
+    mask = [False, True] + [True] * 298
     head = tokens(rng, 20)
-    rows = [logprobs.Row([*head, *tokens(rng, 280)], [True] * 300) for _ in range(4)]
-    assert len(logprobs._tries(rows, 0, 1152)[0]) == 4
-    twins = [logprobs.Row([*rows[0].ids[:250], *tokens(rng, 50)], [True] * 300) for _ in range(4)]
-    assert len(logprobs._tries(twins, 0, 1152)[0]) == 1
+    rows = [logprobs.Row([*head, *tokens(rng, 280)], mask) for _ in range(4)]
+    twins = [logprobs.Row([*rows[0].ids[:290], *tokens(rng, 10)], mask) for _ in range(4)]
+    with torch.no_grad():
+        assert computed_rows(tiny_model, rows) == [4]
+        assert computed_rows(tiny_model, twins) == [1]
 
 
 def test_dpo_takes_tokens_as_they_are_and_favours_the_chosen(
@@ -142,6 +153,7 @@ def test_a_tools_tokens_have_no_influence_of_their_own(
         return inner(model, rows, shared, temperature)
 
     monkeypatch.setattr(logprobs, "score", score)
+    monkeypatch.setattr(adapter_run, "score", score)
     settings = make()
     if method == "dpo":
         made = pairs(4)
@@ -225,29 +237,11 @@ def test_a_pair_that_teaches_nothing_is_refused(make: Make, change: dict[str, An
 
 
 def test_kto_draws_by_weight_and_wants_two(make: Make) -> None:
-    from autogpt.llm.training.preference import _by_weight
-
     one, two = thumbs(2)
     heavy = Rated(**{**vars(one), "weight": 2.5})
-    assert [_by_weight([heavy, two]).count(x) for x in (heavy, two)] == [3, 1]
+    report = train_kto(make(batch=8, replay_share=0.0), [heavy, two], progress=lambda _: None)
+    assert report.samples == 4  # 2.5 is drawn as 3, and the other once
     with pytest.raises(UsageError, match="two or more"):
         train_kto(make(), [one])
     with pytest.raises(UsageError, match="nothing to learn from"):
         train_kto(make(longest=5), [one, two])
-
-
-def test_trl_has_the_private_names_that_the_trainers_lean_on() -> None:
-    import trl
-    from trl.trainer.utils import FusedCausalLMOutput
-
-    assert trl.__version__ == "1.16.0"
-    for trainer in (trl.DPOTrainer, trl.KTOTrainer):
-        assert list(inspect.signature(trainer._prepare_dataset).parameters)[:2] == ["self", "dataset"]
-        assert list(inspect.signature(trainer.training_step).parameters) == ["self", "args", "kwargs"]
-        assert callable(trainer._send_telemetry)
-        assert trl_common.ours(trainer.__name__)._send_telemetry is trl_common.Ours._send_telemetry
-        assert trainer.loss_is_scaled_for_ga is False
-        assert trainer.__mro__.index(trainer) < trl_common.ours(trainer.__name__).__mro__.index(trainer)
-    assert list(inspect.signature(trl.KTOTrainer._compute_kl_logps).parameters) == ["self", "model", "batch"]
-    wanted = {"log_probs", "entropy", "mean_logits", "is_top1", "label_mask"}
-    assert wanted <= set(FusedCausalLMOutput.__dataclass_fields__)

@@ -15,11 +15,11 @@ import pytest
 import torch
 import yaml
 
-from autogpt.errors import UsageError
+from autogpt.errors import ModelUnavailable, UsageError
 from autogpt.llm.training import lora, prefix
 from autogpt.llm.training.data import Sample, plan_epoch, read_samples, step_of
-from autogpt.llm.training.finetune import finetune, load_config
-from autogpt.llm.training.loop import rate_at
+from autogpt.llm.training.finetune import finetune, load_config, train
+from autogpt.llm.training.trainer import rate_at
 
 VOCABULARY = 96
 
@@ -59,12 +59,19 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def with_lora(model: torch.nn.Module) -> torch.nn.Module:
+def peft_model(folder: Path) -> Any:
+    """A model with an adapter of PEFT's, which is also written into ``folder``."""
     import peft
 
     torch.manual_seed(1)
     shape = peft.LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=False)
-    return peft.get_peft_model(model, shape)
+    wrapped = peft.get_peft_model(tiny_llama(), shape)
+    wrapped.save_pretrained(str(folder))
+    return wrapped
+
+
+def trained(model: torch.nn.Module) -> list[torch.Tensor]:
+    return [weight for weight in model.parameters() if weight.requires_grad]
 
 
 def plain_loss(model: torch.nn.Module, samples: list[Sample]) -> torch.Tensor:
@@ -79,68 +86,98 @@ def plain_loss(model: torch.nn.Module, samples: list[Sample]) -> torch.Tensor:
     return total
 
 
-@pytest.mark.parametrize(("shared", "fused"), [(9, False), (0, False), (9, True)])
-def test_shared_prefix_and_fused_layers_give_the_plain_loss_and_gradients(
-    tmp_path: Path, shared: int, fused: bool
-) -> None:
+@pytest.mark.parametrize("shared", [0, 9])
+def test_shared_prefix_and_our_layers_give_pefts_loss_and_gradients(tmp_path: Path, shared: int) -> None:
     rows = [{**row, "prefix": shared} for row in records(6)]
     samples = read_samples([write(tmp_path / "a.jsonl", rows)])
-    model = with_lora(tiny_llama())
-    weights = [p for p in model.parameters() if p.requires_grad]
-    plain = plain_loss(model, samples)
-    wanted = torch.autograd.grad(plain, weights)
+    oracle = peft_model(tmp_path / "adapter")
+    plain = plain_loss(oracle, samples)
+    wanted = torch.autograd.grad(plain, trained(oracle))
 
-    core = model.get_base_model()
-    if fused:
-        assert lora.fuse(model) == 14
+    core: Any = tiny_llama()
+    adapter = lora.load_adapter(core, tmp_path / "adapter", "base")
+    assert len(adapter.layers) == 14
     part = prefix.run_shared(core.model, samples[0].prefix, grad=True)
     summed = 0.0
     for micro in (samples[:2], samples[2:]):
         loss = prefix.loss_sum(core, part, micro)
-        loss.backward()
+        torch.autograd.backward(loss)
         summed += loss.item()
     prefix.backward_shared(part)
 
     assert summed == pytest.approx(plain.item(), rel=1e-5)
-    for weight, gradient in zip(weights, wanted, strict=True):
+    for weight, gradient in zip(trained(core), wanted, strict=True):
         assert weight.grad is not None
         torch.testing.assert_close(weight.grad, gradient, rtol=1e-4, atol=1e-5)
 
 
 def test_layers_in_bf16_leave_fp32_gradients_near_the_exact_ones(tmp_path: Path) -> None:
     samples = read_samples([write(tmp_path / "a.jsonl", records(6))])
-    model = with_lora(tiny_llama())
-    weights = [p for p in model.parameters() if p.requires_grad]
-    exact = torch.cat([g.flatten() for g in torch.autograd.grad(plain_loss(model, samples), weights)])
+    oracle = peft_model(tmp_path / "adapter")
+    wanted = torch.autograd.grad(plain_loss(oracle, samples), trained(oracle))
+    exact = torch.cat([gradient.flatten() for gradient in wanted])
+    for autocast in (False, True):  # frozen weights in bf16, and all of it under autocast
+        core: Any = tiny_llama() if autocast else tiny_llama().bfloat16()
+        lora.load_adapter(core, tmp_path / "adapter", "base")
+        weights = trained(core)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            part = prefix.run_shared(core.model, samples[0].prefix, grad=True)
+            loss = prefix.loss_sum(core, part, samples)
+        torch.autograd.backward(loss)
+        prefix.backward_shared(part)
 
-    for weight in model.parameters():
-        if not weight.requires_grad:
-            weight.data = weight.data.bfloat16()
-    assert lora.fuse(model) == 14
-    core = model.get_base_model()
-    part = prefix.run_shared(core.model, samples[0].prefix, grad=True)
-    prefix.loss_sum(core, part, samples).backward()
-    prefix.backward_shared(part)
+        assert autocast or part.leaves[0][0].dtype is torch.bfloat16
+        assert all(weight.dtype is torch.float32 for weight in weights)
+        found = torch.cat([weight.grad.flatten() for weight in weights if weight.grad is not None])
+        assert torch.nn.functional.cosine_similarity(found, exact, dim=0) > 0.99
 
-    assert part.leaves[0][0].dtype is torch.bfloat16
-    assert all(weight.dtype is torch.float32 for weight in weights)
-    found = torch.cat([weight.grad.flatten() for weight in weights if weight.grad is not None])
-    assert torch.nn.functional.cosine_similarity(found, exact, dim=0) > 0.99
+
+def test_a_fresh_adapter_changes_nothing_and_covers_what_pefts_covers(tmp_path: Path) -> None:
+    ids = torch.tensor([[1, 2, 3, 4]])
+    model = tiny_llama()
+    before = model(ids).logits
+    adapter = lora.add_adapter(model, 4, 8, "base")
+    assert torch.equal(model(ids).logits, before)
+    assert [weight.shape for weight in trained(model)] == [
+        weight.shape for weight in trained(peft_model(tmp_path / "peft"))
+    ]
+    adapter.write(tmp_path / "ours", {"name": "x"})
+    assert json.loads((tmp_path / "ours" / "autogpt.json").read_text()) == {"name": "x"}
+    again = lora.load_adapter(tiny_llama(), tmp_path / "ours", "base")
+    assert list(again.layers) == list(adapter.layers)
+
+
+@pytest.mark.parametrize(("change", "message"), [("dora", "not plain LoRA"), ("shape", "no place in it")])
+def test_an_adapter_that_cannot_be_trained_further_is_refused(
+    tmp_path: Path, change: str, message: str
+) -> None:
+    peft_model(tmp_path)
+    settings = json.loads((tmp_path / "adapter_config.json").read_text())
+    if change == "dora":
+        (tmp_path / "adapter_config.json").write_text(json.dumps({**settings, "use_dora": True}))
+    model = tiny_llama()
+    if change == "shape":
+        model = torch.nn.ModuleDict({"model": torch.nn.Linear(2, 2)})
+    with pytest.raises(ModelUnavailable, match=message):
+        lora.load_adapter(model, tmp_path, "base")
 
 
 def test_prefix_without_gradient_has_the_same_loss_and_other_gradients(tmp_path: Path) -> None:
     samples = read_samples([write(tmp_path / "a.jsonl", records(3))])
-    model = with_lora(tiny_llama())
-    core = model.get_base_model()
+    peft_model(tmp_path / "adapter")
+    core: Any = tiny_llama()
+    lora.load_adapter(core, tmp_path / "adapter", "base")
     losses, gradients = [], []
     for grad in (True, False):
-        model.zero_grad()
+        core.zero_grad()
         part = prefix.run_shared(core.model, samples[0].prefix, grad=grad)
         loss = prefix.loss_sum(core, part, samples)
-        loss.backward()
+        torch.autograd.backward(loss)
         prefix.backward_shared(part)
         losses.append(loss.item())
-        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad]))
+        gradients.append(
+            torch.cat([weight.grad.flatten() for weight in trained(core) if weight.grad is not None])
+        )
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
     assert not torch.allclose(gradients[0], gradients[1], rtol=1e-3)
 
@@ -223,6 +260,12 @@ def test_finetune_learns_and_its_adapter_loads_in_our_loader_and_in_peft(tmp_pat
     wrapped = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), report.folder)
     ids = torch.tensor([[1, 2, 3, 4]])
     torch.testing.assert_close(merged(ids).logits, wrapped(ids).logits, rtol=1e-3, atol=1e-4)
+    assert not (config.out / "tensorboard").exists()
+
+
+def test_curves_are_drawn_where_they_are_asked_for(tmp_path: Path, base: Path) -> None:
+    config = load_config(config_file(tmp_path, base, steps=1, tensorboard=True))
+    finetune(config, lambda _: None)
     assert any((config.out / "tensorboard").iterdir())
 
 
@@ -297,9 +340,8 @@ def test_a_model_from_nothing_reads_episodes_of_another_tokenizer_and_loads(tmp_
     from autogpt.llm.message import Message
     from autogpt.llm.nn.load import load_model
     from autogpt.llm.text.tokenizer import ChatTokenizer
-    from autogpt.llm.training.build import build_tokenizer
-    from autogpt.llm.training.pretrain import conversations
-    from autogpt.llm.training.recipe import train
+    from autogpt.llm.training.pretraining.build import build_tokenizer
+    from autogpt.llm.training.pretraining.pretrain import conversations
 
     text = "The quick brown fox jumps over the lazy dog. 12345 times, it's said!\n"
     build_tokenizer([text * 20], 320, tmp_path / "other")

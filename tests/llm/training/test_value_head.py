@@ -19,7 +19,7 @@ from autogpt.agent.run.loop import Stop, Think, decide
 from autogpt.agent.run.rollout import Episode, Rollout
 from autogpt.cli.parser import main
 from autogpt.errors import ModelUnavailable, UsageError
-from autogpt.llm.engine.value_head import FILE, SURENESS, ValueHead, inputs_of, last_states, sureness
+from autogpt.llm.engine.value_head import FILE, SURENESS, ValueHead, last_states, sureness
 from autogpt.llm.message import CallSpec, Message, Prompt, Sampling, ToolCall, Turn
 from autogpt.llm.models.best_of import best
 from autogpt.llm.models.local import LocalModel, value_in
@@ -30,8 +30,6 @@ from autogpt.llm.training.fit_value_head import (
     assess,
     auc,
     fit_value,
-    outcomes_of,
-    states_of,
     write_value,
 )
 from autogpt.settings import load
@@ -88,19 +86,6 @@ def test_a_state_is_the_cold_forward_s_and_costs_few_rows(model: LocalModel) -> 
     kept = model.respond(longer)[0]
     model.engine.clear()
     assert model.respond(longer)[0].ids == kept.ids, "the session goes on as if nobody had looked"
-
-
-def test_states_of_recorded_runs_are_those_of_the_turns(model: LocalModel) -> None:
-    model.engine.clear()
-    asked = prompt("c")
-    turn = model.respond([asked])[0]
-    state = model.states([asked], [turn])[0]
-    ids = [*model._encode(asked.messages), *turn.ids]
-    found = states_of(model.engine, [(ids, [len(ids) - 3, len(ids)])])[0]
-    assert found.shape == (2, len(state)) and torch.allclose(found[1], state, atol=1e-4)
-    [outcome] = outcomes_of("g", found[1:], [turn], True)
-    assert torch.equal(outcome.inputs, inputs_of(found[1:], [turn])[0]) and outcome.won
-    assert "value" not in model.engine._sessions._live
 
 
 def test_sureness_counts_what_the_model_chose() -> None:

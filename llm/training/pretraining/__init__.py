@@ -1,0 +1,1 @@
+"""Small models trained from nothing, for tests; part of a checkout, not of the installed package."""
