@@ -245,7 +245,6 @@ def show_gate(rows: Sequence[gate.Row], verdict: gate.Verdict) -> None:
     )
 
 
-
 def pair(current: EvalReport, candidate: EvalReport) -> list[gate.Pair]:
     """Return the goals of both reports; raises UsageError where they cannot be compared."""
     if current.suite != candidate.suite:

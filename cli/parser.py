@@ -214,7 +214,7 @@ def _models(groups: Group) -> None:
     use = command(actions, "use", "models:use", "make a model the default", "autogpt model use small")
     use.add_argument("name", metavar="NAME")
     judge = command(
-        actions, "judge", "value_head:judge",
+        actions, "judge", "models:judge",
         "fit a value head: goals are tried several times, and outcomes teach it the chance of success",
         "autogpt model judge practice.jsonl",
     )  # fmt: skip

@@ -81,7 +81,7 @@ class LiveSession(Session):
         answer = approval_of(act, self.events)
         if answer is not None:
             return None if answer.decision != "no" else answer.text or "the user said no"
-        if self.ask is None and not self.park():
+        if self.ask is None and not self.park("approval"):
             return reason
         return PersonAsked(kind="approval", text=approval_text(act, reason), call_id=act.call_id)
 
@@ -89,9 +89,9 @@ class LiveSession(Session):
         """Ask the person who is there."""
         return None if self.ask is None else settled(self.events, self.ask(self.id, asked), self.approvals)
 
-    def park(self) -> bool:
-        """Whether the goal says so."""
-        return self.goal.on_approval == "park"
+    def park(self, kind: str) -> bool:
+        """Park questions always (``autogpt approve`` answers them), approvals where the goal says so."""
+        return kind == "question" or self.goal.on_approval == "park"
 
     def deliver(self) -> list[str]:
         """Deliver to the goal's folder what has changed there in no other way since the start."""

@@ -183,8 +183,8 @@ class Session:
         """Return a person's answer, None where nobody is there."""
         return None
 
-    def park(self) -> bool:
-        """Return whether the run waits for a person who is not there, instead of ending."""
+    def park(self, kind: str) -> bool:
+        """Return whether the run waits for a person who is not there; ``kind``: of :class:`PersonAsked`."""
         return False
 
     def deliver(self) -> list[str]:
@@ -251,7 +251,7 @@ class Session:
         self.stopped = Stop("idle", "waiting for a person")
         if self.started.mode == "chat":
             return False
-        if self.park():
+        if self.park(asked.kind):
             self.append(RunInterrupted(cause=PARKED))
         elif asked.kind == "approval":
             refused = PersonAnswered(text="nobody was there to approve", decision="no", call_id=asked.call_id)
