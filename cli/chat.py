@@ -28,7 +28,8 @@ from ..memory.entry import Draft, Kind, Verdict
 from ..settings import Settings, load
 from .report import Report, ask_at_terminal, at_terminal, make_report
 from .run import settings_of
-from .tables import show_table, when
+from .runs import show_runs
+from .tables import show_table
 from .view import RunView, clean
 
 HELP = """\
@@ -191,9 +192,7 @@ class Repl:
             print("nothing" if query else "what should be looked up? /recall QUERY")
 
     def _runs(self, _: str) -> None:
-        infos = self.runner.store.list_runs(10)
-        rows = [(info.run, when(info.started), info.status, clean(info.goal)) for info in infos]
-        show_table(("run", "started", "outcome", "goal"), rows)
+        show_runs(self.runner.store, self.runner.store.list_runs(10))
 
     def _exit(self, _: str) -> None:
         raise Leave

@@ -91,9 +91,13 @@ class Report:
     @contextmanager
     def busy(self, what: str) -> Iterator[None]:
         """Show that something without events (loading a model) takes its time."""
+        resting = alive.resting
         alive.touch(what)
         yield
-        alive.touch()
+        if resting:
+            alive.rest()
+        else:
+            alive.touch()
 
     def pause(self) -> None:
         """Leave the screen alone, because a person is being asked."""

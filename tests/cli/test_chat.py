@@ -136,7 +136,7 @@ def test_ctrl_c_in_a_slash_command_stops_the_command_alone(
         raise KeyboardInterrupt
 
     (tmp_path / "s.json").write_text(json.dumps([FINISH]))
-    monkeypatch.setattr(chat, "show_table", stopped)
+    monkeypatch.setattr(chat, "show_runs", stopped)
     monkeypatch.setattr(sys, "stdin", io.StringIO("/runs\nhello\n"))
     assert main(["chat", "--model", f"scripted:{tmp_path / 's.json'}"]) == 0
     said = capsys.readouterr()
