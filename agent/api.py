@@ -47,8 +47,8 @@ class AutoGPT:
         ``model`` is a name as on the command line, or a model such as ``ScriptedModel``. ``tools``
         are added to the built-in ones: functions under ``@tool``, LangChain tools, Tool objects.
         ``memory`` False: nothing is recalled or kept across runs.
-        ``ask`` answers approvals and questions (without it runs are unattended); ``on_event`` hears
-        of every recorded event, with the run's id. Raises UsageError for wrong settings.
+        ``ask`` answers approvals and questions (without it runs are unattended); ``on_event`` is called
+        with the run's id and each recorded event. Raises UsageError for wrong settings.
         """
         name = model if isinstance(model, str) else None
         self.settings = load(home=home, model=name, device=device, dtype=dtype, memory=memory)

@@ -1,15 +1,29 @@
 """From settings to the live objects that commands and the facade share: store, tools, model.
 
-A model is named by one word everywhere: a registered name (``small``), a folder or hub name,
-``langchain:PROVIDER/NAME``, or ``scripted:FILE`` for demonstrations and tests. The name that was
-given is the name that is recorded, so that a resumed run finds its model again.
+A model is named by one word everywhere: a registered name (``small``), a folder or hub name, or
+``KIND:REST`` for other kinds of models: ``langchain:PROVIDER/NAME``, and ``scripted:FILE`` for
+demonstrations and tests. The name that was given is the name that is recorded, so that a resumed run finds
+its model again.
+
+An installed package can add three kinds of things, each by one entry point and one file:
+
+- ``autogpt.tools``: a :class:`~autogpt.tools.base.Tool`, a function under ``@tool``, or a callable that
+  returns a list of them. Goals and plans use it by its own name (:mod:`autogpt.tools.registry`).
+- ``autogpt.checks``: a subclass of :class:`~autogpt.agent.goals.checks.Check`. The entry point's name is the
+  kind, as in ``- length: {at_most: 3}``.
+- ``autogpt.models``: a callable that takes the REST of the name and the settings and returns a
+  :class:`~autogpt.llm.message.Model`. The entry point's name is the KIND.
+
+A tool that cannot be loaded is a warning, since runs may not need it; a check or a model that is asked for
+and cannot be loaded is an error. Such code runs in this process, so installing it is trusting it.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +37,11 @@ if TYPE_CHECKING:
     from .run.memories import HomeMemory
 
 log = logging.getLogger(__name__)
+
+MODELS = "autogpt.models"
+"""Entry points of other packages' models."""
+ModelProvider = Callable[[str, Settings], Model]
+"""Opens a model, given what follows ``KIND:`` in its name, and the settings."""
 
 
 def open_store(settings: Settings) -> RunStore:
@@ -94,19 +113,45 @@ def heads_folder(settings: Settings, fingerprint: str) -> Path:
 def open_model(settings: Settings) -> Model:
     """Load the model that the settings name. Raises ModelUnavailable or UsageError."""
     name = with_model(settings).model
-    kind, _, rest = name.partition(":")
-    if kind == "scripted":
-        from ..llm.models.scripted import ScriptedModel
+    kind, colon, rest = name.partition(":")
+    provider = _provider(kind) if colon else None
+    if provider is None:
+        return _local(name, settings)
+    opened = provider(rest, settings)
+    opened.name = name
+    return opened
 
-        if not rest:
-            raise UsageError("scripted: needs a file, as in scripted:turns.yaml")
-        opened = ScriptedModel.from_file(rest)
-        opened.name = name
-        return opened
-    if kind == "langchain":
-        from ..llm.models.langchain import LangChainModel
 
-        return LangChainModel.load(rest)
+def _provider(kind: str) -> ModelProvider | None:
+    """Return what opens models of ``kind``; None where there is no such kind."""
+    if kind in PROVIDERS:
+        return PROVIDERS[kind]
+    for point in entry_points(group=MODELS, name=kind):
+        package = point.dist.name if point.dist is not None else point.value.partition(":")[0]
+        try:
+            found: ModelProvider = point.load()
+        except Exception as error:  # other people's code may fail in any way
+            reason = f"{type(error).__name__}: {error}"
+            raise UsageError(f"models of kind {kind}, from {package}, cannot be loaded: {reason}") from error
+        return found
+    return None
+
+
+def _scripted(rest: str, settings: Settings) -> Model:
+    from ..llm.models.scripted import ScriptedModel
+
+    if not rest:
+        raise UsageError("scripted: needs a file, as in scripted:turns.yaml")
+    return ScriptedModel.from_file(rest)
+
+
+def _langchain(rest: str, settings: Settings) -> Model:
+    from ..llm.models.langchain import LangChainModel
+
+    return LangChainModel.load(rest)
+
+
+def _local(name: str, settings: Settings) -> Model:
     bound_spinning()
     from ..llm.models.local import LocalModel, value_in
     from ..llm.registry import ModelRegistry
@@ -122,3 +167,7 @@ def open_model(settings: Settings) -> Model:
     )
     model.value = value_in(heads_folder(settings, model.fingerprint), model.loaded) or model.value
     return model
+
+
+PROVIDERS: dict[str, ModelProvider] = {"scripted": _scripted, "langchain": _langchain}
+"""Kinds of models that are built in, besides local ones."""

@@ -18,7 +18,7 @@ from types import ModuleType
 
 from autogpt import settings
 from autogpt.llm.fetch import base_folder
-from autogpt.llm.schema import why_invalid
+from autogpt.llm.message import why_invalid
 from autogpt.llm.text.grammar import GrammarCompiler, mark_forced, parse_call, teacher_ids
 from autogpt.llm.text.tokenizer import ChatTokenizer
 

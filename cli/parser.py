@@ -1,7 +1,7 @@
 """The command line: parse, call, print one line when something is wrong.
 
 Only parsing lives here, so that ``autogpt --help`` loads nothing heavy; what the commands do is in
-``cli/run.py`` and its neighbours. Exit codes are those of the README: 0 achieved, 1 internal
+``cli/run.py`` and its neighbours. Exit codes are those of the README: 0 achieved or answered, 1 internal
 error, 2 usage, 3 not met, 4 limit, 5 needs a person, 130 interrupted.
 """
 
@@ -29,8 +29,8 @@ examples:
   autogpt resume                          go on with the last interrupted run
   autogpt doctor                          what works on this machine, and what is missing
 
-exit codes: 0 achieved, 1 internal error, 2 usage, 3 a check failed, 4 limit reached,
-5 needs a person, 130 interrupted (several goals: the largest)
+exit codes: 0 achieved, or answered where nothing was checked, 1 internal error, 2 usage,
+3 not met, 4 limit reached, 5 needs a person, 130 interrupted (several goals: the largest)
 """
 
 

@@ -24,7 +24,8 @@ from ..agent.open import (
     with_memory,
     with_model,
 )
-from ..agent.record.events import PersonAnswered, PersonAsked, RunStarted
+from ..agent.record.events import Event, PersonAnswered, PersonAsked
+from ..agent.record.record import Record
 from ..agent.record.result import RunResult
 from ..agent.record.state import State
 from ..agent.record.store import RunStore
@@ -122,8 +123,8 @@ def approve(args: argparse.Namespace) -> int:
     return finish([result], args.json, store)
 
 
-def _answer(events: Sequence[object], answer: str, reason: str) -> PersonAnswered:
-    asked = next((event for event in reversed(events) if isinstance(event, PersonAsked)), None)
+def _answer(events: Sequence[Event], answer: str, reason: str) -> PersonAnswered:
+    asked = Record(events).last(PersonAsked)
     if asked is not None and asked.kind == "question":
         return PersonAnswered(text=answer or reason, by=who())
     decision = answer or "once"
@@ -146,8 +147,7 @@ def _runner_for(
         opened = open_model(settings.model_copy(update={"model": model}))
     ask = ask_at_terminal(report) if at_terminal() and not args.json else None
     events = store.load(name)
-    started = events[0]
-    assert isinstance(started, RunStarted)
+    started = Record(events).started
     report.catch_up(name, events)
     return Runner(
         store,

@@ -138,3 +138,23 @@ class Model(Protocol):
     def close_session(self, session: str) -> None:
         """Forget what is kept for ``session``."""
         ...
+
+
+def why_invalid(call: ToolCall, calls: Sequence[CallSpec]) -> str | None:
+    """Return why ``call`` is not one of ``calls`` with arguments of its schema; None if it is.
+
+    Meant for models without a grammar to read: one line that names the argument.
+    """
+    import jsonschema
+
+    spec = next((spec for spec in calls if spec.name == call.name), None)
+    if spec is None:
+        allowed = ", ".join(spec.name for spec in calls) or "nothing"
+        return f"{call.name} is not allowed now; allowed: {allowed}"
+    validator = jsonschema.Draft202012Validator(dict(spec.parameters))
+    errors = sorted(validator.iter_errors(dict(call.arguments)), key=lambda error: list(map(str, error.path)))
+    if not errors:
+        return None
+    worst = jsonschema.exceptions.best_match(errors) or errors[0]
+    where = "".join(f"[{json.dumps(part)}]" for part in worst.absolute_path)
+    return f"{call.name}: arguments{where}: {worst.message[:200]}"

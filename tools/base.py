@@ -32,7 +32,7 @@ class Effect(StrEnum):
 
 
 class Replay(StrEnum):
-    """What may happen to a call whose outcome was lost in a crash."""
+    """What may happen to a call when a crash lost its outcome."""
 
     PURE = "pure"
     """Runs again: it only reads or computes."""
@@ -47,7 +47,7 @@ class ToolResult:
     """What a call gave back."""
 
     value: Any
-    """The exact JSON-able value; a handle such as ``$2`` stands for it."""
+    """The exact JSON-able value; a handle such as ``$2`` refers to it."""
     preview: str
     """What the model and the person see: bounded, written for a small reader."""
     facts: Facts = field(default_factory=dict)
@@ -87,7 +87,7 @@ class Tool(ABC):
 
     @abstractmethod
     def run(self, args: Mapping[str, Any], ctx: ToolContext) -> ToolResult:
-        """Do the work. Raise :class:`~autogpt.errors.ToolError` for what the model should hear."""
+        """Do the work. Raise :class:`~autogpt.errors.ToolError` for what the model should read."""
 
     def narrow(self, facts: Facts, handles: tuple[str, ...]) -> Mapping[str, Any] | None:
         """Return the schema narrowed to ``facts``, or None when the call makes no sense now.
@@ -97,7 +97,7 @@ class Tool(ABC):
         return self.parameters
 
     def verify(self, args: Mapping[str, Any], ctx: ToolContext) -> ToolResult | None:
-        """For idempotent tools: the result if the effect already stands, else None."""
+        """For idempotent tools: the result if the effect has already happened, else None."""
         return None
 
     def targets(self, args: Mapping[str, Any]) -> list[str]:

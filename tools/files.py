@@ -236,14 +236,14 @@ class FilesWrite(Tool):
         return _object(["path", "content"], path=_writable_path(facts), content=content)
 
     def verify(self, args: Mapping[str, Any], ctx: ToolContext) -> ToolResult | None:
-        """The write stands when the file has exactly this content."""
+        """The write has happened if the file has exactly this content."""
         path = _path(args, "path")
         data = self._data(args)
         try:
-            stands = paths.read_bytes(ctx.workspace, path, MAX_WRITE) == data
+            written = paths.read_bytes(ctx.workspace, path, MAX_WRITE) == data
         except ToolError:
             return None
-        return self._result(path, data) if stands else None
+        return self._result(path, data) if written else None
 
     def targets(self, args: Mapping[str, Any]) -> list[str]:
         """The file that is written."""
@@ -280,7 +280,7 @@ class FilesMove(Tool):
         return None if existing is None else _object(["source", "target"], source=existing, target=NEW_PATH)
 
     def verify(self, args: Mapping[str, Any], ctx: ToolContext) -> ToolResult | None:
-        """The move stands when the source is gone and the target is there."""
+        """The move has happened if the source is gone and the target is there."""
         source, target = _path(args, "source"), _path(args, "target")
         if not paths.finish_move(ctx.workspace, source, target):
             return None

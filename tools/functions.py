@@ -25,9 +25,9 @@ from pydantic_core import to_jsonable_python
 
 from ..errors import ToolError, UsageError
 from ..labels import Label
+from ..schemas import tool_schema
 from .base import Effect, Facts, Replay, Tool, ToolContext, ToolResult
 from .handles import with_handles
-from .schema import bounded
 from .stubs import shown
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class FunctionTool(_Outside):
         except ValueError as error:
             raise UsageError(f"tool {self.name}: {error}") from None
         self._model, self._context = _model_of(function, self.name)
-        self.parameters = bounded(self._model.model_json_schema())
+        self.parameters = tool_schema(self._model.model_json_schema(), self.name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **kwargs)
@@ -97,7 +97,8 @@ class LangChainTool(_Outside):
         self.name = re.sub(r"[^A-Za-z0-9_.-]", "_", base.name)[:64]
         self.description = (base.description or base.name).strip().splitlines()[0]
         schema: Any = base.tool_call_schema
-        self.parameters = bounded(schema if isinstance(schema, dict) else schema.model_json_schema())
+        schema = schema if isinstance(schema, dict) else schema.model_json_schema()
+        self.parameters = tool_schema(schema, self.name)
 
     def run(self, args: Mapping[str, Any], ctx: ToolContext) -> ToolResult:
         """Invoke the tool; what it raises for the model, the model reads."""

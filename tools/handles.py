@@ -1,4 +1,4 @@
-"""Values by reference: ``$2`` in an argument stands for the exact result of an earlier call.
+"""Values by reference: ``$2`` in an argument refers to the exact result of an earlier call.
 
 A whole-string handle gives the value itself, of any JSON type. ``{$2}`` inside a longer string
 gives its text. Bare ``$2`` inside a longer string means nothing, so that "$5 off" stays what it
@@ -40,7 +40,7 @@ def resolve(
 
 
 def text_form(value: Any) -> str:
-    """Return the text that stands for a JSON value in a file or an answer.
+    """Return the text of a JSON value, as it goes into a file or an answer.
 
     Text as it is; 3.0 as ``3``; true and false as JSON; null as nothing; a list one item per
     line, its rows as CSV, its objects as JSON lines; an object as compact JSON.

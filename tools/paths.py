@@ -3,7 +3,7 @@
 A path given by a model is untrusted. It is split into names, refused when it is absolute or holds
 ``..``, and walked name by name with ``openat`` and ``O_NOFOLLOW``: what was checked is what is
 opened, so swapping a folder for a link in between gains nothing, and no link is followed, wherever
-it leads. Writes go to a temporary file beside the target, are synced, and renamed. The workspace's
+it leads. Writes go to a temporary file next to the target, are synced, and renamed. The workspace's
 own root is trusted. Not covered: hard links that someone else put into the workspace, and a
 process of the same user that renames folders under an open descriptor.
 """
@@ -179,7 +179,7 @@ def move(workspace: Path, source: str, target: str) -> None:
 
 
 def finish_move(workspace: Path, source: str, target: str) -> bool:
-    """Return whether an interrupted :func:`move` stands, completing its second half if needed."""
+    """Return whether an interrupted :func:`move` has happened, completing its second half if needed."""
     there = status_of(workspace, target)
     if there is None or not stat.S_ISREG(there.st_mode):
         return False

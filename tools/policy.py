@@ -23,10 +23,8 @@ from .base import Effect, Tool
 
 
 class Granted(Protocol):
-    """Four lists of patterns; the ``grants`` section of a goal has this shape."""
+    """Lists of patterns; the ``grants`` section of a goal has this shape."""
 
-    @property
-    def read(self) -> Sequence[str]: ...
     @property
     def write(self) -> Sequence[str]:
         """Files or globs; ``*`` stays in one folder, ``**`` does not, a folder covers its files."""

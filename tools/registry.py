@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import EntryPoint, entry_points
 
 from ..errors import AutoGPTError, UsageError
+from ..schemas import GrammarError, check_schema
 from .base import Tool
 from .functions import FunctionTool, as_tool, tool
 
@@ -38,7 +39,7 @@ class Registry:
         """Add a tool (or what :func:`as_tool` makes one of) and return it.
 
         ``source`` is ``built-in``, ``plugin PACKAGE`` or ``caller``. A name that is taken, reserved
-        or malformed is a ``UsageError``.
+        or malformed is a ``UsageError``, and so is a schema that no grammar can follow.
         """
         made = as_tool(thing)
         name = made.name
@@ -48,6 +49,10 @@ class Registry:
             raise UsageError(f"a tool cannot be called {name}: that is one of the agent's own calls")
         if name in self._tools:
             raise UsageError(f"there are two tools called {name} ({self._sources[name]} and {source})")
+        try:
+            check_schema(made.parameters)
+        except GrammarError as error:
+            raise UsageError(f"tool {name}: {error}") from error
         self._tools[name] = made
         self._sources[name] = source
         return made

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..labels import Label
+from ..schemas import tool_schema
 from .base import Tool, ToolContext, ToolResult
-from .schema import bounded
 
 _PREVIEW = 600
 
@@ -23,7 +23,7 @@ class StubTool(Tool):
     def __init__(self, name: str, description: str, parameters: Mapping[str, Any], returns: Any) -> None:
         self.name = name
         self.description = description
-        self.parameters = bounded(parameters)
+        self.parameters = tool_schema(parameters, name)
         self.returns = returns
 
     def run(self, args: Mapping[str, Any], ctx: ToolContext) -> ToolResult:

@@ -11,8 +11,8 @@ declares the fields that its kind takes and decides in :meth:`Check.verdict`::
             return need(length <= self.at_most, f"the answer has {length} characters", f"{self.at_most}")
 
 That is all: defining the class registers it. A class of an installed package is found by its entry
-point in the group ``autogpt.checks``, whose name is the kind. ``None`` means "not given" in all
-fields, so a check cannot ask for JSON null.
+point in the group ``autogpt.checks``; the entry point's name is the kind. ``None`` means "not given" in
+all fields, so a check cannot ask for JSON null.
 
 A check looks at the answer, at the workspace as the run left it and at the calls that reached the
 goal's stubs; it changes nothing. One that cannot be carried out (a file is missing, a query is wrong)
@@ -27,7 +27,7 @@ import re
 import sqlite3
 import time
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path, PurePosixPath
@@ -179,7 +179,7 @@ def _parse(value: Any) -> Check:
 
 
 def _dump(check: Check, info: SerializationInfo) -> dict[str, Any]:
-    return {check.kind: check.model_dump(mode=info.mode)}
+    return {check.kind: check.model_dump(mode=info.mode, exclude_none=info.exclude_none)}
 
 
 AnyCheck = Annotated[Check, PlainValidator(_parse), PlainSerializer(_dump)]
@@ -391,29 +391,23 @@ class FileCheck(Check, kind="file"):
             return Finding(True, f"{self.path} exists")
         text = _read(path, self.path)
         found = f"{self.path} holds {short(text)}"
-        for passed, demand in self._demands(text):
-            if not passed:
-                return need(False, found, demand)
-        return Finding(True, found)
+        missed = next((wanted for met, wanted in self._demands(text) if not met), "")
+        return need(not missed, found, missed)
 
-    def _demands(self, text: str) -> list[tuple[bool, str]]:
-        """Return whether each demand on the content is met, and the demand in words."""
-        demands = []
+    def _demands(self, text: str) -> Iterator[tuple[bool, str]]:
+        """Yield whether each demand on the content is met, and the demand in words."""
         if self.equals is not None:
-            demands.append((_same_content(text, self.equals), short(self.equals)))
+            yield _same_content(text, self.equals), short(self.equals)
         for part in [self.contains] if isinstance(self.contains, str) else self.contains or []:
-            demands.append((normal_text(part) in normal_text(text), f"a text with {short(part)}"))
+            yield normal_text(part) in normal_text(text), f"a text with {short(part)}"
         if self.matches is not None:
-            matched = re.search(self.matches, text, re.I) is not None
-            demands.append((matched, f"a match of /{self.matches}/"))
-        if self.json_value is not None and all(passed for passed, _ in demands):
+            yield re.search(self.matches, text, re.I) is not None, f"a match of /{self.matches}/"
+        if self.json_value is not None:
             try:
                 data = json.loads(text)
             except json.JSONDecodeError as error:
-                reason = f"{self.path} is not JSON: {error.msg} (line {error.lineno})"
-                raise CheckFailed(reason) from error
-            demands.append((same_value(data, self.json_value), short(self.json_value)))
-        return demands
+                raise CheckFailed(f"{self.path} is not JSON: {error.msg} (line {error.lineno})") from error
+            yield same_value(data, self.json_value), short(self.json_value)
 
 
 class SqlCheck(Check, kind="sql"):

@@ -221,7 +221,7 @@ def _check_record(
     """Return the record's goal, or its mistakes."""
     problems: list[Goal | Problem] = []
     for where in record.repeated:
-        message = "stands twice in one mapping"
+        message = "is given twice in one mapping"
         problems.append(Problem(name, record.line_of(where), _dotted(where), message))
     problems += _cut(record, name)
     try:
@@ -290,7 +290,7 @@ def _explain(error: ValidationError, record: Record, name: str) -> list[Problem]
 
 
 def _findings(errors: Sequence[Any], model: type[BaseModel], above: Where = ()) -> Iterator[Mistake]:
-    """Yield (where, message, suggestion) of errors in data of ``model``, which stands at ``above``."""
+    """Yield (where, message, suggestion) of errors in data of ``model`` found at ``above``."""
     for item in errors:
         kind, context = item["type"], item.get("ctx", {})
         inner: Where = tuple(part for part in item["loc"] if part != "[key]")
@@ -314,7 +314,7 @@ def _findings(errors: Sequence[Any], model: type[BaseModel], above: Where = ()) 
         elif kind == "value_error":
             message = message.removeprefix("Value error, ")
         elif kind in ("model_type", "model_attributes_type"):
-            whole = "" if where else "a goal "  # else the field's name stands before it
+            whole = "" if where else "a goal "  # otherwise the field's name comes first
             message = f"{whole}must be a mapping of fields, not {type(item['input']).__name__}"
         elif kind != "check_shape":
             message = f"{message[:1].lower()}{message[1:]} (is: {str(item['input'])[:40]!r})"
@@ -322,7 +322,7 @@ def _findings(errors: Sequence[Any], model: type[BaseModel], above: Where = ()) 
 
 
 def _model_at(model: type[BaseModel], where: Where) -> type[BaseModel]:
-    """Return the model of what stands at ``where`` in data of ``model``."""
+    """Return the model of the part at ``where`` in data of ``model``."""
     for part in where:
         fields = {field.alias or name: field for name, field in model.model_fields.items()}
         if part in fields:
@@ -395,10 +395,10 @@ def adapt(
 
 
 def _in_place(folder: Path, inputs: Sequence[str]) -> list[str]:
-    """Return inputs as paths below ``folder``, which is worked in; without any, what it offers to see.
+    """Return the inputs of a run in ``folder`` as paths below it; without any, what the folder offers.
 
-    The folder itself stands for the list of its files; a few tables in it are inputs of their own, so
-    that the model sees their columns.
+    The folder itself means the list of its files. A few tables in it become inputs too, so that the model
+    sees their columns.
     """
     if not inputs:
         names = sorted(path.name for path in folder.iterdir())

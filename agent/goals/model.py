@@ -103,7 +103,7 @@ class Goal(Strict):
 
     @property
     def _place(self) -> str:
-        """Where a mistake in the inputs stands: in a file, or among the arguments of a call."""
+        """How a mistake in the inputs begins: with the goal's file, or for arguments of a call."""
         return f"{self._origin}: inputs: " if self._origin else "input: "
 
     def text(self) -> str:
@@ -168,7 +168,7 @@ class Goal(Strict):
 
 
 def render(text: str, params: dict[str, JsonValue]) -> str:
-    """Fill ``{{ name }}`` in ``text``. Without params the text stands as it is. Raises ValueError."""
+    """Fill ``{{ name }}`` in ``text``. Without params the text is left as it is. Raises ValueError."""
     if not params:
         return text
     from jinja2 import StrictUndefined, TemplateError

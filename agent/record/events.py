@@ -63,7 +63,7 @@ class RunStarted(Event):
     system_tokens: int = 0
     """Of these, what the system text takes."""
     memory: bool = False
-    """Whether a memory was at hand: then ``remember`` and ``recall`` are calls of the core."""
+    """Whether the run has a memory: then ``remember`` and ``recall`` are calls of the core."""
     rules: int = 0
     """Version of the rules that steer the run (:data:`RULES`); 0 in records made before it was kept."""
     plan: bool = True

@@ -1,11 +1,10 @@
 """The journal: a run's events, in memory for rollouts and in the database for everything else.
 
-``append`` returns only when the event is committed, so whoever acts after it may be killed at any
-instant. Large results live in the run's folder as blobs named by their hash (written whole, fsynced,
-renamed), and the event keeps the hash; the list in memory is exactly what a later load would give, so
-that resuming is deciding again. One live process owns a run: it holds a lock on the run's folder
-until it ends, however it ends. Not covered: two machines that share a home over a network file
-system without locks.
+``append`` returns only when the event is committed, so the process may be killed at any instant. Large
+results are blobs in the run's folder, named by their hash (written whole, fsynced, renamed), and the event
+keeps the hash. The list in memory is exactly what a later load would give, so resuming is deciding again.
+One live process owns a run: it holds a lock on the run's folder until it ends, however it ends. Not
+covered: two machines that share a home over a network file system without locks.
 """
 
 from __future__ import annotations
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
 
 INLINE_BYTES = 4096
 """A result whose JSON is longer goes into a blob."""
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _E = TypeVar("_E", bound=Event)
 _T = TypeVar("_T")
 
@@ -49,12 +49,9 @@ class Paused(UserError):
 
 
 class Journal(Protocol):
-    """An append-only list of events, with the exact values of its outcomes."""
+    """An append-only list of a run's events, with the exact values of its outcomes."""
 
-    @property
-    def run(self) -> str:
-        """Id of the run."""
-        ...
+    run: str
 
     @property
     def events(self) -> Sequence[Event]:
@@ -75,17 +72,12 @@ class MemoryJournal:
 
     def __init__(self, run: str, events: Iterable[Event] = ()) -> None:
         self.run = run
-        self._events = list(events)
-
-    @property
-    def events(self) -> Sequence[Event]:
-        """All events so far, oldest first."""
-        return self._events
+        self.events = list(events)
 
     def append(self, event: _E) -> _E:
         """Keep ``event``, stamped with the time if it has none."""
         kept = _stamped(event)
-        self._events.append(kept)
+        self.events.append(kept)
         return kept
 
     def value(self, outcome: ToolOutcome) -> Any:
@@ -115,7 +107,7 @@ class RunLock:
             os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
 
     def release(self) -> None:
-        """Let go; calling it again does nothing."""
+        """Release the lock. Idempotent."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
@@ -137,7 +129,7 @@ def is_held(folder: Path) -> bool:
 
 
 class DatabaseJournal:
-    """A run in the database, owned by this process while it is open; ``close`` lets go.
+    """A run in the database, owned by this process until ``close``.
 
     ``append`` raises :class:`Paused` when the disk is full. The event is then usually committed all
     the same (the reserve file made room for it), and nothing before it is lost.
@@ -178,17 +170,18 @@ class DatabaseJournal:
         return kept
 
     def value(self, outcome: ToolOutcome) -> Any:
-        """Return the exact value of ``outcome``; a blob is read once."""
-        return outcome.value if outcome.blob is None else self.load_blob(outcome.blob)
+        """Return the exact value of ``outcome``; a blob is read once.
 
-    def load_blob(self, digest: str) -> Any:
-        """Return the value with this hash; raises ``UserError`` when it is missing or damaged."""
-        if digest not in self._values:
-            self._values[digest] = read_blob(self.folder, digest)
-        return self._values[digest]
+        Raises ``UserError`` when the blob is missing or damaged.
+        """
+        if outcome.blob is None:
+            return outcome.value
+        if outcome.blob not in self._values:
+            self._values[outcome.blob] = read_blob(self.folder, outcome.blob)
+        return self._values[outcome.blob]
 
     def close(self) -> None:
-        """Let go of the run, so that another process may resume it."""
+        """Release the run, so that another process may resume it. Idempotent."""
         self._lock.release()
 
     def __enter__(self) -> DatabaseJournal:
@@ -210,25 +203,15 @@ class DatabaseJournal:
         """Run ``step``; on a full disk give up the reserve and run it once more."""
         from ...memory.database import StorageFull
 
-        def is_full(error: Exception) -> bool:
-            return isinstance(error, StorageFull) or (
-                isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-            )
-
-        try:
-            return step()
-        except (StorageFull, OSError) as error:
-            if not is_full(error):
-                raise
-            self._full = True
-            if not self._database.release_reserve():
-                self._pause(error)
-        try:
-            return step()
-        except (StorageFull, OSError) as error:
-            if not is_full(error):
-                raise
-            self._pause(error)
+        while True:
+            try:
+                return step()
+            except (StorageFull, OSError) as error:
+                if isinstance(error, OSError) and error.errno not in _NO_SPACE:
+                    raise
+                spent, self._full = self._full, True
+                if spent or not self._database.release_reserve():
+                    self._pause(error)
 
     def _pause(self, cause: Exception | None = None) -> NoReturn:
         raise Paused(
@@ -257,7 +240,7 @@ def insert_event(database: Database, run: str, seq: int, event: Event, body: str
     try:
         database.write(work)
     except sa.exc.IntegrityError as error:
-        raise UserError(f"run {run}: event {seq} was written by another process; resume it anew") from error
+        raise UserError(f"run {run}: event {seq} was written by another process; resume it again") from error
 
 
 def load_events(database: Database, run: str) -> list[Event]:
@@ -340,7 +323,6 @@ def read_blob(folder: Path, digest: str) -> Any:
     if hashlib.sha256(data).hexdigest() != digest:
         raise UserError(f"{path}: a result of run {folder.name} is damaged; its content has another hash")
     return json.loads(data)
-
 
 
 def _stamped(event: _E) -> _E:

@@ -20,11 +20,10 @@ from .events import (
     MemoryRecalled,
     MemoryWritten,
     ModelTurn,
-    RunEnded,
     RunInterrupted,
-    RunStarted,
     ToolOutcome,
 )
+from .record import Record
 
 
 class RunResult(BaseModel):
@@ -55,23 +54,20 @@ class RunResult(BaseModel):
 
     @property
     def exit_code(self) -> int:
-        """The process's exit code for this run (design §3)."""
+        """The process's exit code for this run."""
         return 130 if self.status == "interrupted" else EXIT_CODES.get(self.status, 1)
 
 
 def summarise(events: Sequence[Event], journal: str = "") -> RunResult:
     """Return the result of the run that ``events`` record, ended or not."""
-    started = events[0]
-    assert isinstance(started, RunStarted)
-    turns = [event for event in events if isinstance(event, ModelTurn)]
-    outcomes = [event for event in events if isinstance(event, ToolOutcome)]
-    ended = next((event for event in reversed(events) if isinstance(event, RunEnded)), None)
+    record = Record(events)
+    started, turns, outcomes, ended = record.started, record.turns, record.outcomes, record.ended
     status = ended.status if ended else "interrupted" if _interrupted(events) else "running"
     model_seconds = sum(turn.seconds for turn in turns)
     tool_seconds = sum(outcome.seconds for outcome in outcomes)
     kept = [event for event in events if isinstance(event, MemoryRecalled | MemoryWritten)]
     memory_seconds = sum(event.seconds for event in kept)
-    verdicts = [event for event in events if isinstance(event, CheckResult)]
+    verdicts = record.of(CheckResult)
     return RunResult(
         id=str(started.goal.get("id") or started.run),
         run=started.run,
@@ -132,9 +128,7 @@ def stub_calls(events: Sequence[Event]) -> list[tuple[str, dict[str, Any]]]:
 
     Arguments that name a handle which does not exist stay as the model said them.
     """
-    started = events[0]
-    assert isinstance(started, RunStarted)
-    stubs = {spec.name for spec in started.tools if spec.source == "stub"}
+    stubs = {spec.name for spec in Record(events).started.tools if spec.source == "stub"}
     values: dict[str, Any] = {}
     made: list[tuple[str, dict[str, Any]]] = []
     for event in events:

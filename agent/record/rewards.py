@@ -1,4 +1,4 @@
-"""What a run was worth: one number from its events, with every part and its source beside it.
+"""The reward of a run: one number computed from its events, with its parts and their sources.
 
 What was earned comes from a person's ratings, else from the goal's checks, else from a judge's ratings;
 all of them are kept, and the first of these is the base. From the base small prices are taken for turns,
@@ -24,10 +24,10 @@ from .events import (
     PersonAsked,
     PersonSaid,
     Rating,
-    RunEnded,
     RunStarted,
     ToolOutcome,
 )
+from .record import Record
 
 if TYPE_CHECKING:
     from ...settings import Settings
@@ -111,7 +111,7 @@ def reward_of(events: Sequence[Event], prices: Prices | None = None) -> Reward |
 
 
 def source_of(rating: Rating) -> Source:
-    """Return whose rating it is; what calls itself anything but a user is taken for a judge."""
+    """Return who gave the rating: a person, or a judge for every source other than ``user``."""
     return "person" if rating.source == "user" else "judge"
 
 
@@ -130,8 +130,9 @@ def _ratings(events: Sequence[Event], source: Source) -> float | None:
 
 
 def _checks(events: Sequence[Event]) -> float | None:
-    """Return the fraction of checks passed, as the run's end records it; 0 where it ended before them."""
-    ended = next((event for event in reversed(events) if isinstance(event, RunEnded)), None)
+    """Return the fraction of checks passed, as the run's end records it: 0 if it ended before them, None
+    for a run without checks, whether it ended ``answered`` or ``not_met``."""
+    ended = Record(events).ended
     if ended is None or ended.reward is None or not 0.0 <= ended.reward <= 1.0:
         return None
     return ended.reward

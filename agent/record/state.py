@@ -1,7 +1,7 @@
-"""What a list of events means: the state of a run, folded from its journal.
+"""What a list of events means: the state of a run, computed from its journal.
 
-``State.of(events)`` is the only place that interprets events for the loop. It is pure and cheap (one
-pass), so the loop may call it anew for each decision; nothing is kept between calls.
+``State.of(events)`` is the only place that interprets events for the loop. It is pure and takes one pass
+over the events, so the loop computes it for every decision and keeps nothing in between.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from .events import (
     ToolIntent,
     ToolOutcome,
 )
+from .record import Record
 
 CORE_CALLS = ("plan", "finish", "ask", "remember", "recall")
 
@@ -109,29 +110,29 @@ class State:
     context: int = 0
     """Tokens of the prompt when the model had answered last; 0 where none are counted."""
     folded: int = 0
-    """The event that the prompt begins with after a fold; 0 before the first."""
+    """The event that the prompt begins with since the last compaction; 0 before the first."""
     ended: RunEnded | None = None
     inputs: list[str] = field(default_factory=list)
-    _seen: dict[str, str] = field(default_factory=dict)
     _before: tuple[set[str], set[int]] = field(default_factory=lambda: (set(), set()))
-    """What had been inspected and shown before the last message of the user."""
+    """What had been inspected and shown before the messages that a refusal would leave out."""
+    _seen: dict[str, str] = field(default_factory=dict)
     _calls: dict[str, tuple[str, dict[str, Any]]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, events: Sequence[Event]) -> State:
-        """Fold ``events`` (the first must be ``run.started``) into a state."""
-        if not events or not isinstance(events[0], RunStarted):
-            raise ValueError("a run begins with run.started")
-        state = cls(started=events[0])
-        state.inputs = input_names(events[0].goal)
-        if events[0].mode != "chat":
-            state.said = str(events[0].goal.get("goal", ""))
+        """Return the state after ``events``; raises ValueError unless the first is ``run.started``."""
+        started = Record(events).started
+        state = cls(started, inputs=input_names(started.goal))
+        if started.mode != "chat":
+            state.said = str(started.goal.get("goal", ""))
         for number, event in enumerate(events[1:], start=1):
             if isinstance(event, PersonSaid):
-                state.messages[number] = state.context or events[0].system_tokens
+                state.messages[number] = state.context or started.system_tokens
             elif isinstance(event, ConversationFolded):
                 state._fold(event, events)
             state._apply(event)
+            if started.mode == "chat" and isinstance(event, ModelTurn) and event.prompt_refused:
+                state._leave_out(left_out(events[: number + 1]))
         return state
 
     def _apply(self, event: Event) -> None:
@@ -161,7 +162,7 @@ class State:
         self.turns += 1
         self.turns_total += 1
         if turn.prompt_refused:
-            self._leave_out(turn.invalid or "")
+            self.prompt_refused = turn.invalid or "refused"
         if turn.prompt_tokens:
             self.context = turn.prompt_tokens + len(turn.ids) + 1  # the line break after an answer
         self.tokens += len(turn.ids) + max(0, turn.prompt_tokens - turn.cached_tokens)
@@ -237,17 +238,18 @@ class State:
         seen = [one for one in events[event.upto :] if isinstance(one, MemoryRecalled)]
         self.shown = {entry.id: entry for one in seen for entry in one.entries}
 
-    def _leave_out(self, reason: str) -> None:
-        """Take the last message, with all that came of it, out of the conversation's later prompts."""
-        self.prompt_refused = reason
-        if self.messages:
-            _, self.context = self.messages.popitem()
-            inspected, shown = self._before
-            self.inspected &= inspected  # the next message is to see the inputs
-            self.shown = {id: entry for id, entry in self.shown.items() if id in shown}
+    def _leave_out(self, gone: set[int]) -> None:
+        """Forget what was said at the places ``gone``, which later prompts do not show."""
+        for start in sorted(gone & self.messages.keys(), reverse=True):
+            self.context = self.messages.pop(start)
+        inspected, shown = self._before
+        self.inspected &= inspected  # the next message is to see the inputs
+        self.shown = {id: entry for id, entry in self.shown.items() if id in shown}
 
     def _new_message(self, message: PersonSaid) -> None:
-        self.prompt_refused, self._before = "", (set(self.inspected), set(self.shown))
+        self.prompt_refused = ""
+        if self.turns:
+            self._before = (set(self.inspected), set(self.shown))
         self.plan, self.planned_tools, self.plans = (), (), 0
         self.finished, self.answer, self.outcomes = False, None, []
         self.question, self.waiting = None, None
@@ -269,18 +271,6 @@ def is_empty_result(outcome: ToolOutcome) -> bool:
     return outcome.tool in ("tables.query", "tables.sql") and outcome.state == "done" and outcome.value == []
 
 
-def left_out(events: Sequence[Event]) -> set[int]:
-    """Return the places of messages that the model could not take, and of all that came of them."""
-    found: set[int] = set()
-    said = None
-    for number, event in enumerate(events):
-        if isinstance(event, PersonSaid):
-            said = number
-        elif isinstance(event, ModelTurn) and event.prompt_refused and said is not None:
-            found.update(range(said, number + 1))
-    return found
-
-
 def input_names(goal: dict[str, Any]) -> list[str]:
     """Return the workspace paths of a goal's inputs: copied files by name, inline files by path.
 
@@ -293,3 +283,20 @@ def input_names(goal: dict[str, Any]) -> list[str]:
     else:
         names = [posixpath.relpath(path, place) for path in given]
     return [*names, *(goal.get("files") or {})]
+
+
+def left_out(events: Sequence[Event]) -> set[int]:
+    """Return the places of messages that the model could not take, and of all that came of them.
+
+    A message that went without a turn of the model goes with the next one.
+    """
+    found: set[int] = set()
+    start, begun = None, True
+    for number, event in enumerate(events):
+        if isinstance(event, PersonSaid):
+            start, begun = number if begun else start, False
+        elif isinstance(event, ModelTurn):
+            begun = True
+            if event.prompt_refused and start is not None:
+                found.update(range(start, number + 1))
+    return found

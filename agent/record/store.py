@@ -1,9 +1,8 @@
-"""All runs of one home: create, open, list, find by a short name, export and import.
+"""All runs of one home: create, open, list, find by a short name, export, remove.
 
 A run is a row and its events in the database, and a folder ``<home>/runs/<run>`` with its lock,
-blobs and workspace. The row is a convenience for listing; whatever matters is in the events. A run
-whose row says "running" but whose lock nobody holds was interrupted without a word (a crash, a
-kill), and is listed so.
+blobs and workspace. The row is there for listing; whatever matters is in the events. A run that is
+marked as running while no process holds its lock has crashed or was killed, and is listed as interrupted.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import secrets
 import shutil
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,17 +24,9 @@ import sqlalchemy as sa
 from ...errors import UsageError
 from ...memory.database import Database, runs
 from ...memory.database import events as event_rows
-from .events import Event, RunEnded, RunStarted, ToolOutcome, dump_event, parse_event
-from .journal import (
-    DatabaseJournal,
-    RunLock,
-    decode_event,
-    encode_event,
-    is_held,
-    load_events,
-    read_blob,
-    write_blob,
-)
+from .events import Event, RunStarted, ToolOutcome, dump_event
+from .journal import DatabaseJournal, RunLock, decode_event, encode_event, is_held, load_events, read_blob
+from .record import Record
 
 _RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
 
@@ -69,15 +60,8 @@ def new_run_id(now: float | None = None) -> str:
     return f"{stamp}-{secrets.token_hex(3)}"
 
 
-def _row(started: RunStarted, at: float, workspace: Path) -> dict[str, Any]:
-    return {
-        "run": started.run,
-        "goal": str(started.goal.get("goal", "")),
-        "mode": started.mode,
-        "model": started.model,
-        "started": at,
-        "workspace": str(workspace),
-    }
+def _owner() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 class RunStore:
@@ -91,13 +75,7 @@ class RunStore:
         """Return the run's own folder (workspace, blobs, lock)."""
         return self.home / "runs" / run
 
-    def create(
-        self,
-        started: RunStarted,
-        *,
-        workspace: Path | None = None,
-        parent: str | None = None,
-    ) -> DatabaseJournal:
+    def create(self, started: RunStarted, *, workspace: Path | None = None) -> DatabaseJournal:
         """Begin the run ``started.run`` and return its journal with that first event committed."""
         run = started.run
         if not _RUN_ID.fullmatch(run):
@@ -107,10 +85,15 @@ class RunStore:
         lock = RunLock(folder)
         body = encode_event(started if started.at else started.model_copy(update={"at": time.time()}))
         kept = decode_event(body)
-        row = _row(started, kept.at, workspace or folder / "workspace") | {
+        row = {
+            "run": run,
+            "goal": str(started.goal.get("goal", "")),
+            "mode": started.mode,
+            "model": started.model,
+            "started": kept.at,
+            "workspace": str(workspace or folder / "workspace"),
             "status": "running",
-            "parent": parent,
-            "owner": f"{socket.gethostname()}:{os.getpid()}",
+            "owner": _owner(),
         }
         first = {"run": run, "seq": 0, "at": kept.at, "type": started.type, "body": body}
 
@@ -128,12 +111,11 @@ class RunStore:
     def open(self, run: str) -> DatabaseJournal:
         """Take over ``run`` (an exact id) to continue it; raises ``UserError`` if it is held."""
         lock = RunLock(self.folder(self._existing(run)))
-        owner = f"{socket.gethostname()}:{os.getpid()}"
-        change = sa.update(runs).where(runs.c.run == run).values(owner=owner)
+        change = sa.update(runs).where(runs.c.run == run).values(owner=_owner())
         try:
             self.database.make_reserve()
             events = self.load(run)
-            if not any(isinstance(event, RunEnded) for event in events):
+            if not Record(events).ended:
                 self.database.write(lambda connection: connection.execute(change))
         except BaseException:
             lock.release()
@@ -216,73 +198,10 @@ class RunStore:
                 data = {**data, "value": self.value(run, event)}
             yield json.dumps({"run": run, "seq": seq, **data}, ensure_ascii=True, separators=(",", ":"))
 
-    def import_lines(self, lines: Iterable[str]) -> str:
-        """Store a run from exported lines and return its id; all of it or nothing.
-
-        Raises ``UsageError`` naming the line that is wrong, or when the run is already here.
-        """
-        run = ""
-        parsed: list[Event] = []
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                data = json.loads(line)
-                run = run or str(data["run"])
-                if data.pop("run") != run or data.pop("seq") != len(parsed):
-                    raise ValueError("another run, or an event is missing before it")
-                if not parsed:
-                    data["run"] = run  # a field of run.started itself
-                parsed.append(parse_event(data))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise UsageError(f"line {number}: not an exported event: {error}") from error
-        if not parsed or not isinstance(parsed[0], RunStarted) or not _RUN_ID.fullmatch(run):
-            raise UsageError("not an exported run: line 1 is not a run.started event with a run id")
-        if any(info.run == run for info in self.list_runs(limit=None)):
-            raise UsageError(f"run {run} is already in {self.database.where}")
-        self._store(run, parsed[0], parsed)
-        return run
-
     def _make_home(self) -> None:
         """Make the home for its owner alone; one that exists keeps its mode."""
         self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         (self.home / "runs").mkdir(mode=0o700, exist_ok=True)
-
-    def _store(self, run: str, started: RunStarted, events: list[Event]) -> None:
-        self._make_home()
-        folder = self.folder(run)
-        lock = RunLock(folder)
-        row = _row(started, started.at, folder / "workspace") | {"status": "interrupted", "owner": "import"}
-        ended = next((event for event in reversed(events) if isinstance(event, RunEnded)), None)
-        if ended:
-            row |= {"status": ended.status, "ended": ended.at, "reward": ended.reward}
-        kept = [self._reblobbed(folder, event) for event in events]
-        rows = [
-            {
-                "run": run,
-                "seq": seq,
-                "at": event.at,
-                "type": dump_event(event)["type"],
-                "body": encode_event(event),
-            }
-            for seq, event in enumerate(kept)
-        ]
-
-        def work(connection: sa.Connection) -> None:
-            connection.execute(sa.insert(runs).values(row))
-            connection.execute(sa.insert(event_rows), rows)
-
-        try:
-            self.database.write(work)
-        finally:
-            lock.release()
-
-    @staticmethod
-    def _reblobbed(folder: Path, event: Event) -> Event:
-        if not isinstance(event, ToolOutcome) or event.blob is None:
-            return event
-        digest = write_blob(folder, event.value)
-        return event.model_copy(update={"blob": digest, "value": None if digest else event.value})
 
     def _existing(self, run: str) -> str:
         return self.info(run).run

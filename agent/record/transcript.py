@@ -22,18 +22,17 @@ from .events import (
     ModelTurn,
     PersonAnswered,
     PersonSaid,
-    RunStarted,
     ToolIntent,
     ToolOutcome,
     ToolSpec,
 )
+from .record import Record
 from .state import left_out
 
 
 def messages(events: Sequence[Event]) -> tuple[Message, ...]:
     """Return the conversation of a run so far."""
-    started = events[0]
-    assert isinstance(started, RunStarted)
+    started = Record(events).started
     own = [_line(spec) for spec in started.tools if spec.source != "built-in"]
     shared = [_line(spec) for spec in started.tools if spec.source == "built-in"]
     conversation = [Message("system", prompts.system(shared, started.memory), parts=_parts(shared))]

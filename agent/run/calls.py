@@ -1,10 +1,11 @@
 """Which calls the model may make now, and with which arguments.
 
 The loop steers by masks: first only ``plan``, ``ask`` or ``finish``; then the tools that the plan
-named; after repeated failures or a repeated call, ``plan`` again. Where a memory is at hand, ``remember``
-and ``recall`` stand last among them. Each call's schema is narrowed to
-what the run knows. With our engine the masks hold at the token level; other models are validated
-after the fact with the same schemas.
+named; after repeated failures or a repeated call, ``plan`` again. After the first query without rows
+``finish`` waits for one more try, and while an input is unread it takes only an answer that says so. In
+runs with a memory, ``remember`` and ``recall`` come last. Each call's schema is narrowed to what the run
+knows. Our engine enforces the masks token by token; calls of other models are validated afterwards with
+the same schemas.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ MAX_REMEMBERED = 3
 MAX_NAMED = 8
 """Unread inputs that an answer may begin with; more would only make the grammar larger."""
 MAX_RECALLS = 2
-"""Recalls of the model's own per goal or message, beside the one that the driver makes."""
+"""Recalls by the model per goal or message, in addition to the driver's one."""
 
 
 def allowed_calls(state: State, tools: Mapping[str, Tool]) -> tuple[CallSpec, ...]:
@@ -92,12 +93,14 @@ def _must_retry(state: State) -> bool:
 def finish_call(state: State) -> CallSpec:
     """Return the ``finish`` call: a handle that exists, or a bounded text that is none.
 
-    While an input is unread and no call has succeeded, the only text is one that begins by saying so.
+    While an input is unread and no call has read or computed anything, the only text is one that begins by
+    saying so.
     """
     text = {"type": "string", "pattern": r"^[^$](.|\n){0,599}$"}
     description = ""
     unread = list(unread_inputs(state)) if state.started.rules >= 1 else []
-    if unread and not any(outcome.state == "done" for outcome in state.outcomes):
+    writing = {spec.name for spec in state.started.tools if spec.effect == Effect.WRITE}
+    if unread and not any(one.state == "done" and one.tool not in writing for one in state.outcomes):
         names = "|".join(map(_literal, unread[:MAX_NAMED]))
         text = {"type": "string", "pattern": rf"^I could not read ({names})(.|\n){{0,400}}$"}
         description = f'nothing was read, so the answer begins "I could not read {unread[0]}"'
@@ -121,7 +124,7 @@ def ask_call() -> CallSpec:
 
 
 def memory_calls(state: State) -> tuple[CallSpec, ...]:
-    """Return ``remember`` and ``recall`` where a memory is at hand, until their number is used up."""
+    """Return ``remember`` and ``recall``, in runs with a memory, as long as the model may use them."""
     if not state.started.memory:
         return ()
     text = {"type": "string", "minLength": 1, "maxLength": 300}

@@ -1,8 +1,9 @@
 """A conversation: one durable run in which each message of the user is an event.
 
-Between messages the run is idle; a process may end there, or be killed anywhere, and a later one
-continues it with ``ChatSession(runner, run=...)``. Limits count per message. A question of the model
-is answered by the next message when nobody else answers it (``Runner.ask``).
+Between messages the run is idle. A process may end there, or be killed anywhere, and a later one
+continues with ``ChatSession(runner, run=...)``. Limits count per message. The next message answers a
+question of the model that ``Runner.ask`` does not. A message too long for the model is left out of the
+conversation, and the next one is answered without it.
 """
 
 from __future__ import annotations
@@ -163,7 +164,7 @@ class ChatSession:
         return self._runner.result(self._run)
 
     def close(self, *, end: bool = True) -> None:
-        """Let go of the conversation; with ``end`` it is over, without it can be continued."""
+        """Release the conversation: for good with ``end``, else another process can continue it."""
         try:
             if end:
                 self._run.append(RunEnded(status="answered", cause="the conversation ended"))

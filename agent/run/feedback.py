@@ -16,8 +16,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from ...errors import UsageError
-from ...llm.message import CallSpec, ToolCall
-from ...llm.schema import why_invalid
+from ...llm.message import CallSpec, ToolCall, why_invalid
 from ...memory.experience import GOOD
 from ...tools.handles import text_form
 from ..record.events import Correction, Event, ModelTurn, Rating, RunStarted

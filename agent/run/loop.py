@@ -2,7 +2,7 @@
 
 ``decide(events, tools)`` returns one of seven requests: :class:`Think` (ask the model, with the calls
 that are allowed now), :class:`Act` (run this call), :class:`Ask` (a person must answer),
-:class:`Recall` or :class:`Remember` (where a memory is at hand), :class:`Fold` (a conversation that
+:class:`Recall` or :class:`Remember` (in runs with a memory), :class:`Fold` (compact a conversation that
 has grown too long) or :class:`Stop`.
 Drivers (``runner`` on disk, ``rollout`` in memory, ``replay`` over a record) carry requests out and
 append what happened. Planning, limits and loop detection are read from the events;
@@ -28,7 +28,7 @@ MAX_REPEATS = 3
 MAX_DOUBTS = 3
 """Turns in a row with less than the chance that the goal's limits ask for: then there is no hope."""
 CONVERSATION = 3000
-"""Tokens of a conversation beyond which its oldest part is folded: what small models still read well."""
+"""Tokens of a conversation beyond which its oldest part is compacted: what small models still read well."""
 
 
 @dataclass(frozen=True)

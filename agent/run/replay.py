@@ -1,9 +1,8 @@
-"""The replay driver: decide again over a recorded run, with the recorded results as answers.
+"""Replay: decide again over a recorded run, with the recorded results as answers.
 
 A run replays when each recorded event is what ``decide`` asks for at that point: that is what makes
 resume safe, and a change of the loop, the masks or a tool's narrowing shows here as the first
-difference. With a model the model is asked again as well, and its calls are compared; nothing is
-carried out and nothing is written.
+difference. Nothing is carried out and nothing is written.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ... import prompts
-from ...llm.message import Model, Sampling
 from ...tools.base import Tool
 from ..record.events import (
     ConversationFolded,
@@ -26,17 +24,8 @@ from ..record.events import (
     ToolIntent,
     ToolOutcome,
 )
-from .loop import (
-    Act,
-    Ask,
-    Fold,
-    Recall,
-    Remember,
-    Request,
-    Stop,
-    Think,
-    decide,
-)
+from ..record.record import Record
+from .loop import Act, Ask, Fold, Recall, Remember, Request, Stop, Think, decide
 
 
 @dataclass(frozen=True)
@@ -60,32 +49,20 @@ class Replay:
     """Events that ``decide`` had to agree with."""
     difference: Difference | None = None
     """The first event that ``decide`` does not ask for; what follows it was not compared."""
-    asked: int = 0
-    """Model turns asked again (with a model)."""
-    turns: list[Difference] = field(default_factory=list)
-    """Model turns whose call differs now (with a model)."""
     notes: list[str] = field(default_factory=list)
     """What changed since the run, and may explain differences."""
 
     @property
     def same(self) -> bool:
         """Whether the run replays."""
-        return self.difference is None and not self.turns
+        return self.difference is None
 
 
-def replay(
-    events: Sequence[Event],
-    tools: Mapping[str, Tool],
-    model: Model | None = None,
-    sampling: Sampling | None = None,
-) -> Replay:
+def replay(events: Sequence[Event], tools: Mapping[str, Tool]) -> Replay:
     """Replay the run that ``events`` record. ``tools`` are the run's tools by name, in its order."""
-    started = events[0]
-    if not isinstance(started, RunStarted):
-        raise ValueError("a run begins with run.started")
-    found = Replay(len(events), notes=_notes(started, tools, model))
+    started = Record(events).started
     known = {spec.name: tools[spec.name] for spec in started.tools if spec.name in tools}
-    session = f"replay-{started.run}"
+    found = Replay(len(events), notes=_notes(started, known))
     for seq in range(1, len(events)):
         event, before = events[seq], events[:seq]
         if not _is_decided(event, before):
@@ -95,34 +72,19 @@ def replay(
         if not _agrees(event, request):
             found.difference = Difference(seq, _shown(event), _shown(request))
             break
-        if model is not None and isinstance(event, ModelTurn) and isinstance(request, Think):
-            found.asked += 1
-            turn = model.respond([request.prompt(session, sampling or Sampling(seed=started.seed))])[0]
-            now = (
-                None
-                if turn.call is None
-                else {"name": turn.call.name, "arguments": dict(turn.call.arguments)}
-            )
-            if now != event.call:
-                found.turns.append(Difference(seq, event.text[:300], turn.text[:300]))
-    if model is not None:
-        model.close_session(session)
     return found
 
 
-def _notes(started: RunStarted, tools: Mapping[str, Tool], model: Model | None) -> list[str]:
+def _notes(started: RunStarted, known: Mapping[str, Tool]) -> list[str]:
     notes = []
-    known = [(spec.name, tools[spec.name]) for spec in started.tools if spec.name in tools]
-    lines = [prompts.ToolLine(name, tool.parameters, tool.description) for name, tool in known]
+    lines = [prompts.ToolLine(name, tool.parameters, tool.description) for name, tool in known.items()]
     if len(lines) == len(started.tools) and started.prompt_hash != prompts.texts_hash(lines):
         notes.append("the prompts have changed since this run")
     for spec in started.tools:
-        if spec.name not in tools:
+        if spec.name not in known:
             notes.append(f"the tool {spec.name} is not registered here")
-        elif dict(tools[spec.name].parameters) != spec.parameters:
+        elif dict(known[spec.name].parameters) != spec.parameters:
             notes.append(f"the parameters of {spec.name} have changed since this run")
-    if model is not None and model.fingerprint != started.model_hash:
-        notes.append(f"the run was made by other weights: {started.model}")
     return notes
 
 
@@ -132,57 +94,47 @@ def _is_decided(event: Event, before: Sequence[Event]) -> bool:
         return not any(isinstance(old, ToolIntent) and old.call_id == event.call_id for old in before)
     if isinstance(event, MemoryWritten):  # what the run leaves behind at its end, nobody asked for
         return event.by == "model"
-    if isinstance(event, MemoryRecalled | ConversationFolded):
-        return True
-    return isinstance(event, ModelTurn | ToolIntent | PersonAsked | RunEnded)
+    asked_for = ModelTurn | ToolIntent | MemoryRecalled | ConversationFolded | PersonAsked | RunEnded
+    return isinstance(event, asked_for)
 
 
 def _agrees(event: Event, request: Request) -> bool:
     match event, request:
-        case ModelTurn(), Think(calls=calls):
-            return event.allowed == [spec.name for spec in calls]
-        case ToolIntent(), Act():
-            same = (event.call_id, event.tool, event.arguments) == (
-                request.call_id, request.tool, request.arguments,
-            )  # fmt: skip
-            return same and event.by == request.by
-        case ToolOutcome(), Act():
+        case ToolOutcome(), Act():  # of a call that never ran
             return (event.call_id, event.tool) == (request.call_id, request.tool)
-        case MemoryRecalled(), Recall():
-            return (event.query, event.by) == (request.query, request.by)
-        case ConversationFolded(), Fold():
-            return event.upto == request.upto
-        case MemoryWritten(), Remember():
-            return event.text == request.text
         case PersonAsked(kind="approval"), Act():
             return event.call_id == request.call_id
-        case PersonAsked(), Ask():
-            return (event.kind, event.text) == (request.kind, request.text)
         case RunEnded(status="needs_person"), Ask():
             return True
-        case RunEnded(status="limit"), Stop(status="limit"):
-            return True
-        case RunEnded(), Stop(status="finished" | "idle"):
-            return event.status in ("achieved", "answered", "not_met")
-        case RunEnded(status="not_met"), Stop(status="failed"):
+        case RunEnded(), Stop() if event.status in _ENDS.get(request.status, ()):
             return True
         case RunEnded(status="achieved" | "answered"), _:
             return event.cause == "the conversation ended"
-    return False
+    return _shown(event) == _shown(request)
+
+
+_ENDS = {
+    "finished": ("achieved", "answered", "not_met"),
+    "idle": ("achieved", "answered", "not_met"),
+    "limit": ("limit",),
+    "failed": ("not_met",),
+}
+"""How a run may end that the loop stopped, by the loop's word for it."""
 
 
 def _shown(what: Event | Request) -> str:
+    """Return an event, or the request that brings it about, as a person reads it; both read alike."""
     match what:
         case ModelTurn():
             return f"a model turn with {', '.join(what.allowed)} allowed"
         case Think():
             return f"a model turn with {', '.join(spec.name for spec in what.calls)} allowed"
         case ToolIntent() | Act():
-            return f"the call {what.tool} {what.arguments} ({what.call_id})"
+            return f"the {what.by}'s call {what.tool} {what.arguments} ({what.call_id})"
         case ToolOutcome():
             return f"an outcome of {what.tool} ({what.call_id})"
         case MemoryRecalled() | Recall():
-            return f"a recall of {what.query!r}"
+            return f"the {what.by}'s recall of {what.query!r}"
         case ConversationFolded() | Fold():
             return f"a fold up to event {what.upto}"
         case MemoryWritten() | Remember():

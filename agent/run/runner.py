@@ -32,7 +32,7 @@ from ..record.store import RunStore, new_run_id
 from .approvals import Approvals, approval_of, approval_text, settled
 from .loop import Act
 from .memory import Memory, NoMemory, RunMemory
-from .session import Session, drive
+from .session import Session, drive, may_write
 from .workbench import Workbench, check_length, goal_tools, opening
 from .workspace import deliver, fingerprints, prepare, workspace_of
 
@@ -81,7 +81,7 @@ class LiveSession(Session):
         answer = approval_of(act, self.events)
         if answer is not None:
             return None if answer.decision != "no" else answer.text or "the user said no"
-        if self.ask is None and not self.park("approval"):
+        if self.ask is None and not self.parks("approval"):
             return reason
         return PersonAsked(kind="approval", text=approval_text(act, reason), call_id=act.call_id)
 
@@ -89,12 +89,12 @@ class LiveSession(Session):
         """Ask the person who is there."""
         return None if self.ask is None else settled(self.events, self.ask(self.id, asked), self.approvals)
 
-    def park(self, kind: str) -> bool:
-        """Park questions always (``autogpt approve`` answers them), approvals where the goal says so."""
+    def parks(self, kind: Literal["question", "approval"]) -> bool:
+        """Wait with a question, which ``autogpt approve`` answers, and for approvals if the goal says so."""
         return kind == "question" or self.goal.on_approval == "park"
 
     def deliver(self) -> list[str]:
-        """Deliver to the goal's folder what has changed there in no other way since the start."""
+        """Copy what the run wrote into the goal's folder; what somebody else changed there stays as it is."""
         started = self.started
         folder, before = Path(started.folder), started.destinations
         return deliver(self.workspace, folder, may_write(self.goal), before, self.prepared, self.id)
@@ -113,7 +113,8 @@ class Runner:
     With a ``memory`` the model can ``remember`` and ``recall``, and runs leave episodes and lessons in it.
     """
 
-    session = LiveSession
+    session: type[LiveSession] = LiveSession
+    """The class that carries runs on."""
 
     def __init__(
         self,
@@ -279,8 +280,3 @@ def interrupted(sessions: Sequence[LiveSession], error: KeyboardInterrupt | Paus
     for session in sessions:
         session.interrupt(str(error) if isinstance(error, Paused) else "stopped by the user")
     return error if isinstance(error, Paused) else Interrupted([session.id for session in sessions])
-
-
-def may_write(goal: Goal) -> list[str]:
-    """Return the write grants of a goal: what is delivered when it ends."""
-    return goal.grants.write if goal.grants else []

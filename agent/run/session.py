@@ -1,19 +1,19 @@
-"""A session carries one run out: it asks the loop what comes next, does it, and records what happened.
+"""One run from start to end: ask the loop what comes next, do it, record what happened.
 
-:class:`Session` is the whole life of an unattended run over a :class:`~..record.journal.Journal`. Calls that
-are not granted are refused, and a question ends the run (a conversation waits for the next message). Live
-runs add a person, delivery and a lock (:mod:`.runner`), rollouts a scratch folder (:mod:`.rollout`); both
-go through :func:`drive`, which batches the model calls of several sessions.
+A :class:`Session` does so over any :class:`~..record.journal.Journal`, unattended: a call that is not granted
+is refused, and a question ends the run (a conversation waits for the next message). Live runs add a person,
+delivery and a lock (:mod:`.runner`), rollouts a scratch folder (:mod:`.rollout`). Both are carried on by
+:func:`drive`, which batches the model calls of several sessions.
 
-For a call: commit the intent, run it, commit the outcome. A call whose outcome was lost in a crash is run
-again when it is pure, verified first when it is idempotent, and else reported as uncertain, never repeated.
+For a call: commit the intent, run it, commit the outcome. If a crash lost the outcome, a pure call is run
+again, an idempotent one is verified first, and any other is reported as uncertain and never repeated.
 
-Ending has three steps, each safe to be killed in: the goal's checks (recorded verdicts stand when the run is
-resumed), delivery (doing it again changes nothing), and ``run.ended``.
+A run ends in three steps, and a kill in any of them does no harm: the goal's checks (verdicts on record are
+not reached again), delivery (repeating it changes nothing), and ``run.ended``.
 
-A prompt that the model cannot take costs its own run and no other: the refusal is recorded as a turn, and
-asking again would not help, so the goal ends as not met with the model's reason for its cause. That holds
-alone and among several. In a conversation it costs the message, which later prompts leave out.
+A prompt that the model cannot take costs its own run and no other, whether it runs alone or not: the refusal
+is recorded as a turn and, since asking again cannot help, the goal ends as not met with the model's reason
+as its cause. In a conversation it costs the message, which later prompts leave out.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ...errors import ToolError, UserError
 from ...llm.flow import Flow, flow_of
 from ...llm.message import Model, Sampling, Turn
 from ...llm.models.token_budget import ContextOverflow
-from ...llm.schema import GrammarError
+from ...schemas import GrammarError
 from ...tools.policy import Verdict
 from ..goals.checks import CheckVerdict, reward, run_checks
 from ..goals.load import Goal
@@ -69,7 +69,7 @@ UNCERTAIN = (
 class Session:
     """One run under way in this process.
 
-    Drivers with a person or a user's folder override :meth:`permit`, :meth:`answer_to`, :meth:`park`,
+    Drivers with a person or a user's folder override :meth:`permit`, :meth:`answer_to`, :meth:`parks`,
     :meth:`deliver` and :meth:`close`.
     """
 
@@ -139,7 +139,7 @@ class Session:
                         self._stop(stop)
                     return None
 
-    def hear(self, turn: Turn) -> None:
+    def record(self, turn: Turn) -> None:
         """Commit the model's answer to what it was asked."""
         assert self.asked is not None
         think, self.asked = self.asked, None
@@ -183,8 +183,8 @@ class Session:
         """Return a person's answer, None where nobody is there."""
         return None
 
-    def park(self, kind: str) -> bool:
-        """Return whether the run waits for a person who is not there; ``kind``: of :class:`PersonAsked`."""
+    def parks(self, kind: Literal["question", "approval"]) -> bool:
+        """Return whether the run waits for a person who is not there, instead of going on without."""
         return False
 
     def deliver(self) -> list[str]:
@@ -251,7 +251,7 @@ class Session:
         self.stopped = Stop("idle", "waiting for a person")
         if self.started.mode == "chat":
             return False
-        if self.park(asked.kind):
+        if self.parks(asked.kind):
             self.append(RunInterrupted(cause=PARKED))
         elif asked.kind == "approval":
             refused = PersonAnswered(text="nobody was there to approve", decision="no", call_id=asked.call_id)
@@ -284,9 +284,13 @@ class Session:
                 verdicts.append(fresh)
                 self.append(CheckResult(**vars(fresh)))
         delivered = self.deliver()
-        grants = self.goal.grants.write if self.goal.grants else []
-        verdict = verdict_of(self.events, value, verdicts, self.workspace, grants, delivered)
+        verdict = verdict_of(self.events, value, verdicts, self.workspace, may_write(self.goal), delivered)
         self.end(verdict.status, verdict.cause, value, reward(verdicts), delivered)
+
+
+def may_write(goal: Goal) -> list[str]:
+    """Return the write grants of a goal: what is delivered when it ends."""
+    return goal.grants.write if goal.grants else []
 
 
 def drive(
@@ -307,8 +311,7 @@ def drive(
     it that error is raised. :class:`~..record.journal.Paused` always is.
     """
     waiting = enumerate(openers)
-    heard = None if on_text is None else lambda number, piece: on_text(active[number].id, piece)
-    flow = flow_of(model, heard)
+    flow = flow_of(model, on_text and (lambda number, piece: on_text(active[number].id, piece)))
     due: deque[int] = deque()
     while True:
         while len(active) < max(1, parallel) and (item := next(waiting, None)) is not None:
@@ -369,8 +372,8 @@ def _answered(flow: Flow, active: Mapping[int, Session]) -> list[int]:
             except UNFIT as own:
                 active[number].refuse(think, own)
         for number, turn in turns:
-            active[number].hear(turn)
+            active[number].record(turn)
         return list(asked)
     for number, turn in turns:
-        active[number].hear(turn)
+        active[number].record(turn)
     return [number for number, _ in turns]

@@ -78,7 +78,7 @@ def verdict_of(
     ):
         cause = rule(run)
         if cause:
-            return Verdict("not_met", clip(" ".join(cause.split()), MAX_CAUSE))
+            return Verdict("not_met", clip(cause, MAX_CAUSE))
     return Verdict("answered", "finished")
 
 
@@ -161,8 +161,8 @@ class _Run:
         return {whole or quoted for whole, quoted in found}
 
     @property
-    def recalled(self) -> bool:
-        """Whether memory, or a person who was asked, supplied the answer."""
+    def told(self) -> bool:
+        """Whether memory holds the answer, or a person was asked and answered."""
         return self.person_helped or any(_says(one.text, self.text) for one in self.state.shown.values())
 
     def supplied(self, outcomes: Sequence[ToolOutcome]) -> bool:
@@ -213,7 +213,7 @@ def _unread(run: _Run) -> str | None:
     read = {path for call in run.calls if call.done for path in state.inputs if path in _values(call)}
     failed = {path: why for path, why in {**failed, **state.unread}.items() if path not in read}
     unread = _needed(failed, state)
-    if not unread or run.recalled:
+    if not unread or run.told:
         return None
     if len(unread) == len(state.inputs) and any(_supplies(call, run) for call in run.calls):
         return None
@@ -252,7 +252,7 @@ _ASKS_EFFECT = re.compile(
 
 def _failed_calls(run: _Run) -> str | None:
     if run.calls and all(call.failed for call in run.calls):
-        if run.recalled or run.supplied(run.inspected):
+        if run.told or run.supplied(run.inspected):
             return None
         count = "the call" if len(run.calls) == 1 else "every call"
         return f"{count} failed: {run.calls[-1].error}"
@@ -359,7 +359,7 @@ def _leaves_nothing(value: Any) -> bool:
 def _piece_of_question(run: _Run) -> str | None:
     said, asked = _words(run.text), _words(run.question)
     size = len(said)
-    if not said or run.handles or run.recalled:
+    if not said or run.handles or run.told:
         return None
     if not any(asked[at : at + size] == said for at in range(len(asked) - size + 1)):
         return None
@@ -423,7 +423,7 @@ def _claimed_effect(run: _Run) -> str | None:
     if claim is None or _NO_CLAIM.search(claim[0]) or _NO_ORDER.match(run.question.strip()):
         return None
     read = [call.outcome for call in run.calls if not call.has_effect]
-    if run.recalled or run.supplied([*run.inspected, *read]):
+    if run.supplied([*run.inspected, *read]):
         return None
     kind = next(kind for kind, (claimed, _) in _EFFECTS.items() if re.fullmatch(claimed, claim["verb"], re.I))
     asked = re.search(rf"\b({_EFFECTS[kind][1]})\b", run.question, re.I)

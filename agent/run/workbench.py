@@ -125,28 +125,18 @@ class Workbench:
         except Exception as error:  # a tool's body may fail in any way; the model reads about it
             text = f"error: {act.tool} failed: {type(error).__name__}: {error}"
             return self.outcome(act, "failed", text, time.perf_counter() - begun)
-        return ToolOutcome(
-            at=time.time(),
-            call_id=act.call_id,
-            tool=act.tool,
-            state="done",
-            handle=f"${len(state.handles) + 1}",
-            preview=result.preview[:MAX_PREVIEW],
-            value=result.value,
-            facts=result.facts,
-            label=result.label,
-            seconds=time.perf_counter() - begun,
-            by=act.by,
-        )
+        done = self.outcome(act, "done", result.preview, time.perf_counter() - begun)
+        value = {"value": result.value, "facts": result.facts, "label": result.label}
+        return done.model_copy(update={"handle": f"${len(state.handles) + 1}", **value})
 
     def outcome(
         self,
         act: Act,
-        state: Literal["failed", "refused", "uncertain"],
+        state: Literal["done", "failed", "refused", "uncertain"],
         preview: str,
         seconds: float = 0.0,
     ) -> ToolOutcome:
-        """Return the outcome of a call that gave no value."""
+        """Return the outcome of a call, without a value."""
         return ToolOutcome(
             at=time.time(),
             call_id=act.call_id,

@@ -193,7 +193,7 @@ def beside(target: Path, run: str) -> Path:
 
 
 def original(name: str, run: str) -> str | None:
-    """Return the file that ``name`` was put beside by :func:`deliver`; None for a plain delivery."""
+    """Return the file whose name was taken, for a ``name`` made by :func:`beside`; None for any other."""
     mark = f".autogpt-{run}"
     return name.replace(mark, "") if mark in name else None
 

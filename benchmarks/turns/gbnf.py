@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from autogpt.llm.message import CallSpec
-from autogpt.llm.schema import bound_schema
+from autogpt.schemas import bound_schema
 
 _BASE = r"""
 char ::= [^"\\\x7F\x00-\x1F] | "\\" (["\\bfnrt/] | "u" [0-9a-fA-F] [0-9a-fA-F] [0-9a-fA-F] [0-9a-fA-F])

@@ -23,6 +23,7 @@ from typing import Any, cast
 from uuid import uuid4
 
 from langchain_core.callbacks import CallbackManagerForLLMRun
+from langchain_core.exceptions import ContextOverflowError
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
@@ -42,9 +43,10 @@ from ..message import (
     Sampling,
     ToolCall,
     Turn,
+    why_invalid,
 )
-from ..schema import why_invalid
 from ..text.grammar import parse_call
+from .token_budget import ContextOverflow
 
 ATTEMPTS = 4
 """Tries of a remote call before giving up; the waits between them add up to some 7 seconds."""
@@ -229,6 +231,8 @@ class LangChainModel:
     ) -> list[Turn]:
         """Answer each prompt, several at once; raises :class:`RemoteModelError`.
 
+        A prompt that the provider says is too long raises :class:`ContextOverflow`.
+
         Connection errors, timeouts and overloads are tried again, at most ``ATTEMPTS`` times, and
         every failed attempt is logged.
         """
@@ -252,6 +256,8 @@ class LangChainModel:
         bound, said = _bind(self.model, tools), _to_langchain(prompt.messages)
         try:
             answer = _retrying(self.wait)(bound.invoke, said)
+        except ContextOverflowError as error:  # this prompt's fault alone, unlike all others
+            raise ContextOverflow(f"{self.name} cannot take the conversation: {_line(error)}") from error
         except Exception as error:  # providers raise errors of several HTTP libraries and their own
             raise RemoteModelError(f"{self.name} did not answer: {_line(error)}") from error
         call, text, invalid = _read(answer, names)

@@ -108,7 +108,7 @@ class LocalModel:
         """Answer each prompt with one of its calls, all in one batch.
 
         A single prompt that cannot be served raises :class:`ContextOverflow` or
-        :class:`~autogpt.llm.schema.GrammarError`; in a batch it becomes an invalid turn, so that
+        :class:`~autogpt.schemas.GrammarError`; in a batch it becomes an invalid turn, so that
         the others are answered.
         """
         turns: list[Turn | None] = [None] * len(prompts)

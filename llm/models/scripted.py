@@ -22,8 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UsageError
-from ..message import Prompt, ToolCall, Turn
-from ..schema import why_invalid
+from ..message import Prompt, ToolCall, Turn, why_invalid
 from ..text.grammar import parse_call
 
 Said = ToolCall | str

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...schemas import GrammarError, bound_schema
 from ..message import CallSpec, ToolCall
-from ..schema import GrammarError, bound_schema, check_bounded
 from .tokenizer import CALL_CLOSE, CALL_OPEN, ChatTokenizer
 
 if TYPE_CHECKING:
@@ -36,8 +36,6 @@ __all__ = [
     "GrammarError",
     "Matcher",
     "NotAllowed",
-    "bound_schema",
-    "check_bounded",
     "mark_forced",
     "parse_call",
     "teacher_ids",

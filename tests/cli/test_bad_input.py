@@ -102,7 +102,7 @@ def test_a_binary_input_is_named_and_the_run_is_not_met(
         ("goal: &a [*a]\n", "bad.yaml:1: malformed YAML"),
         ("just words\n", "bad.yaml:1: a goal must be a mapping of fields, not str"),
         ("", "bad.yaml: holds no goal"),
-        ("goal: x\ngoal: y\n", "bad.yaml:2: goal: stands twice"),
+        ("goal: x\ngoal: y\n", "bad.yaml:2: goal: is given twice"),
     ],
 )
 def test_malformed_yaml_has_its_line(

@@ -131,6 +131,14 @@ def test_write_delivers_a_file_here(here: Path) -> None:
     assert not (here / "late.txt").exists(), "without a grant the file stays in the run's workspace"
 
 
+def test_a_file_that_was_to_be_written_and_is_not_is_exit_code_3(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = script(here / "w.json", [{"name": "finish", "arguments": {"answer": "Wrote late.txt"}}])
+    assert main(["run", "note it", "--write", "late.txt", "--model", model]) == 3
+    assert "\nnot met: late.txt was not written (" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("argv", "says"),
     [

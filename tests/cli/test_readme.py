@@ -32,10 +32,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("code", blocks("python"))
-def test_python_examples_run(code: str, capsys: pytest.CaptureFixture[str]) -> None:
-    exec(compile(code, "README.md", "exec"), {"__name__": "__main__"})
-    assert "print(" not in code or capsys.readouterr().out.strip()
+def test_python_examples_run(capsys: pytest.CaptureFixture[str]) -> None:
+    """One after the other, as a reader pastes them: a later one may use the names of an earlier one."""
+    names: dict[str, object] = {"__name__": "__main__"}
+    for code in blocks("python"):
+        exec(compile(code, "README.md", "exec"), names)
+        assert "print(" not in code or capsys.readouterr().out.strip()
 
 
 @pytest.mark.parametrize("text", blocks("yaml"))

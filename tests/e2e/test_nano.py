@@ -10,14 +10,14 @@ import pytest
 from autogpt.agent.goals.load import Goal
 from autogpt.agent.record.events import ModelTurn
 from autogpt.agent.record.store import RunStore
+from autogpt.agent.run.loop import Think, decide
 from autogpt.agent.run.replay import replay
 from autogpt.agent.run.rollout import Rollout
 from autogpt.agent.run.runner import Runner
 from autogpt.agent.run.workbench import goal_tools
-from autogpt.llm.message import Prompt, Sampling
+from autogpt.llm.message import Prompt, Sampling, why_invalid
 from autogpt.llm.models.local import LocalModel
 from autogpt.llm.registry import NANO
-from autogpt.llm.schema import why_invalid
 from autogpt.tools.registry import builtins
 
 GOALS = [
@@ -68,7 +68,7 @@ def test_it_has_learned_the_frame_of_a_run(nano: LocalModel) -> None:
 
 def test_sampling_is_repeatable_and_valid(nano: LocalModel) -> None:
     rollout = Rollout(nano, builtins(), parallel=1)
-    think = rollout.advance(rollout.open(Goal.model_validate(GOALS[0])))
+    think = rollout.open(Goal.model_validate(GOALS[0])).advance()
     assert think is not None
     hot = Sampling(temperature=1.5, seed=7)
     turns = [nano.respond([Prompt("s", think.conversation, think.calls, hot)])[0] for _ in range(2)]
@@ -87,6 +87,9 @@ def test_a_durable_run_replays_to_the_same_tokens(nano: LocalModel, tmp_path: Pa
     result = Runner(store, nano, builtins()).run(goal)
     events = store.load(result.run)
     tools, _ = goal_tools(goal, builtins())
-    replayed = replay(events, tools, nano)
-    assert replayed.same, replayed
-    assert replayed.asked == sum(isinstance(event, ModelTurn) for event in events)
+    assert replay(events, tools).same
+    for seq, event in enumerate(events):
+        if isinstance(event, ModelTurn):
+            think = decide(events[:seq], tools)
+            assert isinstance(think, Think)
+            assert list(nano.respond([think.prompt("again", Sampling())])[0].ids) == event.ids

@@ -6,20 +6,27 @@ import subprocess
 import sys
 import threading
 from dataclasses import dataclass
+from datetime import date, time
+from decimal import Decimal
 from importlib.metadata import distributions
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from uuid import UUID
 
 import jsonschema
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 
 from autogpt.errors import ToolError, UsageError
 from autogpt.labels import Label
+from autogpt.llm.message import CallSpec, ToolCall, why_invalid
+from autogpt.llm.text.grammar import GrammarCompiler
+from autogpt.llm.text.tokenizer import ChatTokenizer
+from autogpt.schemas import tool_schema
 from autogpt.tools.base import Effect, Replay, ToolContext
 from autogpt.tools.functions import FunctionTool, as_tool, tool
 from autogpt.tools.registry import RESERVED, Registry, builtins, load_plugins
-from autogpt.tools.schema import bounded
 from autogpt.tools.stubs import StubTool
 
 FAMILIES = {
@@ -196,7 +203,12 @@ def test_it_runs_checked_and_stays_callable(ctx: ToolContext) -> None:
     result = postage.run({"grams": 100, "zone": "world"}, ctx)
     assert (result.value, result.preview, result.label) == (3.0, "3.0", Label.UNTRUSTED)
     assert postage(100) == 1.0
-    for args, message in [({"grams": "heavy"}, "postage: grams"), ({}, "grams"), ({"grams": 1, "x": 2}, "x")]:
+    mistakes: list[tuple[dict[str, Any], str]] = [
+        ({"grams": "heavy"}, "postage: grams"),
+        ({}, "grams"),
+        ({"grams": 1, "x": 2}, "x"),
+    ]
+    for args, message in mistakes:
         with pytest.raises(ToolError, match=message):
             postage.run(args, ctx)
 
@@ -270,8 +282,100 @@ def test_a_recursive_schema_is_refused() -> None:
         children: list[Node]
 
     Node.model_rebuild(_types_namespace={"Node": Node})
-    with pytest.raises(UsageError, match="Node refers to itself"):
-        bounded({"type": "object", "properties": {"n": {"$ref": "#/$defs/Node"}}, **Node.model_json_schema()})
+    schema = {"type": "object", "properties": {"n": {"$ref": "#/$defs/Node"}}, **Node.model_json_schema()}
+    with pytest.raises(UsageError, match=r"tool walk: .*Node refers to itself"):
+        tool_schema(schema, "walk")
+
+
+class Cat(BaseModel):
+    kind: Literal["cat"]
+    lives: int
+
+
+class Dog(BaseModel):
+    kind: Literal["dog"]
+    bark: str
+
+
+def line_count(file: Path) -> int:
+    """Number of lines of a file."""
+    return 0
+
+
+def digest(raw: bytes, where: IPv4Network, parts: tuple[str, int], color: set[str]) -> int:
+    """Digest of all of it."""
+    return 0
+
+
+def booking(day: date, at: time, price: Decimal, key: UUID, secret: SecretStr, pet: Cat | Dog) -> int:
+    """Number of a booking."""
+    return 0
+
+
+TEXT: dict[str, Any] = {"type": "string"}
+FOREIGN: list[dict[str, Any]] = [
+    {"type": "object", "properties": {"pair": {"type": "array", "items": [TEXT, {"type": "integer"}]}}},
+    {"oneOf": [Cat.model_json_schema(), Dog.model_json_schema()]},
+    {"allOf": [{"$ref": "#/definitions/a"}], "definitions": {"a": Cat.model_json_schema()}},
+    {"properties": {"a": {**TEXT, "pattern": "^(?=.*x)y$"}, "b": {**TEXT, "pattern": "^("}}},
+    {"properties": {"a": {"not": TEXT, "type": "integer"}}, "dependentRequired": {"a": ["b"]}},
+    {"properties": {"a": {"type": "array", "contains": {"const": 1}, "items": {"type": "integer"}}}},
+    {"properties": {"a": {"type": "object", "propertyNames": {"pattern": "^x"}}}, "if": {}, "then": {}},
+    {"anyOf": [{"properties": {"a": TEXT}, "patternProperties": {"(?!x)": TEXT}}, {"type": "null"}]},
+    {"properties": {"a": {"patternProperties": {"(?!x)": TEXT}}}, "anyOf": [{"required": ["a"]}]},
+    {"properties": {"a": {**TEXT, "format": "password"}, "b": {}, "c": {"type": ["string", "null"]}}},
+]
+
+
+def test_what_registers_becomes_a_grammar(chat_folder: Path) -> None:
+    stubs = [StubTool(f"stub{number}", "x", schema, 1) for number, schema in enumerate(FOREIGN)]
+    registry, compiler = Registry(), GrammarCompiler(ChatTokenizer(chat_folder))
+    for thing in (postage, line_count, digest, booking, *stubs):
+        made = registry.register(thing)
+        for handles in ((), ("$1",)):
+            schema = made.narrow({}, handles)
+            assert schema is not None
+            compiler.compile([CallSpec(made.name, schema)])
+
+
+def test_what_a_grammar_cannot_hold_is_left_to_the_tool() -> None:
+    made = as_tool(line_count).parameters["properties"]["file"]
+    assert made == {"type": "string", "maxLength": 400}  # a path is a string
+    union = StubTool("pet", "x", FOREIGN[1], 1).parameters
+    assert list(union["properties"]) == ["kind", "lives", "bark"] and union["required"] == ["kind"]
+
+
+@pytest.mark.parametrize(
+    ("schema", "said"),
+    [
+        ({"properties": {"a": {"not": {}}}}, "odd: schema: no grammar can follow `not`"),
+        ({"properties": {"a": {**TEXT, "format": "path"}}}, "no grammar can follow `format: path`"),
+        ({"properties": {"a": {**TEXT, "pattern": "(?!x)"}}}, r"no grammar can follow `pattern: \(\?!x\)`"),
+        ({"properties": {"a": False}}, "a schema of false allows no value"),
+    ],
+)
+def test_a_tool_whose_schema_cannot_become_a_grammar_is_refused(schema: dict[str, Any], said: str) -> None:
+    made = StubTool("odd", "x", {}, 1)
+    made.parameters = schema
+    with pytest.raises(UsageError, match=said) as caught:
+        Registry().register(made)
+    assert "\n" not in str(caught.value)
+
+
+def test_arguments_that_are_no_object_are_refused_by_name() -> None:
+    with pytest.raises(UsageError, match=r"tool list: arguments must be one object with names, not array"):
+        StubTool("list", "x", {"type": "array"}, 1)
+
+
+def test_a_barcode_reaches_its_tool_whole(ctx: ToolContext) -> None:
+    def product(barcode: int) -> str:
+        """Name of the product with a barcode."""
+        return f"product {barcode}"
+
+    made = as_tool(product)
+    call = ToolCall("product", {"barcode": 4006381333931})
+    assert why_invalid(call, [CallSpec("product", made.narrow({}, ()) or {})]) is None
+    assert made.run(call.arguments, ctx).value == "product 4006381333931"
 
 
 def test_langchain_tools_register_and_run(ctx: ToolContext) -> None:
@@ -293,7 +397,11 @@ def test_langchain_tools_register_and_run(ctx: ToolContext) -> None:
     assert "maxLength" in made.parameters["properties"]["note"]
     result = made.run({"count": 2}, ctx)
     assert (result.value, result.preview, result.label) == ({"days": 3}, '{"days":3}', Label.UNTRUSTED)
-    for args, message in [({"count": -1}, "must not be negative"), ({"count": "many"}, "add_days: count")]:
+    mistakes: list[tuple[dict[str, Any], str]] = [
+        ({"count": -1}, "must not be negative"),
+        ({"count": "many"}, "add_days: count"),
+    ]
+    for args, message in mistakes:
         with pytest.raises(ToolError, match=message):
             made.run(args, ctx)
 

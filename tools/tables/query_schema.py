@@ -13,18 +13,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ...schemas import INTEGER
 from .query import qualified, term_names
 
 _FREE = 60
-_BOUND = 10**15
+_REAL = 10**15
 _MAX_CELLS = 2000
 """Cells listed per schema branch; beyond that the columns with most values take free text."""
 _OPS = ["=", "!=", ">", "<", ">=", "<="]
 _LIMIT = {"type": "integer", "minimum": 1, "maximum": 100}
 _EQUAL = {"enum": _OPS[:2]}
 _TEXT = {"type": "string", "maxLength": _FREE}
-_INTEGER = {"type": "integer", "minimum": -_BOUND, "maximum": _BOUND}
-_NUMBER = {"type": "number", "minimum": -_BOUND, "maximum": _BOUND}
+_INTEGER = {"type": "integer", "minimum": -INTEGER, "maximum": INTEGER}
+_NUMBER = {"type": "number", "minimum": -_REAL, "maximum": _REAL}
 
 Json = dict[str, Any]
 Columns = Sequence[tuple[str, Mapping[str, Any]]]
@@ -56,7 +57,7 @@ def _tuple(*items: Json) -> Json:
 def general_schema() -> Json:
     """Return the schema before anything is known: bounded free names."""
     name: Json = {"type": "string", "maxLength": 80}
-    value: Json = {"anyOf": [dict(_TEXT), dict(_NUMBER), {"type": "null"}]}
+    value: Json = {"anyOf": [dict(_TEXT), dict(_INTEGER), dict(_NUMBER), {"type": "null"}]}
     where = _tuple(name, {"enum": [*_OPS, "contains"]}, value)
     return _object(name, name, False, name, name, name, where)
 

@@ -166,7 +166,7 @@ def test_mistakes_that_need_the_disk_or_the_tools(tmp_path: Path) -> None:
     [
         ('goal: "What\ninputs: [a\n', 3, "malformed YAML"),
         ("goal: a\n  b: c\n", 2, "malformed YAML"),
-        ("goal: a\ngoal: b\n", 2, "stands twice"),
+        ("goal: a\ngoal: b\n", 2, "is given twice"),
         ("- 3\n", 1, "must be a mapping"),
         ("- goal: a\n  id: x\n- goal: b\n  id: x\n", 4, "also names line 1"),
         ("goal: 'a {{ y }}'\nparams: {z: 1}\n", 1, "'y' is undefined"),

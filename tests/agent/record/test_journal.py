@@ -25,6 +25,7 @@ from autogpt.agent.record.events import (
     RunStarted,
     ToolOutcome,
     Unknown,
+    dump_event,
 )
 from autogpt.agent.record.journal import INLINE_BYTES, DatabaseJournal, MemoryJournal, Paused
 from autogpt.agent.record.store import RunStore, new_run_id
@@ -138,27 +139,17 @@ def test_runs_are_found_by_short_names(tmp_path: Path) -> None:
     assert store.last_resumable() == "20260102-000000-aabb22"
 
 
-def test_export_and_import_keep_every_event_and_value(tmp_path: Path) -> None:
+def test_an_export_has_every_event_and_value(tmp_path: Path) -> None:
     store = RunStore(tmp_path / "a")
     journal = begin(store, "größe")
-    kept = journal.append(outcome("c1", list(range(3000))))
+    journal.append(outcome("c1", list(range(3000))))
     journal.append(RunEnded(status="not_met", cause="a check failed", reward=0.5))
-    lines = list(store.export(journal.run))
-    assert [json.loads(line)["seq"] for line in lines] == [0, 1, 2]
-    assert json.loads(lines[1])["value"] == list(range(3000))
-
-    other = RunStore(tmp_path / "b")
-    assert other.import_lines(lines) == journal.run
-    assert other.load(journal.run) == list(journal.events)
-    assert other.value(journal.run, kept) == list(range(3000))
-    info = other.info(journal.run)
-    assert (info.status, info.reward, info.goal) == ("not_met", 0.5, "größe")
-    with pytest.raises(UsageError, match="already in"):
-        other.import_lines(lines)
-    with pytest.raises(UsageError, match="line 2: not an exported event"):
-        RunStore(tmp_path / "c").import_lines([lines[0], lines[2]])
-    with pytest.raises(UsageError, match="line 1: not an exported event"):
-        RunStore(tmp_path / "c").import_lines(["{"])
+    lines = [json.loads(line) for line in store.export(journal.run)]
+    assert [(line.pop("run"), line.pop("seq")) for line in lines] == [(journal.run, n) for n in range(3)]
+    assert lines[1].pop("value") == list(range(3000))
+    events = [dump_event(event) for event in store.load(journal.run)]
+    del events[0]["run"], events[1]["value"]
+    assert lines == events
 
 
 def _append_many(home: Path, count: int) -> None:

@@ -74,7 +74,17 @@ def test_prices_never_turn_success_into_failure() -> None:
 def test_a_goal_that_did_not_get_to_its_checks_is_worth_nothing() -> None:
     found = reward_of([STARTED, turn("plan"), RunEnded(status="limit", cause="steps", reward=0.0)])
     assert found is not None and (found.value, found.source) == (0.0, "checks")
-    assert reward_of([STARTED, turn(), RunEnded(status="achieved", cause="finished")]) is None
+    old = RunEnded(status="achieved", cause="finished")  # of before "answered" was known
+    assert reward_of([STARTED, turn(), old]) is None
+
+
+def test_an_unchecked_run_is_worth_what_somebody_says_of_it() -> None:
+    """No checks, no reward: neither for an answer nor for one that its own record contradicts."""
+    for status in ("answered", "not_met"):
+        events = [STARTED, turn(), RunEnded.model_validate({"status": status, "cause": "finished"})]
+        assert reward_of(events) is None
+        found = reward_of([*events, Rating(value=1.0, by="ann")], FREE)
+        assert found and (found.value, found.source) == (1.0, "person")
 
 
 def test_a_person_stands_above_checks_and_checks_above_a_judge() -> None:

@@ -60,7 +60,7 @@ class Counting:
             call = self.say(prompt)
             whole = self.tokenizer.encode_messages(prompt.messages, continue_assistant=True).ids
             ids = self.tokenizer.assistant_ids(call.text())
-            turns.append(Turn(call, call.text(), ids, (False,) * len(ids), prompt_tokens=len(whole)))
+            turns.append(Turn(call, call.text(), ids, "s" * len(ids), prompt_tokens=len(whole)))
         return turns
 
     def close_session(self, session: str) -> None:
@@ -79,7 +79,7 @@ def say(prompt: Prompt) -> ToolCall:
 def session(tmp_path: Path, chat_folder: Path, monkeypatch: pytest.MonkeyPatch) -> ChatSession:
     monkeypatch.setattr(loop, "CONVERSATION", BUDGET)
     memory = HomeMemory(tmp_path / "home")
-    runner = Runner(RunStore(tmp_path / "home"), Counting(chat_folder, say), builtins(), memory=memory)  # type: ignore[arg-type]
+    runner = Runner(RunStore(tmp_path / "home"), Counting(chat_folder, say), builtins(), memory=memory)
     (tmp_path / "t.csv").write_text("a,b\n1,2\n")
     made = ChatSession(runner)
     made.say("The zebra is called Otto. " + "filler words here " * 8, inputs=[tmp_path / "t.csv"])
@@ -145,7 +145,7 @@ def test_without_a_memory_the_ledger_says_that_only_the_journal_has_it(
     tmp_path: Path, chat_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "CONVERSATION", BUDGET)
-    session = ChatSession(Runner(RunStore(tmp_path), Counting(chat_folder, say), builtins()))  # type: ignore[arg-type]
+    session = ChatSession(Runner(RunStore(tmp_path), Counting(chat_folder, say), builtins()))
     for words in TALK[:6]:
         session.say(f"{words} " * 8)
     fold = next(event for event in session.events if isinstance(event, ConversationFolded))

@@ -21,6 +21,7 @@ from autogpt.agent.record.events import (
     parse_event,
 )
 from autogpt.agent.run.loop import Act, Stop, Think, decide
+from autogpt.agent.run.replay import replay
 from autogpt.agent.run.rollout import Rollout
 from autogpt.llm.message import ToolCall
 from autogpt.llm.models.scripted import ScriptedModel
@@ -91,3 +92,21 @@ def test_a_run_begins_with_its_first_event(recorded: list[Event]) -> None:
     for events in ([], recorded[1:]):
         with pytest.raises(ValueError, match=r"begins with run\.started"):
             decide(events, TOOLS)
+
+
+def test_a_record_of_before_the_rules_replays_by_its_own() -> None:
+    """Until rules were kept, an empty result left ``finish`` free, and such a run ended achieved."""
+    empty = ToolCall("tables.query", {"table": "t", "select": ["n"], "where": [["n", "=", 9]]})
+    plan = ToolCall("plan", {"steps": [{"tool": "tables.query", "for": "n"}]})
+    steps = [plan, empty, empty, ToolCall("finish", {"answer": "none"})]
+    goal = Goal.model_validate({"goal": "which n is 9?", "files": {"t.csv": "n\n1\n"}})
+    events = Rollout(ScriptedModel(steps), builtins()).run([goal])[0].events
+    assert replay(events, TOOLS).same
+    old = [events[0].model_copy(update={"rules": 0}), *events[1:]]
+    found = replay(old, TOOLS).difference
+    assert found is not None and "tables.query, finish, plan, ask allowed" in found.replayed
+
+    turns = [number for number, event in enumerate(old) if isinstance(event, ModelTurn)]
+    as_then = old[turns[2]].model_copy(update={"allowed": ["tables.query", "finish", "plan", "ask"]})
+    ended = RunEnded(status="achieved", cause="finished", answer="none")
+    assert replay([*old[: turns[2]], as_then, *old[turns[2] + 1 : -1], ended], TOOLS).same

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from autogpt.agent.goals.load import Goal
 from autogpt.agent.record.events import (
+    RULES,
     Event,
     ModelTurn,
     PersonAnswered,
@@ -16,15 +18,16 @@ from autogpt.agent.record.events import (
     RunEnded,
     ToolIntent,
     ToolOutcome,
+    dump_event,
+    parse_event,
 )
 from autogpt.agent.record.state import State, input_names
 from autogpt.agent.record.transcript import messages
 from autogpt.agent.run.calls import MAX_PLANS, MAX_STEPS_IN_PLAN
 from autogpt.agent.run.loop import Act, Ask, Stop, Think, decide
 from autogpt.agent.run.workbench import opening
-from autogpt.llm.message import CallSpec, ToolCall
+from autogpt.llm.message import CallSpec, ToolCall, why_invalid
 from autogpt.llm.models.scripted import ScriptedModel
-from autogpt.llm.schema import why_invalid
 from autogpt.tools.base import Tool
 from autogpt.tools.registry import builtins
 
@@ -34,10 +37,10 @@ TOOLS: dict[str, Tool] = dict(builtins().select())
 class Run:
     """Events written by hand, as a driver would append them."""
 
-    def __init__(self, mode: str = "eval", plan: bool = True, **goal: Any) -> None:
+    def __init__(self, mode: str = "eval", plan: bool = True, rules: int = RULES, **goal: Any) -> None:
         made = Goal.model_validate({"goal": "do it", **goal}).model_dump(mode="json")
         started = opening("r", made, ScriptedModel([]), TOOLS, {}, mode=mode, plan=plan)  # type: ignore[arg-type]
-        self.events: list[Event] = [started]
+        self.events: list[Event] = [started.model_copy(update={"rules": rules})]
         self.calls = 0
         self.handles = 0
 
@@ -81,7 +84,9 @@ class Run:
         return [call.name for call in request.calls]
 
     def spec(self, name: str) -> CallSpec:
-        return next(call for call in self.next().calls if call.name == name)
+        request = self.next()
+        assert isinstance(request, Think), request
+        return next(call for call in request.calls if call.name == name)
 
 
 # --- plan first, then the plan's tools ----------------------------------------------------------
@@ -145,6 +150,134 @@ def test_the_drivers_table_description_is_read_but_is_no_value() -> None:
     assert why_invalid(ToolCall("finish", {"answer": "$1"}), run.next().calls)
     listed = Run(files={"n.txt": "1"}).outcome("files.list", call_id="d:list1", by="driver")
     assert why_invalid(ToolCall("finish", {"answer": "$1"}), listed.next().calls) is None
+
+
+# --- unread inputs and empty results --------------------------------------------------------------
+
+
+def unread(*names: str, **fields: Any) -> Run:
+    """A run after the driver looked at tables of which none could be read."""
+    run = Run(files=dict.fromkeys(names, ""), **fields)
+    for name in names:
+        error = f"error: {name} is empty"
+        run.outcome("tables.describe", error, "failed", call_id=f"d:{name}", by="driver")
+    return run
+
+
+def may_finish(run: Run, answer: str) -> bool:
+    return why_invalid(ToolCall("finish", {"answer": answer}), run.next().calls) is None
+
+
+def test_the_model_reads_that_an_inspection_failed() -> None:
+    run = Run(files={"b.csv": ""})
+    act = run.next()
+    run.add(ToolIntent(call_id=act.call_id, tool=act.tool, arguments=act.arguments, by="driver"))
+    run.outcome(act.tool, "error: b.csv is empty", "failed", call_id=act.call_id, by="driver")
+    assert run.next().conversation[-1].content == "Goal: do it\ntables.describe b.csv: error: b.csv is empty"
+
+
+def test_with_an_unread_input_the_only_free_answer_names_it() -> None:
+    run = unread("b.csv")
+    assert run.allowed() == ["plan", "finish", "ask"]
+    for answer, fits in (("2", False), ("I could not read b.csv", True), ("I could not read bacsv", False),
+                         ("I could not read b.csv: it is empty.\nSend it again?", True),
+                         ("Sorry, I could not read b.csv", False)):  # fmt: skip
+        assert may_finish(run, answer) == fits, answer
+    assert "I could not read b.csv" in run.spec("finish").description
+    assert not may_finish(run.plan("tables.query"), "2")
+    either = unread("a b(1).csv", "c.csv")
+    for name in ("a b(1).csv", "c.csv"):
+        assert may_finish(either, f"I could not read {name}, sorry")
+
+
+def test_the_grammar_takes_the_honest_answer_and_no_other(chat_folder: Path) -> None:
+    name = "a b-(1) [x]+^$|ü\"\\.csv"
+    run = unread(name)
+    grammar = GrammarCompiler(ChatTokenizer(chat_folder)).compile(run.next().calls)
+    honest = ToolCall("finish", {"answer": f"I could not read {name}."}).text()
+    assert teacher_ids(grammar, honest)[0]
+    with pytest.raises(NotAllowed):
+        teacher_ids(grammar, ToolCall("finish", {"answer": "2"}).text())
+
+
+def test_a_value_of_a_tool_frees_the_answer() -> None:
+    run = unread("b.csv").plan("files.read").turn("files.read", path="b.csv")
+    run.outcome("files.read", "there is no text", "failed")
+    assert not may_finish(run, "2")
+    run.turn("files.write", path="o.txt", content="2").outcome("files.write", "wrote o.txt")
+    assert not may_finish(run, "2"), "what the model made up is not read from anywhere"
+    run.turn("files.read", path="b.csv").outcome("files.read", "n 2")
+    assert may_finish(run, "2") and may_finish(run, "$2")
+    assert State.of(run.events).unread == {}
+
+
+def test_an_input_that_the_question_does_not_need_binds_nothing() -> None:
+    run = Run(goal="How many rows has b.csv?", files={"a.csv": "", "b.csv": "n\n1\n"})
+    run.outcome("tables.describe", "error: a.csv is empty", "failed", call_id="d:a.csv", by="driver")
+    run.outcome("tables.describe", "table b (1 row)", call_id="d:b.csv", by="driver")
+    assert may_finish(run, "1")
+    named = run.events[0].model_copy(update={"goal": {**run.events[0].goal, "goal": "Rows of a.csv?"}})  # type: ignore[attr-defined]
+    run.events[0] = named
+    assert not may_finish(run, "1")
+
+
+def test_an_unread_input_binds_the_message_that_brought_it() -> None:
+    run = Run("chat").add(PersonSaid(text="hello", inputs=["b.csv"]))
+    run.outcome("tables.describe", "error: b.csv is empty", "failed", call_id="d:b.csv", by="driver")
+    assert not may_finish(run, "hi")
+    run.turn("finish", answer="I could not read b.csv").add(PersonSaid(text="never mind, hello"))
+    assert may_finish(run, "hi")
+
+
+def test_records_of_before_are_decided_as_they_were() -> None:
+    assert may_finish(unread("b.csv", rules=0), "2")
+    assert "finish" in empty(Run(rules=0)).allowed()
+
+
+def test_the_rules_are_part_of_the_record() -> None:
+    started = Run().events[0]
+    assert dump_event(started)["rules"] == RULES == 1
+    old = dump_event(started)
+    del old["rules"]
+    assert parse_event(old).rules == 0  # type: ignore[attr-defined]
+
+
+QUERY = {"table": "t", "select": ["n"], "where": [["n", "=", 9]]}
+HINT = "0 rows; no row has n = 9"
+
+
+def empty(run: Run) -> Run:
+    facts = {"tables": {"t": {"path": "t.csv", "source": "t", "rows": 1, "joins": [],
+                              "columns": [{"name": "n", "type": "integer"}]}}}  # fmt: skip
+    run.outcome("tables.describe", call_id="d:t.csv", by="driver", facts=facts).plan("tables.query")
+    return run.turn("tables.query", **QUERY).outcome("tables.query", HINT, value=[])
+
+
+def test_after_an_empty_result_one_more_try_comes_before_an_answer() -> None:
+    run = empty(Run())
+    assert run.allowed() == ["tables.query", "plan", "ask"]
+    assert run.next().conversation[-1].content == f"$2 = {HINT}"
+    run.plan("tables.query")
+    assert "finish" not in run.allowed(), "a new plan is no try yet"
+    run.turn("tables.query", table="t", select=["n"]).outcome("tables.query", "0 rows", value=[])
+    assert "finish" in run.allowed(), "once is enough: there may be nothing"
+
+
+def test_a_result_with_rows_forces_nothing() -> None:
+    run = empty(Run()).turn("tables.query", table="t", select=["n"])
+    assert run.outcome("tables.query", "1 row: 1", value=[1]).allowed()[-3:] == ["finish", "plan", "ask"]
+
+
+def test_an_empty_result_forces_no_step_beyond_the_limit() -> None:
+    assert "finish" in empty(Run(limits={"steps": 3})).allowed()
+    assert "finish" not in empty(Run(limits={"steps": 4})).allowed()
+
+
+def test_each_message_has_its_own_try() -> None:
+    run = empty(Run("chat").add(PersonSaid(text="which?")))
+    run.turn("finish", answer="none").add(PersonSaid(text="and which now?")).plan("tables.query")
+    run.turn("tables.query", **QUERY).outcome("tables.query", HINT, value=[])
+    assert "finish" not in run.allowed()
 
 
 # --- planning anew, repetition, refusal ---------------------------------------------------------
@@ -370,3 +503,23 @@ def test_own_tools_stand_with_the_goal_and_built_ins_in_the_system_text() -> Non
 def test_sampled_ids_go_back_as_they_were() -> None:
     run = Run().plan("calculator")
     assert run.next().conversation[-1].ids == (1, 2)
+
+
+def test_a_prompt_that_the_model_refused_ends_the_goal_at_once() -> None:
+    refused = ModelTurn(text="", call=None, invalid="9000 tokens, 8191 at most", prompt_refused=True)
+    assert Run(files={"t.csv": "n"}).add(refused).next() == Stop("failed", "9000 tokens, 8191 at most")
+
+
+def test_a_message_that_the_model_refused_is_as_if_never_said() -> None:
+    def talk(refuse: bool) -> list[Event]:
+        run = Run(mode="chat").add(PersonSaid(text="hi")).turn("finish", answer="hello")
+        if refuse:
+            refused = ModelTurn(text="", call=None, invalid="too long", prompt_refused=True)
+            run.add(PersonSaid(text="a long one")).add(refused)
+            assert run.next() == Stop("failed", "too long")
+        return run.add(PersonSaid(text="and now?")).events
+
+    with_it, without = talk(True), talk(False)
+    assert messages(with_it) == messages(without)
+    assert State.of(with_it).context == State.of(without).context > 0
+    assert isinstance(decide(with_it, TOOLS), Think)

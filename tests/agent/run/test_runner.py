@@ -219,7 +219,7 @@ def test_delivery_never_overwrites_what_changed_meanwhile(world: World) -> None:
         out.write_text("edited by the user meanwhile")
         return FINISH
 
-    lines = [plan("files.write"), write("out.txt", "new"), edit]
+    lines: list[Line] = [plan("files.write"), write("out.txt", "new"), edit]
     result = world.run(lines, grants={"write": ["out.txt"]})
     name = f"out.autogpt-{result.run}.txt"
     assert result.delivered == [name]
@@ -371,15 +371,11 @@ def test_a_run_is_not_resumed_with_a_model_of_other_tokens(world: World) -> None
         world.runner([FINISH]).resume(caught.value.runs[0])
 
 
-def test_replay_finds_the_first_difference_and_other_turns(world: World) -> None:
+def test_replay_finds_the_first_difference(world: World) -> None:
     lines = [plan("files.write"), write("a.txt", "1"), FINISH]
     events = world.store.load(world.run(lines).run)
     tools = builtins().select()
-    assert replay(events, tools, by_place(lines)).same
-    other = replay(events, tools, by_place([lines[0], write("a.txt", "2"), FINISH]))
-    assert not other.same and other.difference is None
-    assert ['"2"' in str(turn) for turn in other.turns] == [True]
-
+    assert replay(events, tools).same
     turn = next(n for n, event in enumerate(events) if isinstance(event, ModelTurn))
     changed = [*events]
     changed[turn] = events[turn].model_copy(update={"allowed": ["finish"]})

@@ -205,15 +205,16 @@ def test_a_refused_first_message_leaves_the_inputs_to_the_next(both: Both) -> No
 
 
 def test_a_conversation_that_was_stuck_goes_on_in_a_new_process(both: Both) -> None:
-    """As it was recorded before refusals were: the long message, and no turn."""
+    """As it was recorded before refusals were: a long message, another, and no turn."""
 
     class Broken(ScriptedModel):
         def respond(self, prompts: Sequence[Prompt], on_text: Any = None) -> list[Turn]:
             raise RuntimeError("killed")
 
     stuck = ChatSession(Runner(both.store, Broken([]), builtins()))
-    with pytest.raises(RuntimeError):
-        stuck.say("LONG")
+    for text in ("LONG", "hello?"):
+        with pytest.raises(RuntimeError):
+            stuck.say(text)
     stuck.close(end=False)
     model = Narrow([FINISH] * 9)
     session = ChatSession(Runner(both.store, model, builtins()), run=stuck.run)

@@ -1,4 +1,4 @@
-"""The verdict on a finished run: what ends not met, with which cause, and which right answers stay answered."""
+"""The verdict on a finished run: what ends not met and why, and which right answers are left alone."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from autogpt.agent.goals.load import Goal
+from autogpt.agent.record.events import PersonAnswered
 from autogpt.agent.record.result import RunResult, summarise
 from autogpt.agent.record.rewards import reward_of
 from autogpt.agent.record.store import RunStore
@@ -66,6 +67,25 @@ def not_met(cause: str) -> tuple[str, int, str]:
 
 
 ANSWERED = ("answered", 0, "finished")
+
+
+class World:
+    """A home and a folder, for runs that deliver."""
+
+    def __init__(self, root: Path) -> None:
+        self.store = RunStore(root / "home")
+        self.folder = root / "goal"
+        self.folder.mkdir()
+
+    def run(self, question: str, *script: Line, registry: Registry | None = None, **fields: Any) -> RunResult:
+        goal = Goal.model_validate({"goal": question, **fields})
+        goal._base = self.folder
+        return Runner(self.store, ScriptedModel(script), registry or builtins()).run(goal)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
 
 
 # --- statuses -------------------------------------------------------------------------------------
@@ -135,8 +155,8 @@ def test_nothing_makes_up_for_an_input_that_could_not_be_read(script: list[ToolC
 
 
 def test_an_input_that_only_the_model_tried_to_read_counts_too() -> None:
-    script = [plan("files.read", "calculator"), read("p.jpg"), call("calculator", expression="3"), finish("$2")]
-    found = run("How many people are there?", *script, files={"p.jpg": "\0\1"})
+    script = [plan("files.read", "calculator"), read("p.jpg"), call("calculator", expression="3")]
+    found = run("How many people are there?", *script, finish("$2"), files={"p.jpg": "\0\1"})
     assert ended(found) == not_met("an input could not be read: p.jpg is not text")
 
 
@@ -146,7 +166,20 @@ def test_the_file_that_the_question_names_counts_among_others() -> None:
     assert ended(run("What is the sum in sales.xlsx?", *script, files=files)) == CANNOT
     assert ended(run("What is the sum in t.csv?", *script, files=files)) == ANSWERED
     assert ended(run("What is the sum?", *script, files=files)) == ANSWERED
-    assert ended(run("Which of t.csv and sales.xlsx is damaged?", finish("sales.xlsx"), files=files)) == ANSWERED
+    which = run("Which of t.csv and sales.xlsx is damaged?", finish("sales.xlsx"), files=files)
+    assert ended(which) == ANSWERED
+
+
+def test_what_a_person_supplied_is_an_answer(world: World) -> None:
+    ask = call("ask", question="It is damaged; what is the sum?")
+    goal = Goal.model_validate({"goal": "What is the sum of sales?", "files": BROKEN})
+    runner = Runner(
+        world.store,
+        ScriptedModel([ask, finish("2")], check=False),
+        builtins(),
+        ask=lambda run, asked: PersonAnswered(text="2"),
+    )
+    assert ended(runner.run(goal)) == ANSWERED
 
 
 def test_what_something_else_supplied_is_an_answer() -> None:
@@ -173,7 +206,7 @@ def test_an_answer_after_nothing_but_failures_is_not_met() -> None:
 
 def test_a_refused_effect_that_was_asked_for_is_not_met() -> None:
     script = [plan("tables.query", "files.write"), query(), write("sum.txt", "{$2}"), finish("$2")]
-    fields = {"files": {"t.csv": TOWNS}, "grants": {"write": ["out/*"]}}
+    fields: dict[str, Any] = {"files": {"t.csv": TOWNS}, "grants": {"write": ["out/*"]}}
     found = run("Sum n and save it in sum.txt", *script, **fields)
     assert ended(found) == not_met(
         "files.write: refused: writing sum.txt is not granted (granted: out/*)"
@@ -182,15 +215,11 @@ def test_a_refused_effect_that_was_asked_for_is_not_met() -> None:
 
 
 def test_a_failure_on_the_way_is_no_verdict() -> None:
-    script = [plan("calculator"), call("calculator", expression="6 *"), call("calculator", expression="6 * 7")]
-    assert ended(run("What is 6 * 7?", *script, finish("$1"))) == ANSWERED
+    tries = [call("calculator", expression=text) for text in ("6 *", "6 * 7")]
+    assert ended(run("What is 6 * 7?", plan("calculator"), *tries, finish("$1"))) == ANSWERED
 
 
 def test_what_the_inspection_showed_needs_no_call() -> None:
-    script = [plan("files.read"), read("other.txt"), finish("town, n")]
-    files = {"t.csv": "town, n\n1,2\n"}
-    shown = run("Which columns are there?", *script, files=files)
-    assert shown.status in ("answered", "not_met")  # as the description words it
     script = [plan("files.read"), read("other.txt"), finish("Oslo")]
     assert ended(run("Where is the shop in Oslo?", *script, files={"t.csv": TOWNS})) == ANSWERED
 
@@ -225,25 +254,6 @@ def test_a_file_that_was_moved_away_is_not_missing() -> None:
     script = [plan("files.move"), move("a.txt", "b.txt"), finish("$2")]
     grants = {"write": ["a.txt", "b.txt"]}
     assert ended(run("Rename a.txt to b.txt", *script, files={"a.txt": "x"}, grants=grants)) == ANSWERED
-
-
-class World:
-    """A home and a folder, for runs that deliver."""
-
-    def __init__(self, root: Path) -> None:
-        self.store = RunStore(root / "home")
-        self.folder = root / "goal"
-        self.folder.mkdir()
-
-    def run(self, question: str, *script: Line, registry: Registry | None = None, **fields: Any) -> RunResult:
-        goal = Goal.model_validate({"goal": question, **fields})
-        goal._base = self.folder
-        return Runner(self.store, ScriptedModel(script), registry or builtins()).run(goal)
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
 
 
 def test_a_result_under_another_name_is_not_met(world: World) -> None:
@@ -357,6 +367,7 @@ def test_a_piece_of_the_question_that_a_tool_gave_is_an_answer() -> None:
         ("Write hello to out.txt", "Wrote hello to out.txt"),
         ("Tidy up", "The file tmp.txt was removed"),
         ("Send the mail to Bob", "Sent the mail to Bob"),
+        ("Delete x", "Deleted x"),
     ],
 )
 def test_an_effect_that_no_call_had_is_not_met(question: str, answer: str) -> None:
@@ -411,4 +422,5 @@ def test_a_recorded_effect_or_a_text_is_no_false_claim(
 def test_a_tool_that_is_not_built_in_is_believed() -> None:
     to = {"type": "object", "properties": {"to": {"type": "string"}}}
     script = [plan("mail.send"), call("mail.send", to="Bob"), finish("Sent the mail to Bob")]
-    assert ended(run("Send Bob the mail", *script, stubs=[{"name": "mail.send", "parameters": to}])) == ANSWERED
+    stub = {"name": "mail.send", "parameters": to}
+    assert ended(run("Send Bob the mail", *script, stubs=[stub])) == ANSWERED

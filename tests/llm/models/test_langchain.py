@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from langchain.agents import create_agent
+from langchain_core.exceptions import ContextOverflowError
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
@@ -20,6 +21,7 @@ from autogpt.errors import ModelUnavailable, UsageError
 from autogpt.llm.message import CallSpec, Message, Prompt, ToolCall
 from autogpt.llm.models.langchain import ATTEMPTS, ChatAutoGPT, LangChainModel, RemoteModelError
 from autogpt.llm.models.scripted import ScriptedModel
+from autogpt.llm.models.token_budget import ContextOverflow
 
 
 @tool
@@ -262,6 +264,13 @@ def test_what_will_not_pass_is_not_tried_again() -> None:
     remote = Remote(answers=[ValueError("bad key\nsecond line"), calls("finish", answer="ok")])
     with pytest.raises(RemoteModelError, match="ValueError: bad key second line"):
         LangChainModel(remote, wait=0.001).respond([prompt()])
+    assert len(remote.seen) == 1
+
+
+def test_a_prompt_too_long_for_the_provider_is_told_apart() -> None:
+    remote = Remote(answers=[ContextOverflowError("128001 tokens")])
+    with pytest.raises(ContextOverflow, match=r"langchain:here cannot take .*128001 tokens"):
+        LangChainModel(remote, name="langchain:here", wait=0.001).respond([prompt()])
     assert len(remote.seen) == 1
 
 

@@ -11,9 +11,8 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from autogpt.errors import ModelUnavailable
-from autogpt.llm.message import CallSpec, Message, Prompt, Sampling
+from autogpt.llm.message import CallSpec, Message, Prompt, Sampling, why_invalid
 from autogpt.llm.models.local import ContextOverflow, LocalModel
-from autogpt.llm.schema import why_invalid
 from autogpt.llm.text.grammar import GrammarError, mark_forced
 from autogpt.llm.text.tokenizer import ChatTokenizer
 
