@@ -147,8 +147,8 @@ def bound_spinning() -> None:
     """Let OpenMP's threads wait actively for some 20 us, then sleep; only before torch is imported.
 
     Sleeping at once costs more than the product it waits for: a token of the small model took 24 ms
-    with two threads that sleep, 15 ms with these. Spinning without bound starves the tools beside
-    the model. A choice in the environment stands.
+    with two threads that sleep, 15 ms with these. Spinning without bound starves the tools that run
+    at the same time. A choice in the environment is respected.
     """
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & set(os.environ):
         os.environ["GOMP_SPINCOUNT"] = "20000"

@@ -108,6 +108,18 @@ class AutoGPT:
 
         return ChatSession(self.runner, adapt("a conversation", inputs))
 
+    def rate(self, run: str, value: float, why: str = "") -> str:
+        """Rate a run from 0 (useless) to 1, by its id or a unique beginning; return what counts now.
+
+        Raises UsageError for a value outside 0 to 1, an unknown run, and one without an answer.
+        """
+        from .record.events import Rating
+        from .run.feedback import rate_run, who
+
+        store = self.runner.store
+        rating = Rating(value=value, text=why, by=who())
+        return rate_run(store, store.resolve_run(run), rating, self.runner.memory)
+
     def generate(self, text: str, max_tokens: int = 256) -> str:
         """Return the model's plain continuation of a message: no plan, no tools, no record.
 

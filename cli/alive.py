@@ -2,7 +2,7 @@
 
 The first line comes before any heavy import, so that a command answers within 0.3 s although loading its
 libraries and its model takes seconds. Nothing runs unless :meth:`Alive.start` was called, which only a
-process of its own does: a program or test that calls ``main([...])`` hears nothing.
+process of its own does: a program or test that calls ``main([...])`` gets no such lines.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Alive:
         self.patience = patience
         self.what = "working"
         self._shown = time.monotonic()
-        self._resting = True
+        self.resting = True
         self._transient = False
 
     def start(self, what: str = "") -> None:
@@ -31,7 +31,7 @@ class Alive:
         if what:
             print(f"autogpt: {what}", end="" if self._transient else "\n", file=sys.stderr, flush=True)
         self.what = what or self.what
-        self._resting, self._shown = False, time.monotonic()
+        self.resting, self._shown = False, time.monotonic()
         threading.Thread(target=self._watch, name="alive", daemon=True).start()
 
     def clear(self) -> None:
@@ -42,18 +42,18 @@ class Alive:
 
     def touch(self, what: str = "working") -> None:
         """Note that something was shown, and what the next wait is for."""
-        self.what, self._shown, self._resting = what, time.monotonic(), False
+        self.what, self._shown, self.resting = what, time.monotonic(), False
 
     def rest(self) -> None:
         """Say nothing until the next :meth:`touch`: a person is asked, or the screen moves by itself."""
-        self._resting = True
+        self.resting = True
 
     def _watch(self) -> None:
         said = self._shown
         while True:
             time.sleep(self.patience / 8)
             now = time.monotonic()
-            if not self._resting and now - max(said, self._shown) >= self.patience:
+            if not self.resting and now - max(said, self._shown) >= self.patience:
                 said = now
                 print(f"autogpt: {self.what}, {now - self._shown:.0f} s", file=sys.stderr, flush=True)
 

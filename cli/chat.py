@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..agent.goals.load import Goal, adapt
-from ..agent.open import open_model, open_registry, open_store, with_memory, with_model
+from ..agent.open import open_model, open_registry, open_store, with_memory
 from ..agent.record.events import RunStarted
 from ..agent.record.state import State
 from ..agent.run.chat import ChatSession
@@ -26,7 +27,9 @@ from ..errors import UsageError, UserError
 from ..memory.entry import Draft, Kind, Verdict
 from ..settings import Settings, load
 from .report import Report, ask_at_terminal, at_terminal, make_report
-from .tables import show_table, when
+from .run import settings_of
+from .runs import show_runs
+from .tables import show_table
 from .view import RunView, clean
 
 HELP = """\
@@ -139,7 +142,7 @@ class Repl:
             print("what should the answer have been? /fix ANSWER")
             return
         self.session.correct(text, who())
-        print("thanks, kept beside the model's answer")
+        print("thanks, kept with the model's answer")
 
     def _fix_call(self, text: str) -> None:
         """Keep a better tool call; on a terminal the old one is there to be edited."""
@@ -153,7 +156,7 @@ class Repl:
             print(f"it was {clean(last[1])}; what should it have been? /fix-call NAME {{...}}")
             return
         self.session.correct_call(text, who())
-        print("thanks, kept beside the model's call")
+        print("thanks, kept with the model's call")
 
     def _private(self, _: str) -> None:
         """Let no model learn from this, as ``autogpt experience forget`` does for a run that has ended."""
@@ -161,7 +164,8 @@ class Repl:
         from .memory import say_models
 
         run, store = self.session.run, self.runner.store
-        done = forget(store, load(), [run], who(), lambda said: self.session.consent(said.learn, said.by))
+        with self.report.busy("forgetting"):
+            done = forget(store, load(), [run], who(), lambda said: self.session.consent(said.learn, said.by))
         print(f"no model learns from this; undo: autogpt experience allow {run}")
         say_models(done.models)
 
@@ -188,9 +192,7 @@ class Repl:
             print("nothing" if query else "what should be looked up? /recall QUERY")
 
     def _runs(self, _: str) -> None:
-        infos = self.runner.store.list_runs(10)
-        rows = [(info.run, when(info.started), info.status, clean(info.goal)) for info in infos]
-        show_table(("run", "started", "outcome", "goal"), rows)
+        show_runs(self.runner.store, self.runner.store.list_runs(10))
 
     def _exit(self, _: str) -> None:
         raise Leave
@@ -214,7 +216,7 @@ def continue_chat(args: argparse.Namespace, run: str) -> int:
 
 def _sit(args: argparse.Namespace, goal: Goal | None, run: str | None) -> int:
     memory = False if getattr(args, "no_memory", False) else None
-    settings = with_model(load(model=args.model, device=args.device, dtype=args.dtype, memory=memory))
+    settings = settings_of(args, memory=memory)
     store = open_store(settings)
     if run and not args.model:
         settings = settings.model_copy(update={"model": store.info(run).model or settings.model})
@@ -270,7 +272,7 @@ def _talk(repl: Repl, settings: Settings) -> None:
             repl.handle(line)
         except Leave:
             return
-        except Interrupted:
+        except (Interrupted, KeyboardInterrupt):
             repl.report.pause()
             stopped = True
             print("stopped; say something else, or Ctrl-C again to leave", file=sys.stderr)
@@ -331,5 +333,7 @@ def _editor(settings: Settings) -> Callable[[], str]:
         history=FileHistory(str(settings.home / "history")),
         completer=WordCompleter([*words, "/bad", "/help"], sentence=True),
         key_bindings=keys,
+        # room under the prompt for the menu of commands: on a small screen the answer needs it more
+        reserve_space_for_menu=min(6, shutil.get_terminal_size().lines // 5),
     )
     return lambda: editor.prompt("> ")

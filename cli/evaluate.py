@@ -1,7 +1,9 @@
-"""What ``autogpt eval`` does: a suite in, a table on the screen and a JSON report in a file.
+"""``autogpt eval`` and ``autogpt gate``: measure a model on a suite; compare two such reports.
 
 A suite of goals runs through the rollout driver with batched model calls; one of scripted sessions
-(its records have ``turns``) is held message by message.
+(its records have ``turns``) is held message by message. The gate pairs the goals of two reports by their
+ids, in the order of the current model's; reports of different suites or seeds are refused. With
+``--planned`` it looks early as well, and a report of the first goals of the suite may already decide.
 """
 
 from __future__ import annotations
@@ -13,20 +15,22 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..agent.evaluate import statistics as gate
-from ..agent.evaluate.suite import Evaluation, converse, evaluate, write_report
 from ..agent.goals.load import load_conversations, load_goals
 from ..agent.goals.source import find_source, read_text
-from ..agent.open import check_best_of, open_model, open_registry, tool_names, with_model
-from ..agent.run.memories import SuiteMemories
+from ..agent.open import check_best_of, open_model, open_registry, tool_names
 from ..errors import UsageError
 from ..llm.message import Model
-from ..settings import Settings, load
+from ..settings import Settings
 from ..tools.registry import Registry
+from .run import settings_of
 from .tables import progress_line, show_table
 from .view import clean
+
+if TYPE_CHECKING:
+    from ..agent.evaluate.suite import Evaluation
 
 PARALLEL = 16
 """Goals in one batch; more gains little, and each keeps its own cache."""
@@ -34,7 +38,9 @@ PARALLEL = 16
 
 def evaluate_suite(args: argparse.Namespace) -> int:
     """Run the suite and report; exit code 0 however many goals were achieved."""
-    settings = with_model(load(model=args.model, device=args.device, dtype=args.dtype))
+    from ..agent.evaluate.suite import write_report
+
+    settings = settings_of(args)
     for name in ("limit", "samples", "parallel"):
         value = getattr(args, name)
         if value is not None and value < 1:
@@ -50,6 +56,8 @@ def evaluate_suite(args: argparse.Namespace) -> int:
 
 
 def _evaluation(args: argparse.Namespace, settings: Settings) -> Evaluation:
+    from ..agent.evaluate.suite import converse
+
     registry = open_registry()
     suite = Path(args.suite).name
     if holds_sessions(args.suite):
@@ -77,6 +85,9 @@ def _of_goals(args: argparse.Namespace) -> str:
 def _goals(
     args: argparse.Namespace, suite: str, goals: list[Any], model: Model, registry: Registry
 ) -> Evaluation:
+    from ..agent.evaluate.suite import evaluate
+    from ..agent.run.memories import SuiteMemories
+
     with _counter(suite, len(goals) * args.samples) as count:
         return evaluate(
             suite,
@@ -232,7 +243,6 @@ def show_gate(rows: Sequence[gate.Row], verdict: gate.Verdict) -> None:
         f"{verdict.decision}: {verdict.reason} ({verdict.wins} goals won, {verdict.losses} lost, "
         f"p = {verdict.p:.3g}, after {verdict.seen} of {verdict.planned} goals)"
     )
-
 
 
 def pair(current: EvalReport, candidate: EvalReport) -> list[gate.Pair]:

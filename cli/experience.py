@@ -11,7 +11,6 @@ from pathlib import Path
 from ..agent.goals.load import load_conversations, load_goals
 from ..agent.goals.source import SUITE_SUFFIXES
 from ..agent.learn.collect import collect, missing, runs_of
-from ..agent.learn.judge import opinion
 from ..agent.learn.promotion import check_canary_release
 from ..agent.open import open_model, open_store, with_memory
 from ..agent.record.events import Rating
@@ -35,6 +34,8 @@ def rate(args: argparse.Namespace) -> int:
     run = store.resolve_run(args.run)
     rating = Rating(value=value, text=args.why, by=who())
     if judged:
+        from ..agent.learn.judge import opinion
+
         rating = opinion(open_model(settings), store.load(run))
     with with_memory(settings, store) as memory:
         print(f"{run}: {rate_run(store, run, rating, memory)}")

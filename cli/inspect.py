@@ -1,4 +1,9 @@
-"""Commands that only look: ``tools list``, ``validate``, ``doctor``, ``prompts show`` and ``version``."""
+"""Commands that only look: ``tools list``, ``validate``, ``doctor``, ``prompts show`` and ``version``.
+
+Nothing is changed, except that ``doctor`` makes the database if there is none, because whether it can be
+made is the question. ``prompts show`` really inspects the goal's inputs, in a scratch folder, and loads no
+model, only its tokenizer where it is on this machine.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +20,6 @@ from ..agent.goals.load import Goal, adapt, load_goals
 from ..agent.goals.load import validate as validate_goals
 from ..agent.open import open_registry, open_store, tool_names, with_model
 from ..agent.run.memory import NoMemory, RunMemory
-from ..agent.run.rollout import Rollout
 from ..errors import AutoGPTError, ModelUnavailable, UsageError
 from ..llm.models.scripted import ScriptedModel
 from ..settings import Settings, config_files, load
@@ -206,6 +210,8 @@ class Part:
 
 def first_prompt(goal: Goal, settings: Settings) -> list[Part]:
     """Return the parts of the first prompt for ``goal``, in the order in which they are read."""
+    from ..agent.run.rollout import Rollout
+
     count = _counter(settings)
     nothing = RunMemory(NoMemory()) if settings.memory else None
     rollout = Rollout(ScriptedModel([]), open_registry(), memory=lambda goal: nothing)

@@ -31,7 +31,7 @@ FRESH = 10
 
 def run_improve(args: argparse.Namespace) -> int:
     """Improve the model in use, or say what would be done; exit code 0 however the gate decides."""
-    settings = load(model=args.model, device=args.device, dtype=args.dtype)
+    settings = load(model=args.model, device=args.device, dtype=args.dtype)  # no model: the one in use then
     options = options_of(args)
     if args.watch and args.dry_run:
         raise UsageError("--watch goes on for ever, --dry-run does nothing: name one of the two")

@@ -1,4 +1,4 @@
-"""``autogpt memory``: look at what is remembered, add to it, change it, and forget it for good.
+"""``autogpt memory``: look at what is remembered, add to it, change it, keep it sound, forget it for good.
 
 Thin: each command asks the store or its upkeep and prints. Texts of entries may come from anywhere, so they
 are printed without control characters. Exit codes: 0 done, 1 refused or not found, 2 a wrong command,
@@ -389,7 +389,7 @@ def stats(args: argparse.Namespace) -> int:
 
 
 def rebuild(args: argparse.Namespace) -> int:
-    """Make the word index anew, embed what the embedder of the settings has not, drop the vector index."""
+    """Rebuild the word index, embed the entries that lack a vector, and drop the vector index."""
     from ..memory.embedding import embed
     from ..memory.upkeep.forgetting import scrub
     from ..memory.vectors import reembed
@@ -411,7 +411,7 @@ def rebuild(args: argparse.Namespace) -> int:
     print(f"the word index is new ({count} entries)")
     if embedded:
         print(f"{embedded} entries were embedded by {clean(embedder.id if embedder else '')}")
-    print("the vector index is made anew when memory is next used" if cleared
+    print("the vector index is rebuilt when memory is next used" if cleared
           else "another process is using the vector index; it was left as it is")  # fmt: skip
     return 0
 

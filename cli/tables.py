@@ -1,4 +1,4 @@
-"""Tables for people: outcomes of several goals, runs, tools, models; aligned text when piped.
+"""Tables and progress for people: outcomes, runs, tools, models; sizes and times as they read them.
 
 One function draws all of them, so that width, colour and piping behave alike everywhere. On a
 terminal long cells are cut to the window; piped, nothing is cut and columns are separated by tabs.

@@ -1,6 +1,6 @@
-"""What a person sees of a run: its events folded into a goal, a plan that fills in, and a verdict.
+"""What a person sees of a run: its events reduced to a goal, a plan that fills in, and a verdict.
 
-Every face (terminal tree, plain lines, the REPL, ``runs show``) reads this one record, so that a run
+Every view (terminal tree, plain lines, the REPL, ``runs show``) reads this one record, so that a run
 looks the same live and years later. Text from tools and files is untrusted: control characters are
 taken out here, once, so that no result can move the cursor or change the title of a terminal.
 """
@@ -124,7 +124,7 @@ class RunView:
     asked: str = ""
     """Arguments of the last call that the model made."""
     values: dict[str, Any] = field(default_factory=dict)
-    """Small results by handle, to show what an answer such as ``$2`` stands for."""
+    """Small results by handle, to show what an answer such as ``$2`` means."""
 
     @classmethod
     def of(cls, events: Iterable[Event]) -> RunView:
@@ -241,7 +241,7 @@ class RunView:
 
 
 def delivery(name: str, run: str) -> str:
-    """Return a delivered file as people read it; one whose place was taken says so."""
+    """Return a delivered file as people read it; if its place was taken, that is said."""
     taken = original(name, run)
     return clean(f"{name} ({taken} changed meanwhile and was left as it is)" if taken else name)
 

@@ -42,7 +42,7 @@ LEAST_GOALS = 20
 """Rewarded goals below which a model would learn the goals by heart, not the work."""
 
 SAID_BY = (RunStarted, PersonSaid, PersonAnswered, Rating, Correction, Consent)
-"""Events that say whose they are."""
+"""Events that name the person who caused them."""
 
 RULES = 1
 """Counts up when this module makes other samples of the same events."""
@@ -82,7 +82,7 @@ def read_run(events: Sequence[Event], prices: Prices, *, live: bool = False, lea
     shown = [spec.model_dump(mode="json") for spec in started.tools]
     return Collected(
         run=started.run,
-        # A live conversation may be read again without a new event, once it is let go of.
+        # A live conversation may be read again without a new event, once it is closed.
         events=0 if live else len(events),
         reader=_reader(prices, learn),
         reason=reason,

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -41,7 +42,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def script(file: Path, turns: list[object]) -> str:
+def script(file: Path, turns: Sequence[object]) -> str:
     file.write_text(json.dumps(turns))
     return f"scripted:{file}"
 
