@@ -1,7 +1,7 @@
 """The in-memory driver: many goals at once, their model calls batched; for evaluation and RL.
 
 Each goal gets a scratch workspace; journals are lists. A goal's next model call joins the batch of
-those under way (:mod:`autogpt.llm.flow`). Nobody is there to ask: a call that is not granted is refused,
+those under way (:mod:`autogpt.llm.message`). Nobody is there to ask: a call that is not granted is refused,
 and a question ends a goal (in a conversation it waits for the next message). Nothing survives the process,
 nothing is delivered: use ``runner`` for real work.
 """
@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ...errors import ToolError
-from ...llm.flow import Flow, flow_of
-from ...llm.message import Model, Sampling, Turn
+from ...llm.message import Flow, Model, Sampling, Turn, flow_of
 from ...llm.models.local import ContextOverflow
 from ...llm.schema import GrammarError
 from ...tools.policy import decide_call

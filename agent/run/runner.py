@@ -4,7 +4,7 @@ For a call: commit the intent, run it in process, commit the outcome. After a cr
 the events and decides again; a call whose outcome was lost is run again when it is pure, verified
 first when it is idempotent, and reported as uncertain, never repeated, when it is neither. A model
 turn that was not committed is simply asked for again. Several goals go side by side in one thread:
-a goal's model call joins the batch of those under way (:mod:`autogpt.llm.flow`).
+a goal's model call joins the batch of those under way (:mod:`autogpt.llm.message`).
 
 Limits: a call that runs in process is only as interruptible as its body; Ctrl-C during it is a lost
 outcome like any other. While a goal's tool works, the goals beside it wait.
@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from ...errors import ToolError, UsageError, UserError
-from ...llm.flow import Flow, flow_of
-from ...llm.message import Model, Sampling, Turn
+from ...llm.message import Flow, Model, Sampling, Turn, flow_of
 from ...tools.policy import Verdict, decide_call
 from ...tools.registry import Registry
 from ..goals.load import Goal, Grants

@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +23,7 @@ from torch import Tensor
 
 from ..kv.cache import Slot
 from ..kv.prefix_tree import Node
-from .transfer import ship
+from .device import to_device
 
 Views = tuple[Tensor, ...]
 
@@ -60,14 +59,6 @@ class Pass:
     rows: slice | Tensor
 
 
-class Attention(Protocol):
-    """How a batch writes its keys and values and attends."""
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, index: int, window: int) -> Tensor:
-        """Write ``k, v [R, G, D]`` of layer ``index`` and attend with ``q [R, H, D]``: ``[R, H * D]``."""
-        ...
-
-
 @dataclass(frozen=True)
 class Plan:
     """How a batch of any lengths attends: sequence by sequence, shared stretches once."""
@@ -78,7 +69,10 @@ class Plan:
     """Rows of each span."""
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, index: int, window: int) -> Tensor:
-        """See :class:`Attention`; the rows lie in the batch's order."""
+        """Write ``k, v [R, G, D]`` of layer ``index``, then attend with ``q [R, H, D]``: ``[R, H * D]``.
+
+        Rows are in the order of the batch.
+        """
         spans, counts = self.spans, self.counts
         keys, values = k.transpose(0, 1), v.transpose(0, 1)
         if len(spans) == 1:
@@ -150,7 +144,7 @@ def _rows(parts: Sequence[slice], total: int, like: Tensor) -> slice | Tensor:
     if all(a.stop == b.start for a, b in pairwise(parts)):
         return slice(parts[0].start, parts[-1].stop)
     numbers = [row for part in parts for row in range(total)[part]]
-    return ship(numbers, like.device)
+    return to_device(numbers, like.device)
 
 
 def _mask(start: int, end: int, window: int, like: Tensor) -> Tensor | None:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ...errors import UsageError
 from ..engine.engine import Engine
-from ..engine.value_head import FILE, ValueHead, inputs_of, last_states
+from ..engine.value_head import FILE, ValueHead, inputs_of
 from ..message import Turn
 from ..nn.forward import can_fuse
 from .card import add_scores
@@ -83,7 +83,7 @@ def states_of(engine: Engine, runs: Sequence[tuple[Sequence[int], Sequence[int]]
         raise UsageError(f"{engine.loaded.name}: a value head needs a model that our own forward computes")
     found = []
     for ids, ends in runs:
-        rows = [last_states(engine, [("value", ids[:end])]) for end in ends]
+        rows = [engine.last_states([("value", ids[:end])]) for end in ends]
         engine.close("value")
         found.append(torch.cat(rows).float().cpu())
     return found
