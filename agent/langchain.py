@@ -33,7 +33,7 @@ Limits: one call per turn; text content only; no token streaming (a stream has o
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 from uuid import uuid4
@@ -43,10 +43,10 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.language_models.chat_models import BaseChatModel
-from langchain_core.messages import AIMessage, BaseMessage, SystemMessage, ToolMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, SystemMessage, ToolMessage
 from langchain_core.messages.tool import ToolCall as LangChainCall
-from langchain_core.messages.tool import invalid_tool_call
-from langchain_core.outputs import ChatGeneration, ChatResult
+from langchain_core.messages.tool import invalid_tool_call, tool_call_chunk
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool, StructuredTool, ToolException
 from langchain_core.utils.function_calling import convert_to_openai_tool
@@ -155,6 +155,31 @@ class ChatAutoGPT(BaseChatModel):
         for word in stop or self.stop:
             message.content = str(message.content).partition(word)[0]
         return ChatResult(generations=[ChatGeneration(message=message)])
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        """Yield the whole answer as one chunk: a call is only known to be one when it is complete."""
+        message = cast(
+            AIMessage, self._generate(messages, stop, run_manager, **kwargs).generations[0].message
+        )
+        calls = [
+            tool_call_chunk(name=call["name"], args=json.dumps(call["args"]), id=call["id"], index=0)
+            for call in message.tool_calls
+        ]
+        calls += [tool_call_chunk(args=call["args"], id=call["id"]) for call in message.invalid_tool_calls]
+        chunk = AIMessageChunk(
+            content=message.content,
+            tool_call_chunks=calls,
+            usage_metadata=message.usage_metadata,
+            response_metadata=message.response_metadata,
+            chunk_position="last",
+        )
+        yield ChatGenerationChunk(message=chunk)
 
     def _answer_call(self, name: str) -> CallSpec:
         text = {"type": "string", "maxLength": self.answer_chars}

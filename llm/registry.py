@@ -220,7 +220,7 @@ class ModelRegistry:
         return folder
 
     def _path(self, path: Path) -> Resolved:
-        """A folder on disk: a model, or an adapter, whose configuration names its base."""
+        """Resolve a folder: a model, or an adapter, whose configuration names its base."""
         settings = path / "adapter_config.json"
         if settings.is_file() and not (path / "config.json").is_file():
             try:

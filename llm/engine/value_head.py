@@ -22,7 +22,7 @@ from ...errors import ModelUnavailable
 from ..message import Turn
 
 FILE = "value.safetensors"
-"""Its file's name, beside the adapter that it belongs to."""
+"""Name of its file, in the folder of the adapter that it belongs to."""
 FORMAT = "1"
 SURENESS = 4
 """Inputs that come from a turn's log-probabilities: see :func:`sureness`."""

@@ -145,7 +145,7 @@ def read_light(folder: Path, config: SimpleNamespace, weights: dict[str, Tensor]
 
 
 def check_shapes(folder: Path, weights: Mapping[str, Tensor], wanted: Mapping[str, list[int]]) -> None:
-    """Raise :class:`~autogpt.errors.ModelUnavailable` for a tensor whose shape the config denies."""
+    """Raise :class:`~autogpt.errors.ModelUnavailable` for a tensor whose shape contradicts the config."""
     for name, shape in wanted.items():
         if list(weights[name].shape) != shape:
             raise ModelUnavailable(

@@ -2,8 +2,8 @@
 
 The common small shapes are read without transformers where only our own forward will run them
 (:mod:`.light_loader`); other folders with plain safetensors are read straight into a module built without
-memory; anything else goes through ``from_pretrained``. Every way in which a model can be missing or
-broken ends in one :class:`~autogpt.errors.ModelUnavailable` whose line says what and what to do. The
+memory; anything else goes through ``from_pretrained``. Whatever is missing or broken
+raises :class:`~autogpt.errors.ModelUnavailable` with one line that says what is wrong and what to do. The
 fingerprint samples each tensor's bytes, so it is the same however the file is laid out, costs
 milliseconds, and changes with any training; it is an identity, not a proof against tampering.
 """
@@ -171,7 +171,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def _sample(path: Path, start: int, size: int) -> bytes:
-    """Hash a stretch of a file by its size, start, middle and end."""
+    """Hash a range of a file by its size, start, middle and end."""
     digest = hashlib.sha256(str(size).encode())
     with path.open("rb") as file:
         for place in (0, max(0, size // 2 - _SAMPLE // 2), max(0, size - _SAMPLE)):
@@ -181,7 +181,7 @@ def _sample(path: Path, start: int, size: int) -> bytes:
 
 
 def _header(path: Path) -> tuple[int, dict[str, Any]]:
-    """Return where a safetensors file's data begin and its header, after checking its length."""
+    """Return the offset of a safetensors file's data and its header, after checking the file's length."""
     size = path.stat().st_size
     try:
         with path.open("rb") as file:
@@ -238,7 +238,7 @@ def _config(folder: Path) -> Any:
 def _module(folder: Path, config: Any, dtype: torch.dtype) -> Any:
     """Return the module with its weights, on the CPU.
 
-    Weights that the files lack are refused: transformers would draw them at random and go on.
+    Missing weights are refused: transformers would initialise them at random and continue.
     """
     files = weight_files(folder)
     if can_fuse(config) and all(path.suffix == ".safetensors" for path in files):

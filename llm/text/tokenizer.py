@@ -161,12 +161,12 @@ class ChatTokenizer:
 
 
 def prepare_tokenizer(folder: Path) -> None:
-    """Give the base model's tokenizer our framing tokens, in place (again is harmless).
+    """Give the base model's tokenizer our framing tokens, in place (idempotent).
 
-    Four unused special tokens (ids 3 to 6) become the Hermes markers, not special, so that decoding
-    keeps them: standard Hermes text at one token a marker. Digits are split singly again, as in the
-    original SmolLM2; the conversion from GGUF loses that, which changes the ids of runs of spaces
-    before a number. The chat template is copied beside it.
+    Four unused special tokens (ids 3 to 6) become the Hermes markers, marked as not special so that
+    decoding keeps them: standard Hermes text with one token per marker. Digits are split singly again,
+    as in the original SmolLM2; the conversion from GGUF loses that, which changes the ids of runs of
+    spaces before a number. The chat template is copied too.
     """
     path = Path(folder) / "tokenizer.json"
     data = json.loads(path.read_text(encoding="utf-8"))
