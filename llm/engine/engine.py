@@ -79,7 +79,6 @@ class Engine:
         cache_bytes: int | None = None,
         speculate: bool = True,
         forced: bool = True,
-        max_draft: int = MAX_DRAFT,
         row_cost: float | None = None,
         prompt_cache: PromptCache | None = None,
         forward: Forward | None = None,
@@ -103,7 +102,6 @@ class Engine:
         self._context = int(getattr(loaded.config, "max_position_embeddings", 0)) or 1 << 30
         self._speculate = speculate
         self._forced = forced
-        self._max_draft = max_draft
         self._row_cost = loaded.row_cost if row_cost is None else row_cost
         self._history = History()
         self._experience = Acceptance()
@@ -359,7 +357,7 @@ class Engine:
             if not sequence.limit:  # only the prompt was asked for
                 continue
             try:
-                work.choices = sequence.draft(min(room, self._max_draft), self._row_cost, 1 / len(due))
+                work.choices = sequence.draft(min(room, MAX_DRAFT), self._row_cost, 1 / len(due))
             except Stuck as error:
                 self._fail(sequence, str(error))
                 continue
