@@ -1,6 +1,7 @@
 """LangChain: our model, tools and memory in LangChain, and LangChain's models and tools here.
 
-Import it as ``autogpt.langchain`` (it needs ``langchain``, which nothing else loads).
+Import it as ``autogpt.langchain`` (a type checker follows ``from autogpt import langchain``). Nothing else
+of the package loads LangChain before it is needed.
 
 Our model as a chat model. Inside ``create_agent`` a malformed call cannot occur, because ``bind_tools``
 compiles the tools into the grammar that the model is decoded under:

@@ -19,9 +19,9 @@ from pydantic import BaseModel, Field
 
 from autogpt import AutoGPT, langchain
 from autogpt import tool as our_tool
+from autogpt.agent.langchain import ChatAutoGPT, LangChainModel, MemoryVectorStore, langchain_tools
 from autogpt.errors import ToolError, UsageError
 from autogpt.labels import Label
-from autogpt.langchain import ChatAutoGPT, LangChainModel, MemoryVectorStore, langchain_tools
 from autogpt.llm.message import CallSpec, Message, Prompt, ToolCall
 from autogpt.llm.models.scripted import ScriptedModel
 from autogpt.memory.entry import GLOBAL, Draft, Kind, Vectors
