@@ -178,7 +178,7 @@ def test_no_history_changes_logits(
         assert house.sessions.nbytes == 0 and not house.sessions._tree.root.children
 
 
-def test_stretches_shared_at_two_levels_are_merged(models: dict[str, LoadedModel], tmp_path: Path) -> None:
+def test_spans_shared_at_two_levels_are_merged(models: dict[str, LoadedModel], tmp_path: Path) -> None:
     """Four sequences share 300 positions, three of them 300 more; each goes on by itself."""
     draw = random.Random(1)
     first, second = draw.choices(range(V), k=300), draw.choices(range(V), k=300)
@@ -190,7 +190,7 @@ def test_stretches_shared_at_two_levels_are_merged(models: dict[str, LoadedModel
         slots: Any = [house.sessions.open(name).cache for name in "abcd"]
         like = torch.empty(0)
         plan = attention.layout(slots, [1, 2, 1, 1], {0}, like)
-        assert [p.stretch.shape[-2] for p in plan.passes] == [300, 300]
+        assert [p.span.shape[-2] for p in plan.passes] == [300, 300]
         assert [p.rows for p in plan.passes] == [slice(0, 5), slice(1, 5)]
         house.run({name: [*house.held[name], 3, 4, 5][: None if name == "c" else -2] for name in "abcd"})
         alone = attention.layout(slots[:1], [1], {0}, like)
