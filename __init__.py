@@ -9,9 +9,12 @@ Names load on first use, so that ``import autogpt`` costs nothing and touches no
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+import sys
+from importlib.machinery import ModuleSpec
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
+    from .agent import langchain as langchain
     from .agent.api import AutoGPT
     from .agent.goals.load import Goal
     from .errors import AutoGPTError, ToolError, UserError
@@ -34,6 +37,8 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     """Import the module that holds ``name`` and return it."""
+    if name == "langchain":
+        return importlib.import_module(".langchain", __name__)
     if name not in _HOMES:
         raise AttributeError(f"module 'autogpt' has no attribute {name!r}")
     return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
@@ -41,3 +46,26 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_HOMES})
+
+
+class _LangChain:
+    """Finds ``autogpt.langchain``, which is ``agent/langchain.py``.
+
+    A ``langchain.py`` beside this file would hide LangChain itself from whoever has this folder on
+    ``sys.path``, as ``python -m pytest`` in a clone does.
+    """
+
+    @classmethod
+    def find_spec(cls, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        """Return the module's spec, None for any other name."""
+        return ModuleSpec(name, cast(Any, cls())) if name == f"{__name__}.langchain" else None
+
+    def create_module(self, spec: ModuleSpec) -> Any:
+        """Return the module under its own name, so that there is one of it."""
+        return importlib.import_module(".agent.langchain", __name__)
+
+    def exec_module(self, module: object) -> None:
+        """Nothing is left to do."""
+
+
+sys.meta_path.append(_LangChain)

@@ -53,7 +53,7 @@ def main() -> int:
         grammar = compiler.compile(specs)
         ids, forced = teacher_ids(grammar, known.text())
         taught += 1
-        canonical += ids == compiler.canonical_ids(known.text())
+        canonical += ids == list(compiler.tokenizer.assistant_ids(known.text()))
         failed += compiler.tokenizer.decode(ids) != known.text() or mark_forced(grammar, ids) != forced
         forced_count += sum(forced)
         sampled += len(forced) - sum(forced)

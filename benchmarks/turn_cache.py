@@ -30,7 +30,7 @@ from autogpt.agent.goals.load import Goal
 from autogpt.agent.run.rollout import Rollout
 from autogpt.llm.message import CallSpec, Prompt, Turn
 from autogpt.llm.models.local import LocalModel
-from autogpt.llm.nn.probe import chip
+from autogpt.llm.nn.device import chip
 from autogpt.llm.registry import ModelRegistry
 from autogpt.tools.registry import builtins
 

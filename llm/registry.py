@@ -1,10 +1,10 @@
-"""Which models there are: names, versions with their lineage, and the one in use.
+"""The model registry: names, versions with their lineage, and the one in use.
 
 A reference is a name (``small``, ``nano``), a name with a version (``small@2``), a folder, or a hub
 name (``org/model``). ``small`` is the fetched base with the adapter that ships in this package and
 ``nano`` is a folder in this package; trained versions live under ``home/models/versions/NAME/N``
-with a ``version.json`` each. What is in use is one small file that is replaced by rename, with the
-one before it, so that ``rollback`` is one step. A version is never changed after it was added.
+with a ``version.json`` each. One small file, replaced atomically, names the model in use and the one
+before it, so that ``rollback`` is one step. A version is never changed once it is added.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelUnavailable, UsageError
+from ..files import read_object, replace_file
 from .fetch import PACKAGE, base_folder
 
 _HERE = Path(__file__).parent
@@ -37,7 +38,7 @@ class Version:
     version: str
     """``shipped``, or a number counted up from 1."""
     base: str
-    """The base's name, or its folder; empty for a model that stands alone."""
+    """The base's name or folder; empty for a whole model."""
     adapter: bool
     """Whether it is an adapter on the base (else a whole model folder)."""
     parent: str = ""
@@ -65,11 +66,7 @@ class Resolved:
 
 def facts_of(folder: Path) -> dict[str, Any]:
     """Return ``autogpt.json`` of a trained folder: base, hashes, seed, steps, loss; empty if none."""
-    try:
-        found = json.loads((folder / "autogpt.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    return read_object(folder / "autogpt.json")
 
 
 class ModelRegistry:
@@ -134,24 +131,16 @@ class ModelRegistry:
         folder = self.folder(version)
         return Resolved(reference, self._base(version.base), folder if folder.is_dir() else None)
 
-    def is_ready(self, reference: str) -> bool:
-        """Return whether a reference can be loaded on this machine as it is."""
-        try:
-            self.resolve(reference)
-        except (ModelUnavailable, UsageError):
-            return False
-        return True
-
     def current(self) -> str:
         """Return the reference in use, ``small`` until another is chosen."""
         return self._pointers()[0]
 
     def before(self) -> str:
-        """Return the reference that was in use before, where :meth:`rollback` leads; empty without one."""
+        """Return the previous reference, which :meth:`rollback` returns to; empty if there is none."""
         return self._pointers()[1]
 
     def use(self, reference: str) -> str:
-        """Make a model the one in use, remembering the one before. Returns its reference.
+        """Make a model the one in use, remembering the previous one. Returns its reference.
 
         A folder or hub name is kept as it is given, folders absolute. Raises as :meth:`resolve`.
         """
@@ -165,7 +154,7 @@ class ModelRegistry:
         return reference
 
     def rollback(self) -> str:
-        """Go back to the model that was in use before; raises UsageError where there is none."""
+        """Go back to the model that was in use before; raises UsageError if there is none."""
         now, before = self._pointers()
         if not before:
             raise UsageError("no earlier model to go back to")
@@ -231,7 +220,7 @@ class ModelRegistry:
         return folder
 
     def _path(self, path: Path) -> Resolved:
-        """A folder on disk: a model, or an adapter, whose configuration names its base."""
+        """Resolve a folder: a model, or an adapter, whose configuration names its base."""
         settings = path / "adapter_config.json"
         if settings.is_file() and not (path / "config.json").is_file():
             try:
@@ -257,10 +246,8 @@ class ModelRegistry:
             raise UsageError(f"{self._pointer}: unreadable ({problem}); remove it to start again") from None
 
     def _point(self, current: str, before: str) -> None:
-        self._pointer.parent.mkdir(parents=True, exist_ok=True)
-        beside = self._pointer.with_name(f".current-{os.getpid()}.tmp")
-        beside.write_text(json.dumps({"current": current, "before": before}) + "\n", encoding="utf-8")
-        beside.replace(self._pointer)
+        found = {"current": current, "before": before}
+        replace_file(self._pointer, json.dumps(found) + "\n", tag=str(os.getpid()))
 
 
 def _version(name: str, base: str, adapter: bool, facts: Mapping[str, Any]) -> Version:

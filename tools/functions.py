@@ -13,10 +13,12 @@ it is *opaque*: after a crash it is never repeated, but reported as uncertain. S
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import re
 import sys
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, get_type_hints, overload
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
@@ -96,20 +98,37 @@ class LangChainTool(_Outside):
         self.base = base
         self.name = re.sub(r"[^A-Za-z0-9_.-]", "_", base.name)[:64]
         self.description = (base.description or base.name).strip().splitlines()[0]
-        schema: Any = base.tool_call_schema
-        schema = schema if isinstance(schema, dict) else schema.model_json_schema()
-        self.parameters = tool_schema(schema, self.name)
+        self.parameters = tool_schema(_langchain_schema(base), self.name)
 
     def run(self, args: Mapping[str, Any], ctx: ToolContext) -> ToolResult:
         """Invoke the tool; what it raises for the model, the model reads."""
         from langchain_core.tools import ToolException
 
         try:
-            return self.result(self.base.invoke(dict(args)))
+            return self.result(_invoke(self.base, dict(args)))
         except ToolException as error:
             raise ToolError(str(error)) from None
         except ValidationError as error:
             raise ToolError(_mistakes(self.name, error)) from None
+
+
+def _langchain_schema(base: BaseTool) -> dict[str, Any]:
+    """Return the schema of a LangChain tool's arguments."""
+    from langchain_core.tools import Tool as SingleInputTool
+
+    if isinstance(base, SingleInputTool) and base.args_schema is None:  # else it is that of its internals
+        return {"type": "object", "properties": base.args, "required": list(base.args)}
+    schema: Any = base.tool_call_schema
+    return dict(schema) if isinstance(schema, dict) else schema.model_json_schema()
+
+
+def _invoke(base: BaseTool, args: dict[str, Any]) -> Any:
+    """Call a LangChain tool; one without a synchronous form (all of MCP's) in an event loop of its own."""
+    asynchronous = getattr(base, "coroutine", None) is not None and getattr(base, "func", None) is None
+    if not asynchronous:
+        return base.invoke(args)
+    with ThreadPoolExecutor(1) as pool:  # the caller's thread may have a running loop already
+        return pool.submit(asyncio.run, base.ainvoke(args)).result()
 
 
 @overload

@@ -25,8 +25,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from ...errors import ToolError, UserError
-from ...llm.flow import Flow, flow_of
-from ...llm.message import Model, Sampling, Turn
+from ...llm.message import Flow, Model, Sampling, Turn, flow_of
 from ...llm.models.token_budget import ContextOverflow
 from ...schemas import GrammarError
 from ...tools.policy import Verdict

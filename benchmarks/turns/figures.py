@@ -30,8 +30,8 @@ def machine(place: Place) -> dict[str, Any]:
     """
     import torch
 
+    from autogpt.llm.nn.device import chip
     from autogpt.llm.nn.low_precision import has_bf16
-    from autogpt.llm.nn.probe import chip
 
     torch.set_num_threads(place.threads)
     large = torch.ones(128 * 1024 * 1024)
@@ -87,14 +87,14 @@ def host(place: Place) -> dict[str, Any]:
     from autogpt.llm.engine.engine import Engine, Request
     from autogpt.llm.message import Sampling
     from autogpt.llm.nn.load import load_model
-    from autogpt.llm.nn.low_precision import PROBE_TEXT, settle_width
+    from autogpt.llm.nn.precision import PROBE_TEXT, settle_precision
     from autogpt.llm.text.tokenizer import ChatTokenizer
 
     tokenizer = ChatTokenizer(Path(place.folder))
-    loaded = load_model(place.folder, "cpu", place.width, place.adapter, plain=True)
-    loaded, forward = settle_width(loaded, tokenizer.plain(PROBE_TEXT), None)
+    loaded = load_model(place.folder, "cpu", place.width, place.adapter, light=True)
+    loaded, forward = settle_precision(loaded, tokenizer.plain(PROBE_TEXT), None)
     torch.set_num_threads(place.threads)
-    engine = Engine(loaded, drafts="none", forward=forward)
+    engine = Engine(loaded, speculate=False, forward=forward)
     prompt = list(tokenizer.plain("Once upon a time there was a small house by the river. " * 8))
     whole, bare = [], []
     with torch.inference_mode():

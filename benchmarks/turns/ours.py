@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autogpt.llm.engine.tokenlog import SAMPLED
+from autogpt.llm.engine.sequence import SAMPLED
 
 from .recording import GoalRecord, TurnRecord
 from .subject import LIMIT, Place, Played
@@ -37,13 +37,13 @@ class Ours:
 
     def __init__(self, place: Place) -> None:
         from autogpt.llm.nn.load import load_model
-        from autogpt.llm.nn.low_precision import PROBE_TEXT, settle_width
+        from autogpt.llm.nn.precision import PROBE_TEXT, settle_precision
         from autogpt.llm.text.grammar import GrammarCompiler
         from autogpt.llm.text.tokenizer import ChatTokenizer
 
         tokenizer = ChatTokenizer(Path(place.folder))
-        loaded = load_model(place.folder, "cpu", place.width, place.adapter, plain=True)
-        loaded, forward = settle_width(loaded, tokenizer.plain(PROBE_TEXT), None)
+        loaded = load_model(place.folder, "cpu", place.width, place.adapter, light=True)
+        loaded, forward = settle_precision(loaded, tokenizer.plain(PROBE_TEXT), None)
         self._threads, self._loaded, self._forward = place.threads, loaded, forward
         self._compiler = GrammarCompiler(tokenizer, loaded.vocabulary)
         self.configure(place.options)
@@ -60,9 +60,11 @@ class Ours:
 
         torch.set_num_threads(int(options.get("threads", self._threads)))
         self._kept, self._shared = options.get("kept", True), options.get("shared", True)
-        drafts: Literal["none", "ngram"] = "none" if options.get("drafts") is False else "ngram"
+        speculate = bool(options.get("drafts", True))
         forced = bool(options.get("forced", True))
-        self._new_engine = partial(Engine, self._loaded, drafts=drafts, forced=forced, forward=self._forward)
+        self._new_engine = partial(
+            Engine, self._loaded, speculate=speculate, forced=forced, forward=self._forward
+        )
         self._engine: Engine = self._new_engine()
 
     def play(self, goals: Sequence[tuple[int, GoalRecord]], turns: int, together: int) -> list[Played]:

@@ -1,34 +1,29 @@
 """A batch that stays open: requests join it while others are being answered.
 
-Goals side by side are rarely at the same place: one answer takes four forwards, another twenty. In a
-batch that is asked and answered as a whole, those that are done wait for the longest. Here each is handed
-out when it is complete, and its goal's next turn joins the forwards that are going on (continuous
-batching; Yu et al., "Orca", OSDI 2022).
+Parallel goals are rarely at the same point: one answer takes four forwards, another twenty. In a static
+batch those that are done would wait for the longest. Here each is returned when it is complete, and its
+goal's next turn joins the forwards under way (continuous batching; Yu et al., "Orca", OSDI 2022).
 
-Limits: between two calls of :meth:`Batch.finished` nothing is computed, so what the caller does then,
-such as a tool's work, holds up the batch. A batch that is given up midway leaves its sessions usable.
+Limits: nothing is computed between two calls of :meth:`Batch.finished`, so whatever the caller does in
+between, such as running a tool, holds up the batch. A batch abandoned midway leaves its sessions usable.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from ...errors import DefectError
-from .sequence import Generated, Request, Sequence
-
-if TYPE_CHECKING:
-    from .engine import Engine, OnToken
-
-__all__ = ["Batch"]
+from .sequence import Generated, OnToken, Request, Sequence
 
 
 class Batch:
-    """Requests under way in one engine. True while there are any; see the module's text."""
+    """Requests under way; truthy while there are any. See the module's text."""
 
-    def __init__(self, engine: Engine, on_token: OnToken | None = None) -> None:
-        self._engine = engine
+    def __init__(self, advance: Callable[[Batch], None], on_token: OnToken | None = None) -> None:
+        """Use ``advance`` to compute one step: it admits, decodes and calls :meth:`end`."""
+        self._advance = advance
         self._added = 0
         self.on_token = on_token
         self.waiting: deque[tuple[int, Request]] = deque()
@@ -40,9 +35,9 @@ class Batch:
         return bool(self.waiting or self.active or self._ended)
 
     def add(self, request: Request, began: float | None = None) -> int:
-        """Let ``request`` join; return its number. DefectError if its session is being answered.
+        """Add ``request`` and return its number; DefectError if its session is already in the batch.
 
-        Its answer's ``seconds`` count from now, or from ``began`` on the performance counter.
+        The answer's ``seconds`` count from now, or from ``began`` (of ``time.perf_counter``).
         """
         under_way = [sequence.request for sequence in self.active] + [other for _, other in self.waiting]
         if any(other.session == request.session for other in under_way):
@@ -52,17 +47,21 @@ class Batch:
         self.waiting.append((number, request))
         return number
 
+    def step(self) -> None:
+        """Compute one forward."""
+        self._advance(self)
+
     def finished(self) -> list[tuple[int, Generated]]:
-        """Compute until at least one request is answered; return the answered ones by number.
+        """Compute until at least one request is answered; return answers with their numbers.
 
         Empty if none is under way.
         """
         while not self._ended and (self.waiting or self.active):
-            self._engine.advance(self)
+            self.step()
         ended, self._ended = self._ended, []
         return ended
 
     def end(self, number: int, out: Generated) -> None:
-        """Take note of an answer (the engine's part)."""
+        """Record an answer (called by the engine)."""
         out.seconds = time.perf_counter() - self._began.pop(number)
         self._ended.append((number, out))

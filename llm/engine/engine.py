@@ -1,15 +1,15 @@
-"""The decoding engine: many sessions, one forward a step, nothing computed twice.
+"""The decoding engine: many sessions, one forward per step, nothing computed twice.
 
-An agent's prompt grows by appending, its outputs are short calls under a grammar, and many goals
-share one system prompt. So a session keeps its keys and values between turns; a new one starts from
-the longest prefix that any other holds, and waits for a neighbour that is just computing it; every
-step is one forward over all active sequences, whatever they need next: a chunk of a prompt, or one
-token with a draft of what probably follows (:mod:`.drafts`); and a sequence leaves the batch when
-its call is complete. Where the grammar leaves no choice, tokens are appended without being sampled.
-Drafts change neither what is chosen nor with what probability: a guess stays only where the choice
-at its row, greedy or drawn for its position, is the same token.
+An agent's prompt grows by appending, its outputs are short calls under a grammar, and many goals share
+one system prompt. So a session keeps its keys and values between turns, and a new one starts from the
+longest prefix that any other holds, waiting for a sequence that is just computing it. Each step is one
+forward over all active sequences, whatever they need next: a chunk of a prompt, or one token with a
+draft of what probably follows (:mod:`.speculation`). A sequence leaves the batch when its call is
+complete. Where the grammar leaves no choice, tokens are appended without being sampled. Drafts change
+neither what is chosen nor its probability: a draft token is accepted only if the choice at its row,
+greedy or sampled for its position, is the same token.
 
-Limits: one thread at a time (a lock sees to it). After changing the model's weights call
+Limits: one thread at a time (guarded by a lock). After changing the model's weights call
 :meth:`Engine.clear`.
 """
 
@@ -21,38 +21,36 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 from weakref import WeakSet
 
 import torch
 from torch import Tensor
 
-from ..kv.cache import WORTH_COPYING, Sessions, common_prefix, default_budget
-from ..kv.snapshots import Snapshots
+from ..kv.cache import WORTH_COPYING, Session, Sessions, common_prefix, default_budget
+from ..kv.prompt_cache import PromptCache
 from ..message import Sampling
-from ..nn.forward import Forward, make_forward
+from ..nn.build import make_forward
+from ..nn.forward import Forward
 from ..nn.load import LoadedModel
 from .batch import Batch
-from .choosing import Chooser, Work
-from .failures import OutOfMemory, first_bad_part, patiently
-from .sampling import NotFinite
-from .sequence import Generated, Grammar, Matcher, Request, Stuck
+from .failures import OutOfMemory, first_bad_part, retry_out_of_memory
+from .sampling import NotFinite, Sampler, Work
+from .sequence import COPIED, FORCED, Generated, Grammar, Matcher, OnToken, Request, Stuck, TokenLog
 from .sequence import Sequence as Active
-from .speculation import Acceptance, Drafter, Said
-from .tokenlog import COPIED, FORCED, TokenLog
+from .speculation import Acceptance, History, NgramProposer
 
 __all__ = ["Engine", "Generated", "Grammar", "Matcher", "OnToken", "Request", "Stats"]
 
 MAX_ROWS = 512
-"""Rows a forward takes at most: prompts are computed in chunks, so that others keep decoding."""
+"""Most rows of a forward: longer prompts are computed in chunks, so that others keep decoding."""
 MAX_ACTIVE = 32
-"""Sequences decoded at once; further requests wait for a place."""
+"""Sequences decoded at once; further requests wait."""
 MAX_DRAFT = 16
-"""Rows of one draft at most: about where a forward's cost begins to grow with every row."""
+"""Most rows of a draft: about where a forward's cost begins to grow with every row."""
 KEPT_LOGS = 1024
-"""Sessions whose token logs are kept; callers who never close a session must not fill the memory."""
-
-OnToken = Callable[[int, list[int]], None]
+"""Sessions whose token logs are kept, so that callers that never close one do not fill the memory."""
+LONG = 64
+"""Ids that :meth:`Engine.last_states` computes as a prompt, in chunks, before the last one's state."""
 
 
 @dataclass
@@ -66,9 +64,9 @@ class Stats:
     cached_tokens: int = 0
     generated: int = 0
     forced: int = 0
-    """Generated tokens that the grammar left no choice about."""
+    """Generated tokens that the grammar forced."""
     drafted: int = 0
-    """Guesses put into forwards, and in :attr:`copied` those that the model confirmed."""
+    """Draft tokens put into forwards; :attr:`copied` counts the accepted ones."""
     copied: int = 0
 
 
@@ -79,44 +77,42 @@ class Engine:
         self,
         loaded: LoadedModel,
         cache_bytes: int | None = None,
-        drafts: Literal["none", "ngram"] = "ngram",
+        speculate: bool = True,
         forced: bool = True,
-        max_draft: int = MAX_DRAFT,
         row_cost: float | None = None,
-        snapshots: Snapshots | None = None,
+        prompt_cache: PromptCache | None = None,
         forward: Forward | None = None,
     ) -> None:
         """Prepare to decode for ``loaded``.
 
-        ``forced=False`` has forced tokens found by the mask, a forward each (to measure what taking
-        them at once gains). ``row_cost`` is what a further row adds to a forward of one, as a share
-        of it; it decides how long drafts are. ``snapshots`` keep system messages on disk.
+        ``speculate=False`` and ``forced=False`` switch off drafts and the appending of forced tokens
+        (to measure what they gain). ``row_cost`` is the cost of one more row as a share of a forward
+        of one row; it decides how long drafts are. ``prompt_cache`` keeps system messages on disk.
         """
         self.loaded = loaded
         self.stats = Stats()
-        self._forward = forward or make_forward(loaded.model, loaded.config, loaded.packing)
+        self._forward = forward or make_forward(loaded.model, loaded.config, loaded.precision)
         self._device = torch.device(loaded.device)
         budget = default_budget(self._device) if cache_bytes is None else cache_bytes
-        self._sessions = Sessions(self._forward.new_cache, budget, snapshots)
+        self._sessions = Sessions(self._forward.new_cache, budget, prompt_cache)
         self._grown = False
-        """Memory was taken since the budget was last looked at."""
+        """Memory was allocated since the budget was last checked."""
         self._lock = threading.RLock()
         self._batches: WeakSet[Batch] = WeakSet()
         self._context = int(getattr(loaded.config, "max_position_embeddings", 0)) or 1 << 30
-        self._drafts = drafts == "ngram"
+        self._speculate = speculate
         self._forced = forced
-        self._max_draft = max_draft
         self._row_cost = loaded.row_cost if row_cost is None else row_cost
-        self._said = Said()
+        self._history = History()
         self._experience = Acceptance()
-        self._logs: OrderedDict[str, tuple[TokenLog, Drafter | None]] = OrderedDict()
+        self._logs: OrderedDict[str, tuple[TokenLog, NgramProposer | None]] = OrderedDict()
 
     def generate(self, requests: Sequence[Request], on_token: OnToken | None = None) -> list[Generated]:
         """Answer all requests, in order. ``on_token(i, ids)`` streams the new ids of request ``i``.
 
-        A request that cannot be served has its reason in ``error``. Two requests for one session
-        are a caller's bug (:class:`~autogpt.errors.DefectError`). An interruption leaves every
-        session usable.
+        A request that cannot be served says why in ``error``. Two requests for one session are a
+        caller's bug (:class:`~autogpt.errors.DefectError`). An interruption leaves every session
+        usable.
         """
         batch = self.batch(on_token)
         results: dict[int, Generated] = {}
@@ -128,12 +124,12 @@ class Engine:
         return [results[number] for number in range(len(requests))]
 
     def batch(self, on_token: OnToken | None = None) -> Batch:
-        """Open a batch that requests can join while others of it are being answered."""
-        self._batches.add(batch := Batch(self, on_token))
+        """Open a batch that requests can join at any time."""
+        self._batches.add(batch := Batch(self._advance, on_token))
         return batch
 
-    def advance(self, batch: Batch) -> None:
-        """Admit what ``batch`` has a place for, then do one forward; what is complete goes to its ended."""
+    def _advance(self, batch: Batch) -> None:
+        """Admit the requests that ``batch`` has room for, run one forward, and end what is complete."""
         with self._lock, torch.inference_mode():
             while batch.waiting and len(batch.active) < MAX_ACTIVE:
                 index, request = batch.waiting.popleft()
@@ -150,15 +146,32 @@ class Engine:
                 self._end(sequence)
                 batch.end(sequence.index, sequence.out)
 
-    def prefill(self, session: str, ids: Sequence[int]) -> Generated:
-        """Compute ``ids``, the beginning of the session's next prompt, without sampling.
+    def last_states(self, wanted: Sequence[tuple[str, Sequence[int]]]) -> Tensor:
+        """Return the final hidden state ``[n, width]`` at the last of each session's ids.
 
-        For what is known before it is needed, as while a tool runs; chunked like any prompt.
+        ``wanted`` holds sessions and all their ids so far. Cached positions are reused, so after a turn
+        only the few tokens are computed that the next prompt would need anyway; an unknown session
+        starts from the longest prefix that any other holds.
         """
+        with self._lock, torch.inference_mode():
+            pairs = []
+            for name, given in wanted:
+                ids = list(given)
+                if len(ids) - len(self._open_at(name, ids).ids) > LONG:
+                    self.generate([Request(name, ids[:-1], sampling=Sampling(max_tokens=0))])
+                session = self._open_at(name, ids)
+                session.cache.reserve(len(ids))
+                pairs.append((session, ids[len(session.ids) :]))
+            states = self._forward.hidden([(session.cache, new) for session, new in pairs])
+            for session, new in pairs:
+                session.ids.extend(new)
+            return states
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all keys and values held."""
         with self._lock:
-            if common_prefix(self._sessions.open(session).ids, list(ids)) == len(ids):
-                return Generated(complete=True, prompt_tokens=len(ids), cached_tokens=len(ids))
-            return self.generate([Request(session, ids, sampling=Sampling(max_tokens=0))])[0]
+            return self._sessions.nbytes
 
     def log(self, session: str) -> TokenLog:
         """Return the session's token log (an empty one for an unknown session)."""
@@ -178,13 +191,13 @@ class Engine:
             self._logs.pop(session, None)
 
     def fork(self, session: str, new_session: str) -> None:
-        """Start ``new_session``, anew if it exists, with what ``session`` holds now."""
+        """Start ``new_session`` (replacing it if it exists) with what ``session`` holds now."""
         with self._lock, torch.inference_mode():
             self._sessions.fork(session, new_session)
             self._logs.pop(new_session, None)
             if session in self._logs:
                 log = self._logs[session][0]
-                self._logs[new_session] = (log.branch(len(log)), self._drafter())
+                self._logs[new_session] = (log.branch(len(log)), self._proposer())
 
     def clear(self) -> None:
         """Forget all sessions and prefixes, as after a change of weights."""
@@ -199,34 +212,40 @@ class Engine:
             hidden = self._forward.hidden([(self._forward.new_cache(), ids)], every=True)
             return self._forward.head(hidden)
 
-    # -- what follows runs under the lock --
+    # -- everything below runs under the lock --
 
     def _decoding(self) -> set[str]:
-        """Return the sessions that open batches decode: they must not be evicted."""
+        """Return the sessions that open batches are decoding: they must not be evicted."""
         return {sequence.request.session for batch in self._batches for sequence in batch.active}
 
-    def _drafter(self) -> Drafter | None:
-        return Drafter(self._said, self._experience) if self._drafts else None
+    def _open_at(self, name: str, ids: list[int]) -> Session:
+        """Return a session that holds a prefix of ``ids``, at most all but the last."""
+        session = self._sessions.open(name)
+        session.crop(min(common_prefix(session.ids, ids), len(ids) - 1))
+        return session
 
-    def _open_log(self, session: str, ids: list[int]) -> tuple[TokenLog, Drafter | None]:
-        """Return the session's log, made to hold exactly ``ids``, and its drafter."""
-        log, drafter = self._logs.get(session) or (TokenLog(), self._drafter())
+    def _proposer(self) -> NgramProposer | None:
+        return NgramProposer(self._history, self._experience) if self._speculate else None
+
+    def _open_log(self, session: str, ids: list[int]) -> tuple[TokenLog, NgramProposer | None]:
+        """Return the session's log, made to hold exactly ``ids``, and its proposer."""
+        log, proposer = self._logs.get(session) or (TokenLog(), self._proposer())
         kept = common_prefix(log.ids, ids)
         if kept < len(log):
             log = log.branch(kept)
         log.give(ids[kept:])
-        if drafter is not None:
-            drafter.sync(log.ids, kept)
-        self._logs[session] = (log, drafter)
+        if proposer is not None:
+            proposer.sync(log.ids, kept)
+        self._logs[session] = (log, proposer)
         self._logs.move_to_end(session)
         if len(self._logs) > KEPT_LOGS:
             self._logs.popitem(last=False)
-        return log, drafter
+        return log, proposer
 
     def _admit(
         self, index: int, request: Request, active: list[Active], on_token: OnToken | None
     ) -> Generated | None:
-        """Open the request's session and put it among the active; its failure if it cannot be served."""
+        """Open the request's session and make it active; return its failure if it cannot be served."""
         ids = list(request.ids)
         out = Generated(prompt_tokens=len(ids))
         room = self._context - len(ids)
@@ -240,13 +259,13 @@ class Engine:
             return out
         limit = min(request.sampling.max_tokens, room)
         session = self._sessions.open(request.session)
-        # a last row is computed again where a token is to be chosen from it
+        # the last row is computed again if a token is to be chosen from it
         session.crop(min(common_prefix(session.ids, ids), len(ids) - (limit > 0)))
         session.core = max(session.core, request.core)
-        out.log, drafter = self._open_log(request.session, ids)
+        out.log, proposer = self._open_log(request.session, ids)
         out.start = len(ids)
         sequence = Active(
-            index, request, out, out.log, session, drafter, limit, self.loaded.vocabulary, self._forced
+            index, request, out, out.log, session, proposer, limit, self.loaded.vocabulary, self._forced
         )
         for other in active:
             shared = min(common_prefix(other.request.ids, ids), len(ids) - 1)
@@ -261,7 +280,7 @@ class Engine:
         return None
 
     def _ready(self, sequence: Active) -> bool:
-        """Find the sequence a prefix to start from; False while a neighbour is still computing it."""
+        """Start the sequence from its longest known prefix; False while another is still computing that."""
         leader = sequence.leader
         if leader is not None and not leader.finished and len(leader.session.ids) < sequence.shared:
             return False
@@ -276,7 +295,7 @@ class Engine:
         return True
 
     def _step(self, active: list[Active], on_token: OnToken | None) -> None:
-        """One forward over what the active sequences need, then a choice for each that is due."""
+        """Run one forward over what the active sequences need, then choose tokens."""
 
         def free() -> None:
             self._sessions.shrink(self._decoding(), 0)
@@ -290,7 +309,7 @@ class Engine:
         pairs = [(work.sequence.session.cache, work.rows) for work in batch]
         began = time.perf_counter()
         try:
-            hidden = patiently(lambda: self._forward.hidden(pairs, tails=tails), free, len(active))
+            hidden = retry_out_of_memory(lambda: self._forward.hidden(pairs, tails=tails), free, len(active))
         except OutOfMemory as error:
             for work in batch:
                 self._fail(work.sequence, str(error))
@@ -302,21 +321,23 @@ class Engine:
             work.sequence.out.forwards += 1
             self.stats.rows += len(work.rows)
         self.stats.forwards += 1
-        chooser = Chooser(self._forward, self._device, hidden, batch)
+        sampler = Sampler(self._forward, self._device, hidden, batch)
         for work in batch:
-            self._conclude(work, chooser)
+            self._conclude(work, sampler)
             self._stream(work.sequence, on_token)
 
     def _gather(self, active: list[Active], free: Callable[[], None]) -> list[Work]:
-        """Choose whose ids the next forward computes."""
+        """Return the ids that the next forward computes, by sequence."""
         batch: list[Work] = []
         room = MAX_ROWS
-        # those that decode come first: they need few rows, and must not wait behind prompts
+        # decoding sequences come first: they need few rows and must not wait for long prompts
         for sequence in sorted(active, key=lambda s: s.todo) if len(active) > 1 else active:
             if sequence.finished or not room:
                 continue
             try:
-                ready = sequence.settled or patiently(partial(self._ready, sequence), free, len(active))
+                ready = sequence.settled or retry_out_of_memory(
+                    partial(self._ready, sequence), free, len(active)
+                )
             except OutOfMemory as error:
                 self._fail(sequence, str(error))
                 continue
@@ -328,15 +349,15 @@ class Engine:
         return batch
 
     def _draft(self, batch: list[Work]) -> None:
-        """Give the sequences whose ids all come into this forward their choices, and rows for drafts."""
+        """Add decisions and draft rows for the sequences that this forward completes."""
         due = [w for w in batch if len(w.rows) == w.sequence.todo]
         room = MAX_ROWS - sum(len(work.rows) for work in batch)
         for work in due:
             sequence = work.sequence
-            if not sequence.limit:  # the prompt alone was asked for
+            if not sequence.limit:  # only the prompt was asked for
                 continue
             try:
-                work.choices = sequence.draft(min(room, self._max_draft), self._row_cost, 1 / len(due))
+                work.choices = sequence.draft(min(room, MAX_DRAFT), self._row_cost, 1 / len(due))
             except Stuck as error:
                 self._fail(sequence, str(error))
                 continue
@@ -347,8 +368,8 @@ class Engine:
             room -= work.drafted
             self.stats.drafted += len(work.choices) - 1
 
-    def _conclude(self, work: Work, chooser: Chooser) -> None:
-        """Let the model choose along the draft until it differs; the cache keeps what was right."""
+    def _conclude(self, work: Work, sampler: Sampler) -> None:
+        """Choose along the draft until the model differs; the cache keeps what was accepted."""
         sequence, session = work.sequence, work.sequence.session
         session.ids.extend(work.rows[: len(work.rows) - work.drafted])
         if not sequence.limit:
@@ -356,7 +377,7 @@ class Engine:
             return
         for choice in work.choices:
             try:
-                token, logprob = chooser.choose(work, choice)
+                token, logprob = sampler.choose(work, choice)
                 right = sequence.settle(choice, token, logprob)
             except NotFinite as error:
                 layer = first_bad_part(self.loaded, self._forward, sequence.log.ids) or "the output head"
@@ -374,7 +395,7 @@ class Engine:
             session.crop(len(session.ids))
 
     def _stream(self, sequence: Active, on_token: OnToken | None) -> None:
-        """Pass on what is new."""
+        """Report new ids."""
         if on_token is None:
             return
         new = sequence.log.ids[sequence.out.start + sequence.streamed :]
@@ -389,12 +410,12 @@ class Engine:
         self.forget(sequence.request.session)
 
     def _end(self, sequence: Active) -> None:
-        """Close the books of a finished request."""
+        """Complete the statistics of a finished request."""
         out = sequence.out
         out.end = len(out.log)
         origins = out.origins
         self.stats.generated += len(origins)
         self.stats.forced += origins.count(FORCED)
         self.stats.copied += origins.count(COPIED)
-        if out.complete and self._drafts:
-            self._said.add(out.ids)
+        if out.complete and self._speculate:
+            self._history.add(out.ids)

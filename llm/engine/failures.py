@@ -1,35 +1,33 @@
-"""What the engine does when a forward goes wrong: memory runs out, or numbers are not finite.
+"""Failure handling: a forward runs out of memory, or its result is not finite.
 
-:func:`patiently` frees what is idle and tries once more before it gives up with a line that says
-what to lower. :func:`first_bad_part` repeats a sequence through the model's own module with a look
-at every layer's output; it is slow, and runs only when a result was not finite.
+:func:`retry_out_of_memory` frees idle memory and tries once more before it fails with a line that says
+what to lower. :func:`first_bad_part` repeats a sequence through the model's own module and checks every
+layer's output; it is slow, and runs only when a result was not finite.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from ...errors import AutoGPTError
-
-if TYPE_CHECKING:
-    from ..nn.forward import Forward, FusedForward
-    from ..nn.load import LoadedModel
+from ..nn.forward import Forward, FusedForward
+from ..nn.load import LoadedModel
 
 T = TypeVar("T")
 
 
 class OutOfMemory(AutoGPTError):
-    """There was too little memory, also after everything idle had been freed."""
+    """Too little memory, even after everything idle was freed."""
 
 
-def patiently(action: Callable[[], T], free: Callable[[], None], goals: int) -> T:
-    """Run ``action``; where memory is short, ``free`` some and try once more.
+def retry_out_of_memory(action: Callable[[], T], free: Callable[[], None], goals: int) -> T:
+    """Run ``action``; if it runs out of memory, call ``free`` and run it once more.
 
-    Raises :class:`OutOfMemory` when that was not enough. ``action`` must be repeatable.
+    Raises :class:`OutOfMemory` if that is not enough. ``action`` must be repeatable.
     """
     try:
         return action()
@@ -56,7 +54,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 def first_bad_part(loaded: LoadedModel, forward: Forward, ids: Sequence[int]) -> str | None:
     """Name the first part of the model whose output over ``ids`` is not finite; None if all are.
 
-    Once the module's weights are released, our own forward says it, to the decoder layer.
+    If the module's weights were released, our own forward finds it, to the decoder layer.
     """
     if not loaded.released:
         return first_bad_layer(loaded.whole(), ids)
@@ -66,7 +64,7 @@ def first_bad_part(loaded: LoadedModel, forward: Forward, ids: Sequence[int]) ->
         if not found and not bool(x.isfinite().all()):
             found.append(name)
 
-    cast("FusedForward", forward).hidden([(forward.new_cache(), ids)], look=look)
+    cast(FusedForward, forward).hidden([(forward.new_cache(), ids)], look=look)
     return found[0] if found else None
 
 

@@ -1,14 +1,15 @@
-"""One request on its way through the engine: its ids, its grammar, its draft, and how it ends.
+"""One request in the engine: its token log, its grammar, its draft, and how it ends.
 
-A :class:`Sequence` knows nothing of tensors. It walks the grammar: over what is forced (appended
-without being computed), to the next :class:`Choice`, where the model must decide. A draft chains
-several choices: a guessed token, the run that the grammar forces after it, the next guess. The
-engine computes all of it in one forward and hands back what the model chose at each; a choice that
-differs from its guess ends the draft there, and grammar and log are as if it had never been made.
+A :class:`Sequence` knows nothing of tensors. It walks the grammar: over forced tokens, which are
+appended without being computed, to the next :class:`Decision`, where the model must choose. A draft
+chains several decisions: a guessed token, the tokens that the grammar forces after it, the next guess.
+The engine computes all of it in one forward and returns what the model chose at each; a choice that
+differs from its guess ends the draft, and grammar and log are as if it had never been made.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -18,9 +19,89 @@ from numpy.typing import NDArray
 
 from ..kv.cache import Session
 from ..message import Sampling
-from .sampling import Allowed, permits, read_mask
-from .speculation import LONGEST, Drafter, Guess
-from .tokenlog import COPIED, FORCED, SAMPLED, TokenLog
+from .speculation import LONGEST, DraftToken, NgramProposer
+
+GIVEN, SAMPLED, FORCED, COPIED = "g", "s", "f", "c"
+"""Where a token comes from, one letter each: the prompt; the model's choice; the grammar, which left no
+choice; a draft token that the model's own choice confirmed. Given and forced tokens carry no loss."""
+
+OnToken = Callable[[int, list[int]], None]
+"""Called with a request's number and its new ids."""
+
+Allowed = NDArray[np.int64] | NDArray[np.bool_]
+"""The tokens that may come next: ascending ids if they are few, else one flag per id."""
+FEW = 8
+"""Ids are listed if they are fewer than 1/8 of the vocabulary."""
+
+
+class TokenLog:
+    """A session's tokens: ids, an origin each, and log-probabilities; append-only.
+
+    Text is derived from the ids, never the other way, so a log is at once the cache's key, the RL
+    trajectory and the loss mask. A prompt that departs from what was said before continues in a
+    :meth:`branch`; a log that is referenced elsewhere stays unchanged.
+    """
+
+    __slots__ = ("_logprobs", "_origins", "ids")
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+        """All ids. Read-only for others."""
+        self._origins: list[str] = []
+        self._logprobs: list[float] = []
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def give(self, ids: Ids[int]) -> None:
+        """Append ids of a prompt."""
+        self.ids.extend(ids)
+        self._origins.extend(GIVEN * len(ids))
+        self._logprobs.extend([0.0] * len(ids))
+
+    def append(self, token: int, origin: str, logprob: float = 0.0) -> None:
+        """Append one generated id with its natural-log probability (0.0 if forced)."""
+        self.ids.append(token)
+        self._origins.append(origin)
+        self._logprobs.append(logprob)
+
+    def branch(self, length: int) -> TokenLog:
+        """Return a new log that begins with the first ``length`` entries of this one."""
+        other = TokenLog()
+        other.ids = self.ids[:length]
+        other._origins = self._origins[:length]
+        other._logprobs = self._logprobs[:length]
+        return other
+
+    def origins(self, start: int = 0, end: int | None = None) -> str:
+        """Return the origins of the entries from ``start`` on, one letter each."""
+        return "".join(self._origins[start:end])
+
+    def logprobs(self, start: int = 0, end: int | None = None) -> list[float]:
+        """Return the log-probabilities of the entries from ``start`` on."""
+        return self._logprobs[start:end]
+
+
+def read_mask(bitmask: NDArray[np.int32], vocabulary: int) -> Allowed:
+    """Return the ids below ``vocabulary`` whose bits are set (least significant first)."""
+    words = bitmask[: -(-vocabulary // 32)].view(np.uint32)
+    if vocabulary % 32:
+        words = words.copy()
+        words[-1] &= (1 << vocabulary % 32) - 1
+    if int(np.bitwise_count(words).sum()) * FEW >= vocabulary:
+        return np.unpackbits(words.view(np.uint8), count=vocabulary, bitorder="little").view(np.bool_)
+    used = np.flatnonzero(words)
+    places = np.flatnonzero(np.unpackbits(words[used].view(np.uint8), bitorder="little"))
+    ids: NDArray[np.int64] = used[places >> 5] * 32 + (places & 31)
+    return ids
+
+
+def permits(allowed: Allowed, token: int) -> bool:
+    """Say whether ``token`` is among ``allowed``."""
+    if allowed.dtype == np.bool_:
+        return bool(allowed[token])
+    place = int(np.searchsorted(allowed, token))
+    return place < len(allowed) and int(allowed[place]) == token
 
 
 class Matcher(Protocol):
@@ -39,11 +120,11 @@ class Matcher(Protocol):
         ...
 
     def done(self) -> bool:
-        """True when the output is complete and nothing more may follow."""
+        """Return True if the output is complete and nothing more may follow."""
         ...
 
     def rollback(self, count: int) -> None:
-        """Take back the last ``count`` ids."""
+        """Undo the last ``count`` ids."""
         ...
 
 
@@ -61,7 +142,7 @@ class Stuck(Exception):
 
 @dataclass(frozen=True)
 class Request:
-    """Continue ``ids``, the session's full prompt so far. ``max_tokens`` 0 only computes it."""
+    """Continue ``ids``, the session's full prompt so far. With ``max_tokens`` 0 it is only computed."""
 
     session: str
     ids: Ids[int]
@@ -69,24 +150,24 @@ class Request:
     sampling: Sampling = Sampling()  # noqa: RUF009 (frozen)
     stop_ids: frozenset[int] = frozenset()
     core: int = 0
-    """How many leading ids other processes will begin with too (a system message), 0 if none."""
+    """Leading ids that later processes will begin with too (a system message): worth the prompt cache."""
 
 
 @dataclass
 class Generated:
-    """What came after the prompt, a stretch of the session's log, and what it cost."""
+    """The output, a range of the session's log, and what it cost."""
 
     log: TokenLog = field(default_factory=TokenLog)
     start: int = 0
     end: int | None = None
-    """Where the stretch begins and, once the request is finished, ends."""
+    """The range; ``end`` is set once the request is finished."""
     complete: bool = False
-    """The grammar was satisfied or a stop id reached; False when cut by a limit or failed."""
+    """The grammar was satisfied or a stop id reached; False if cut off by a limit or failed."""
     error: str | None = None
-    """Why this request failed, while others of the batch went on."""
+    """Why this request failed; the others of the batch are unaffected."""
     prompt_tokens: int = 0
     cached_tokens: int = 0
-    """Prompt tokens whose keys and values were already there."""
+    """Prompt tokens found in the KV cache."""
     forwards: int = 0
     """Forwards that this request took part in."""
     seconds: float = 0.0
@@ -99,7 +180,7 @@ class Generated:
 
     @property
     def origins(self) -> str:
-        """One letter an id, as in :mod:`.tokenlog`."""
+        """One letter per id, see :data:`SAMPLED`."""
         return self.log.origins(self.start, self.end)
 
     @property
@@ -114,13 +195,13 @@ class Generated:
 
 
 @dataclass(eq=False)
-class Choice:
-    """A place where the model decides, ``offset`` rows after the first one of this forward."""
+class Decision:
+    """A place where the model chooses, ``offset`` rows after the first one of this forward."""
 
     offset: int
     allowed: Allowed | None
     """None: every token."""
-    guess: Guess | None = None
+    guess: DraftToken | None = None
     run: list[int] = field(default_factory=list)
     """Ids that the grammar forces after the guess."""
 
@@ -134,23 +215,23 @@ class Sequence:
     out: Generated
     log: TokenLog
     session: Session
-    drafter: Drafter | None
+    proposer: NgramProposer | None
     limit: int
     """Tokens that may be generated."""
     vocabulary: int
     forced: bool
-    """Take what the grammar forces at once; else the mask finds it, a forward each."""
+    """Append forced tokens without computing them; else the mask finds them, one forward each."""
     matcher: Matcher | None = None
     allowed: Allowed | None = None
     leader: Sequence | None = None
     """An earlier sequence that is computing a prefix of ours; we wait and share it."""
     shared: int = 0
     settled: bool = False
-    """The session has found the prefix it starts from."""
+    """The session has its longest known prefix."""
     streamed: int = 0
     finished: bool = False
     _ahead: int = 0
-    """Ids that the matcher has consumed beyond the log."""
+    """Ids that the matcher has consumed past the log's end."""
 
     @property
     def todo(self) -> int:
@@ -168,49 +249,51 @@ class Sequence:
             self.matcher = self.request.grammar.matcher()
             self._proceed()
 
-    def draft(self, room: int, row_cost: float, share: float) -> list[Choice]:
-        """Return the choices of one forward: the one due, and drafted ones in at most ``room`` rows.
+    def draft(self, room: int, row_cost: float, share: float) -> list[Decision]:
+        """Return the decisions of one forward: the next one, and drafted ones in at most ``room`` rows.
 
-        The matcher is left behind the draft; :meth:`settle` sets it right.
+        The matcher is left at the end of the draft until :meth:`settle`.
         """
-        found = [Choice(0, self.allowed)]
-        if self.drafter is None or room <= 0:
+        found = [Decision(0, self.allowed)]
+        if self.proposer is None or room <= 0:
             return found
-        self.drafter.sync(self.log.ids, len(self.log.ids))
-        self.drafter.start()
+        self.proposer.sync(self.log.ids, len(self.log.ids))
+        self.proposer.start()
         tail = self.log.ids[-LONGEST:]
         while self._extend(found, tail, room, row_cost, share):
             pass
         return found
 
-    def _extend(self, found: list[Choice], tail: list[int], room: int, row_cost: float, share: float) -> bool:
-        """Add a guess to the last choice and the choice after it, if that pays."""
-        assert self.drafter is not None
+    def _extend(
+        self, found: list[Decision], tail: list[int], room: int, row_cost: float, share: float
+    ) -> bool:
+        """Add a guess to the last decision, and the decision after it, if that is worth its rows."""
+        assert self.proposer is not None
         last = found[-1]
-        guess = next((g for g in self.drafter.guesses(tail) if self._may(g.token, last.allowed)), None)
+        guess = next((g for g in self.proposer.guesses(tail) if self._may(g.token, last.allowed)), None)
         if guess is None or guess.token in self.request.stop_ids:
             return False
         run, allowed, ended = self._walk(guess.token)
         rows = 1 + len(run)
         room = min(room, self.limit - self.said - 1) - last.offset
-        # a guess that ends the output saves no forward: choosing it takes none after it
+        # a guess that ends the output saves no forward, as none follows it
         ended = ended or not self.request.stop_ids.isdisjoint(run)
-        if ended or rows > room or not self.drafter.worth(guess, rows, row_cost, share):
+        if ended or rows > room or not self.proposer.worth(guess, rows, row_cost, share):
             if self.matcher is not None:
                 self.matcher.rollback(rows)
             return False
         self._ahead += rows
-        self.drafter.take(guess, run)
+        self.proposer.take(guess, run)
         last.guess, last.run = guess, run
         tail += [guess.token, *run]
-        found.append(Choice(last.offset + rows, allowed))
+        found.append(Decision(last.offset + rows, allowed))
         return True
 
     def _may(self, token: int, allowed: Allowed | None) -> bool:
         return allowed is None or permits(allowed, token)
 
     def _walk(self, token: int | None) -> tuple[list[int], Allowed | None, bool]:
-        """Take ``token`` and what is forced after it: ``(forced ids, what may follow, ended)``."""
+        """Advance by ``token`` and what is forced after it: ``(forced ids, allowed next, ended)``."""
         matcher = self.matcher
         if matcher is None:
             return [], None, False
@@ -232,12 +315,12 @@ class Sequence:
             run += ids
         return run, None, True
 
-    def settle(self, choice: Choice, token: int, logprob: float) -> bool:
-        """Append what the model chose; True if it is the guess, so that the next choice counts."""
+    def settle(self, choice: Decision, token: int, logprob: float) -> bool:
+        """Append what the model chose; True if it is the guess, so that the next decision stands."""
         guess = choice.guess
         right = guess is not None and guess.token == token
-        if guess is not None and self.drafter is not None:
-            self.drafter.acceptance.count(guess.length, right)
+        if guess is not None and self.proposer is not None:
+            self.proposer.acceptance.count(guess.length, right)
         only = choice.allowed is not None and choice.allowed.dtype != np.bool_ and len(choice.allowed) == 1
         if right:
             self._ahead -= 1 + len(choice.run)
@@ -256,7 +339,7 @@ class Sequence:
         return False
 
     def _proceed(self, token: int | None = None) -> None:
-        """Walk the grammar from ``token`` to the next choice, appending what it forces."""
+        """Walk the grammar from ``token`` to the next decision, appending what it forces."""
         run, self.allowed, ended = self._walk(token)
         for forced in run:
             if self.said >= self.limit:

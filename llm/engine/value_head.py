@@ -1,12 +1,12 @@
 """The value head: from the model's own last state to the chance that the run achieves its goal.
 
-A linear layer on the policy's final hidden state (after the last norm) at the last token of a turn,
-beside how sure the turn's tokens were. It ranks the candidates of ``best_of`` and can tell a run that
-has little hope. It knows one set of weights: the file names their fingerprint, and another model's
-head is refused, because it would load and mean nothing. It is fitted by ``llm/training/fit_value_head.py``.
+A linear layer on the policy's final hidden state (after the last norm) at the last token of a turn, and
+on how confident the turn's tokens were. It ranks the candidates of ``best_of`` and predicts whether a
+run will succeed. It belongs to one set of weights, whose fingerprint its file names; another model's
+head is refused, because its output would be meaningless.
 
-Limits: it needs our own forward (:func:`~.forward.can_fuse`), and it has learnt from the goals it was
-fitted on; its card says on which, and how well it is calibrated.
+Limits: it needs our own forward (:func:`~..nn.forward.can_fuse`). It generalises from the goals that it
+was fitted on; its card says which, and how well it is calibrated.
 """
 
 from __future__ import annotations
@@ -14,25 +14,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ...errors import ModelUnavailable
-from ..kv.cache import Session
 from ..message import Turn
 
-if TYPE_CHECKING:
-    from .engine import Engine
-
 FILE = "value.safetensors"
-"""Its file's name, beside the adapter that it belongs to."""
+"""Name of its file, in the folder of the adapter that it belongs to."""
 FORMAT = "1"
 SURENESS = 4
 """Inputs that come from a turn's log-probabilities: see :func:`sureness`."""
-LONG = 64
-"""Ids that are computed as a prompt, in chunks, before the last one's state is taken."""
 
 
 def sureness(turn: Turn) -> tuple[float, float, float, float]:
@@ -107,37 +100,3 @@ def inputs_of(states: Tensor, turns: Sequence[Turn]) -> Tensor:
     """Return what a head reads, ``[n, width + SURENESS]`` in fp32 on the CPU."""
     sure = torch.tensor([sureness(turn) for turn in turns], dtype=torch.float32)
     return torch.cat([states.float().cpu(), sure.reshape(len(turns), SURENESS)], 1)
-
-
-def last_states(engine: Engine, wanted: Sequence[tuple[str, Sequence[int]]]) -> Tensor:
-    """Return the final hidden state ``[n, width]`` at the last of each session's ids.
-
-    ``wanted`` names a session and all its ids so far. What its cache holds is used, so that after a turn
-    only the few tokens are computed that the next prompt would need anyway; an unknown session begins
-    from the longest prefix that any other holds.
-    """
-    with engine._lock, torch.inference_mode():
-        pairs = []
-        for name, given in wanted:
-            ids = list(given)
-            if len(ids) - len(_at(engine, name, ids).ids) > LONG:
-                engine.prefill(name, ids[:-1])
-            session = _at(engine, name, ids)
-            session.cache.reserve(len(ids))
-            pairs.append((session, ids))
-        rows = [ids[len(session.ids) :] for session, ids in pairs]
-        batch = [(session.cache, new) for (session, _), new in zip(pairs, rows, strict=True)]
-        states = engine._forward.hidden(batch)
-        for (session, ids), new in zip(pairs, rows, strict=True):
-            session.ids.extend(new)
-            assert session.ids == ids
-        return states
-
-
-def _at(engine: Engine, name: str, ids: list[int]) -> Session:
-    """Return a session that holds a beginning of ``ids``, all but the last at most."""
-    from ..kv.cache import common_prefix
-
-    session = engine._sessions.open(name)
-    session.crop(min(common_prefix(session.ids, ids), len(ids) - 1))
-    return session

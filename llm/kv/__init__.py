@@ -1,1 +1,1 @@
-"""Keys and values: the cache, the prefix tree over it, and prompt snapshots on disk."""
+"""Keys and values: the cache, the prefix tree over it, and the prompt cache on disk."""

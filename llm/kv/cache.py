@@ -1,18 +1,18 @@
-"""Key-value memory: private slots written in place, and a tree of what sessions share.
+"""The KV cache: private slots written in place, and a prefix tree of what sessions share.
 
 A :class:`Slot` is one tensor ``[layers, 2, kv_heads, capacity, head_dim]`` whose capacity grows in
-steps of :data:`BUCKET` positions, so that a new token never moves the old ones. Rows behind
-``length`` are stale and get overwritten; that makes cropping free and an interrupted forward
-harmless, because the length moves only after the forward is complete. A session is a path in the
-tree (:mod:`.tree`) and a slot for what follows: positions below ``base`` are read through the path.
+steps of :data:`BUCKET` positions, so that a new token never moves the old ones. Positions past
+``length`` are stale and get overwritten; that makes cropping free and an interrupted forward harmless,
+because the length changes only after the forward is complete. A session is a path in the prefix tree
+(:mod:`.prefix_tree`) and a slot for what follows: positions below ``base`` are read through the path.
 
-:class:`Sessions` finds each newcomer the longest beginning that any session, living or ended, has
-computed. Three things follow from measurements (SmolLM2's shape, prefix 600, own part up to 500,
-processor time of one thread for all 30 layers): reading a shared beginning once for a batch and
-merging takes 18 ms against 25 ms at 4 sequences, 50 against 89 at 16, 101 against 179 at 32; but a
-sequence alone pays 7.8 ms against 6.6 for the second pass, so one that nobody shares with copies
-its beginning into its slot, once (about 5 ms for 500 positions); and a padded batch for the own
-parts (58 ms at 16) lost to one pass a sequence (50), because the time goes into reading memory.
+:class:`Sessions` gives each new session the longest prefix that any other, open or closed, has
+computed. Three decisions follow from measurements (SmolLM2's shape, prefix 600, own part up to 500,
+CPU time of one thread for all 30 layers): reading a shared prefix once for a batch and merging takes
+18 ms against 25 ms at 4 sequences, 50 against 89 at 16, 101 against 179 at 32; a single sequence pays
+7.8 ms against 6.6 for the second pass, so an unshared prefix is copied into the slot, once (about 5 ms
+for 500 positions); and a padded batch for the own parts (58 ms at 16) lost to one pass per sequence
+(50), because the time goes into reading memory.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .prefix_tree import Node, Span, Tree, addresses, common_prefix, narrow
-from .snapshots import WORTH_LOADING, Snapshots
+from .prefix_tree import Node, PrefixTree, Span, addresses, common_prefix, narrow
+from .prompt_cache import WORTH_LOADING, PromptCache
 
 __all__ = [
     "BUCKET",
@@ -44,15 +44,15 @@ __all__ = [
 BUCKET = 256
 """Positions by which a slot grows."""
 WORTH_COPYING = 16
-"""A shared prefix shorter than this is recomputed: finding it would not pay."""
+"""A shared prefix shorter than this is recomputed: looking it up would cost more."""
 WORTH_A_PASS = 64
-"""A last stretch shorter than this is copied into the slot instead of being read in a pass of its own."""
+"""A last tree node shorter than this is copied into the slot instead of being read in its own pass."""
 IDLE_SHARE = 4
-"""What no living session uses may fill this part of the budget (one fourth)."""
+"""1 / the share of the budget that memory used by no open session may fill (a quarter)."""
 
 
 class Cache(Protocol):
-    """What the engine needs of a sequence's key-value memory."""
+    """A sequence's key-value memory as the engine sees it."""
 
     @property
     def length(self) -> int:
@@ -65,11 +65,11 @@ class Cache(Protocol):
         ...
 
     def reserve(self, positions: int) -> None:
-        """Make room for ``positions`` in all."""
+        """Make room for ``positions`` in total."""
         ...
 
     def crop(self, length: int) -> None:
-        """Forget everything from position ``length`` on; the caller sees to shared positions."""
+        """Forget everything from position ``length`` on; shared positions are the caller's business."""
         ...
 
     def covers(self, start: int) -> bool:
@@ -81,11 +81,11 @@ class Cache(Protocol):
         ...
 
     def rest(self, node: Node) -> None:
-        """Hear that what the path of ``node`` holds may be read there instead of here."""
+        """Rest on ``node``: positions on its path may be read from the tree instead of from here."""
         ...
 
     def begin(self, node: Node, base: int, copied: Sequence[Span]) -> None:
-        """Begin anew: read positions below ``base`` through the path of ``node``, copy the next in."""
+        """Restart: read positions below ``base`` through the path of ``node``, copy the following ones in."""
         ...
 
 
@@ -93,14 +93,12 @@ class Slot:
     """The cache of our own forward; see the module's text for its layout."""
 
     def __init__(self, layers: int, kv_heads: int, head_dim: int, like: Tensor, shares: bool = True) -> None:
-        """``shares=False`` copies every beginning: attention with windows wants all in one place."""
+        """``shares=False`` copies every prefix, as sliding-window attention reads from one place."""
         self.buffer = like.new_empty(layers, 2, kv_heads, 0, head_dim)
         self.base = 0
         self.length = 0
         self.node: Node | None = None
-        """The path whose spans may be read instead of the slot; None: nothing is shared."""
-        self.mirrored = 0
-        """Leading positions of which :mod:`.graphs` holds a copy that is still right."""
+        """The tree node whose path may be read instead of the slot; None: nothing is shared."""
         self._shares = shares
 
     @property
@@ -109,7 +107,7 @@ class Slot:
         return (self.buffer,)
 
     def reserve(self, positions: int) -> None:
-        """Grow to a multiple of :data:`BUCKET` that holds ``positions``; keeps what is valid."""
+        """Grow to a multiple of :data:`BUCKET` that holds ``positions``, keeping valid contents."""
         capacity, held = self.buffer.shape[3], self.length - self.base
         positions -= self.base
         if positions <= capacity:
@@ -125,7 +123,6 @@ class Slot:
     def crop(self, length: int) -> None:
         """Lower the length; no data moves."""
         self.length = min(self.length, length)
-        self.mirrored = min(self.mirrored, length)
 
     def covers(self, start: int) -> bool:
         """See :class:`Cache`."""
@@ -147,7 +144,6 @@ class Slot:
         layers, two, heads, _, dim = self.buffer.shape
         self.buffer = self.buffer.new_empty(layers, two, heads, 0, dim)
         self.base = self.length = base
-        self.mirrored = 0
         count = sum(span[0].shape[-2] for span in copied)
         self.reserve(base + count)
         at = 0
@@ -159,23 +155,23 @@ class Slot:
 
 @dataclass(eq=False)
 class Session:
-    """A cache, the ids it was computed from, and the node of the tree that it rests on.
+    """A cache, the ids it was computed from, and the tree node that it rests on.
 
-    Positions below the node's end belong to the tree, also where the slot holds them too.
+    Positions below the node's end belong to the tree, even where the slot holds a copy.
     """
 
     cache: Cache
     node: Node
     ids: list[int] = field(default_factory=list)
     core: int = 0
-    """Leading ids that other processes will begin with too: kept on disk when the session ends."""
+    """Leading ids that other processes will begin with too: saved to disk when the session ends."""
 
     def settle(self) -> None:
         """Make ids and cache agree again after an interrupted step."""
         self.crop(min(len(self.ids), self.cache.length))
 
     def crop(self, length: int) -> None:
-        """Keep the first ``length`` positions; what others may read is left alone, not overwritten."""
+        """Keep the first ``length`` positions; shared ones are left alone, not overwritten."""
         del self.ids[length:]
         self.cache.crop(length)
         if self.node.end > length:
@@ -187,7 +183,7 @@ class Session:
             self.cache.begin(keep, keep.end, copied)
 
     def rest(self, node: Node) -> None:
-        """Count as a user of ``node``, no longer of the one before."""
+        """Become a user of ``node`` instead of the previous one."""
         self.node.users -= 1
         node.users += 1
         self.node = node
@@ -195,17 +191,19 @@ class Session:
 
 
 class Sessions:
-    """All key-value memory of an engine: living sessions by name, the tree, one byte budget."""
+    """All key-value memory of an engine: open sessions by name, the prefix tree, one byte budget."""
 
-    def __init__(self, make: Callable[[], Cache], budget: int, snapshots: Snapshots | None = None) -> None:
+    def __init__(
+        self, make: Callable[[], Cache], budget: int, prompt_cache: PromptCache | None = None
+    ) -> None:
         self._make = make
-        self._snapshots = snapshots
+        self._prompt_cache = prompt_cache
         self._budget = budget
         self._live: OrderedDict[str, Session] = OrderedDict()
-        self._tree = Tree()
+        self._tree = PrefixTree()
 
     def open(self, name: str) -> Session:
-        """Return the session called ``name``, new and empty if unknown, as the latest used."""
+        """Return the session called ``name``, created if unknown, and mark it as most recently used."""
         session = self._live.get(name)
         if session is None:
             session = self._live[name] = self._new()
@@ -214,11 +212,11 @@ class Sessions:
         return session
 
     def adopt(self, session: Session, ids: Sequence[int]) -> None:
-        """Give ``session`` the longest beginning of ``ids`` that is known, if it has much less itself."""
+        """Give ``session`` the longest known prefix of ``ids``, if it holds much less itself."""
         ids = list(ids)
         self._publish_nearest(session, ids)
         node, length = self._tree.match(ids)
-        if self._snapshots is not None and self._load(ids, max(length, len(session.ids))):
+        if self._prompt_cache is not None and self._load(ids, max(length, len(session.ids))):
             node, length = self._tree.match(ids)
         if length <= len(session.ids) + WORTH_COPYING:
             return
@@ -244,20 +242,20 @@ class Sessions:
             branch.ids = list(source.ids)
 
     def close(self, name: str) -> None:
-        """End a session; what it computed stays in the tree while there is room."""
+        """End a session; what it computed stays in the tree while the budget allows."""
         session = self._live.get(name)
         if session is None:
             return
         session.settle()
         if len(session.ids) >= session.node.end + WORTH_COPYING:
             self._publish(session, len(session.ids))
-        if self._snapshots is not None and session.core:
-            self._save(self._snapshots, session.ids[: session.core])
+        if self._prompt_cache is not None and session.core:
+            self._save(self._prompt_cache, session.ids[: session.core])
         del self._live[name]
         session.node.users -= 1
 
     def drop(self, name: str) -> None:
-        """Forget a session at once, with all that only it used (its values cannot be trusted)."""
+        """Forget a session at once, with everything that only it used (its values cannot be trusted)."""
         session = self._live.pop(name, None)
         if session is None:
             return
@@ -269,27 +267,27 @@ class Sessions:
         self._loosen(session.cache.memory)
 
     def computed(self, rows: int, seconds: float) -> None:
-        """Note what a forward cost, to know when loading is cheaper; short ones say nothing of prompts."""
-        if self._snapshots is not None and rows >= WORTH_LOADING:
-            self._snapshots.computed(rows, seconds)
+        """Record a forward's cost, to know when loading is cheaper; short forwards do not count."""
+        if self._prompt_cache is not None and rows >= WORTH_LOADING:
+            self._prompt_cache.computed(rows, seconds)
 
     def clear(self) -> None:
         """Forget everything; needed whenever the weights changed."""
         self._live.clear()
-        self._tree = Tree()
-        self._snapshots = None  # they are of the weights as loaded
+        self._tree = PrefixTree()
+        self._prompt_cache = None  # its files belong to the weights as loaded
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all keys and values, each counted once."""
+        """Bytes of all keys and values, shared ones counted once."""
         own = self._own()
         return self._tree.nbytes + sum(n for address, n in own.items() if not self._tree.holds(address))
 
     def shrink(self, busy: set[str], budget: int | None = None) -> None:
         """Free the oldest memory until the budget holds; sessions in ``busy`` stay in any case.
 
-        Another ``budget`` than the usual one may be given: 0 frees all that is idle. Leaves of the
-        tree go first, then idle living sessions (they are computed again when they return).
+        A ``budget`` of 0 frees everything idle. Leaves of the tree go first, then idle open sessions
+        (which are recomputed when they are used again).
         """
         budget = self._budget if budget is None else budget
         while (total := self.nbytes) > budget or self._idle_bytes() > budget // IDLE_SHARE:
@@ -306,10 +304,10 @@ class Sessions:
             self._loosen(session.cache.memory)
 
     def _load(self, ids: list[int], known: int) -> bool:
-        """Put the longest beginning of ``ids`` that the disk has into the tree, if that is much more."""
-        assert self._snapshots is not None
-        stored = self._snapshots.find(ids, known)
-        span = None if stored is None else self._snapshots.load(stored)
+        """Load the longest prefix of ``ids`` on disk into the tree, if it is much longer than ``known``."""
+        assert self._prompt_cache is not None
+        stored = self._prompt_cache.find(ids, known)
+        span = None if stored is None else self._prompt_cache.load(stored)
         if stored is None or span is None:
             return False
         node, length = self._tree.match(stored.ids)
@@ -317,30 +315,30 @@ class Sessions:
         self._tree.add(node, stored.ids[length:], narrow(span, length, len(stored.ids)))
         return True
 
-    def _save(self, snapshots: Snapshots, ids: list[int]) -> None:
-        """Offer a beginning that the tree has to the disk."""
+    def _save(self, prompt_cache: PromptCache, ids: list[int]) -> None:
+        """Save a prefix that the tree holds."""
         node, length = self._tree.match(ids)
         if length == len(ids):
-            snapshots.save(ids, node.spans(0, length))
+            prompt_cache.save(ids, node.spans(0, length))
 
     def _new(self) -> Session:
         self._tree.root.users += 1
         return Session(self._make(), self._tree.root)
 
     def _own(self) -> dict[int, int]:
-        """Return the storages of living sessions with their bytes."""
+        """Return the storages of open sessions with their bytes."""
         found: dict[int, int] = {}
         for session in self._live.values():
             found |= addresses(session.cache.memory)
         return found
 
     def _idle_bytes(self) -> int:
-        """Return the bytes that only the tree holds."""
+        """Return the bytes held by the tree alone."""
         own = self._own()
         return self._tree.nbytes - sum(n for address, n in own.items() if self._tree.holds(address))
 
     def _publish_nearest(self, session: Session, ids: list[int]) -> None:
-        """Let the living session that begins most like ``ids`` share that, if the tree has less."""
+        """Publish the longest prefix of ``ids`` that an open session holds, if the tree has less."""
         best, length = None, max(self._tree.match(ids)[1], len(session.ids)) + WORTH_COPYING
         for other in self._live.values():
             if other is session:
@@ -353,7 +351,7 @@ class Sessions:
             self._publish(best, length)
 
     def _publish(self, session: Session, end: int) -> None:
-        """Put the session's first ``end`` positions into the tree, as views, and rest it there."""
+        """Put the session's first ``end`` positions into the tree, as views, and rest it on them."""
         if end <= session.node.end:
             return
         own = session.node
@@ -369,13 +367,13 @@ class Sessions:
         session.rest(node)
 
     def _alone_on(self, session: Session) -> bool:
-        """Say whether the session's node may grow with it, which keeps paths short."""
+        """Say whether the session's node can be extended in place, which keeps paths short."""
         node = session.node
         mine = node.parent is not None and node.users == 1 and not node.children
         return mine and session.cache.covers(node.start)
 
     def _loosen(self, span: Span) -> None:
-        """Free the storages of ``span``: what nodes still need of them gets a place of its own."""
+        """Free the storages of ``span``, copying what tree nodes still need of them."""
         own = self._own()
         for address in addresses(span):
             if self._tree.holds(address) and address not in own:

@@ -1,14 +1,14 @@
-"""The prefix tree: keys and values that many sessions read and nobody writes.
+"""The prefix tree (radix cache): keys and values that many sessions read and none writes.
 
-A :class:`Node` is a stretch of positions: its ids, and a span, the keys and values that the model
-computed for them after everything on the path from the root. Spans are views: publishing a
-session's beginning, splitting a node where a newcomer departs from it, and forking copy nothing.
-Nodes arise where sessions meet (one is found to begin like another) and where they end, so the
-system prompt is one node under all goals, and each set of tools is one after it.
+A :class:`Node` is a range of positions: its ids, and a span, the keys and values that the model
+computed for them after everything on the path from the root (compare RadixAttention in SGLang; Zheng et
+al. 2023). Spans are views: publishing a session's prefix, splitting a node where another session
+diverges, and forking copy nothing. Nodes are created where sessions turn out to share a prefix and
+where they end, so the system prompt is one node under all goals, and each set of tools one below it.
 
-Sessions count themselves in ``users`` of the node they rest on; a node with users or children
-stays. What is left are leaves, evicted by age under the budget of :class:`~.cache.Sessions`. The
-tree belongs to one model with one set of weights: when they change, a new tree begins.
+A session counts in ``users`` of the node it rests on; nodes with users or children stay. The remaining
+leaves are evicted by age under the budget of :class:`~.cache.Sessions`. The tree belongs to one model
+with one set of weights: when they change, a new tree is started.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ class Node:
     children: dict[int, Node] = field(default_factory=dict)
     """By their first id."""
     users: int = 0
-    """Live sessions that rest on this very node."""
+    """Open sessions that rest on this node."""
     used: int = 0
-    """When a session last found it; larger is later."""
+    """When a session last matched it; larger is later."""
 
     @property
     def end(self) -> int:
@@ -111,7 +111,7 @@ def addresses(span: Span) -> dict[int, int]:
     return {storage.data_ptr(): storage.nbytes() for storage in storages}
 
 
-class Tree:
+class PrefixTree:
     """See the module's text."""
 
     def __init__(self) -> None:
@@ -121,7 +121,7 @@ class Tree:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the tree keeps from being freed."""
+        """Bytes that the tree keeps alive."""
         return self._storages.nbytes
 
     def holds(self, address: int) -> bool:
@@ -137,7 +137,7 @@ class Tree:
             waiting += node.children.values()
 
     def match(self, ids: Sequence[int]) -> tuple[Node, int]:
-        """Return the deepest node that shares something with ``ids``, and how many ids match in all."""
+        """Return the deepest node on the path of ``ids``, and how many ids match in total."""
         self._clock += 1
         node, length = self.root, 0
         while length < len(ids) and (child := node.children.get(ids[length])) is not None:
@@ -149,9 +149,9 @@ class Tree:
         return node, length
 
     def cut(self, node: Node, length: int) -> Node:
-        """Return the node that ends at position ``length`` inside ``node``, splitting it if need be.
+        """Return the node that ends at position ``length`` inside ``node``, splitting it if needed.
 
-        ``node`` itself stays the lower part, so that sessions resting on it are still right.
+        ``node`` itself becomes the lower part, so that sessions resting on it stay valid.
         """
         count = length - node.start
         if count == len(node.ids):
@@ -168,7 +168,7 @@ class Tree:
         return upper
 
     def add(self, parent: Node, ids: Sequence[int], span: Span) -> Node:
-        """Put a new leaf under ``parent``, which has no child that begins with the same id."""
+        """Add a leaf under ``parent``, which has no child that begins with the same id."""
         assert ids and ids[0] not in parent.children
         node = Node(list(ids), span, parent, parent.end, used=self._clock)
         self._storages.add(span)
@@ -176,7 +176,7 @@ class Tree:
         return node
 
     def extend(self, node: Node, ids: Sequence[int], span: Span) -> None:
-        """Let a leaf end later; ``span`` holds all its positions, the old ones too."""
+        """Extend a leaf; ``span`` holds all its positions, including the old ones."""
         assert not node.children
         self._storages.add(span)
         self._storages.remove(node.span)
@@ -184,18 +184,18 @@ class Tree:
         node.span = span
 
     def remove(self, node: Node) -> None:
-        """Take out a leaf that nobody uses."""
+        """Remove an unused leaf."""
         assert node.parent is not None and not node.children and not node.users
         del node.parent.children[node.ids[0]]
         self._storages.remove(node.span)
 
     def oldest(self) -> Node | None:
-        """Return the leaf without users that was found longest ago."""
+        """Return the least recently matched leaf without users."""
         free = (node for node in self.nodes() if not node.children and not node.users)
         return min(free, key=lambda node: node.used, default=None)
 
     def separate(self, address: int) -> None:
-        """Copy what nodes hold of one storage, so that the rest of it can be freed."""
+        """Copy what nodes hold of one storage, so that the rest can be freed."""
         for node in list(self.nodes()):
             if address in addresses(node.span):
                 copied = tuple(tensor.clone(memory_format=torch.contiguous_format) for tensor in node.span)

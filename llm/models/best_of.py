@@ -1,26 +1,23 @@
 """Best of n: several candidates for one turn, of which one is kept.
 
-The first candidate decodes as the caller asked, in the session itself; the others are drawn in
-sessions that share its prompt, so that the prompt is computed once. The best is the one with the
-highest score: what a caller's scorer says; else, where the model has a value head, the sum of the
-chances of all candidates that are the same call (several that agree outweigh one that is sure of
-itself; Li et al. 2023 call it weighted voting); else the mean log-probability of its chosen tokens. An
-invalid candidate loses against any valid one, and the earlier of equals wins.
+The first candidate is decoded as the caller asked, in the session itself; the others are sampled in
+sessions that share its prompt, so that the prompt is computed once. With a value head the score of a
+candidate is the sum of the chances of all candidates with the same call (weighted voting; Li et al.
+2023), so that several that agree outweigh a single confident one; otherwise it is the mean
+log-probability of its chosen tokens. An invalid candidate loses to any valid one, and the earlier of
+equals wins.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from ..engine.sequence import Request
-from ..message import Prompt, Turn
-
-Scorer = Callable[[Prompt, Turn], float]
-"""From a prompt and a candidate to how good it is; larger is better."""
+from ..message import Turn
 
 TEMPERATURE = 0.7
-"""Of the further candidates where the first is greedy: enough to differ, little enough to be sane."""
+"""Temperature of the further candidates if the first is greedy: they differ, but stay sensible."""
 
 
 def candidates(request: Request) -> list[Request]:
@@ -38,21 +35,14 @@ def candidates(request: Request) -> list[Request]:
     return [request, *others]
 
 
-def best(
-    prompt: Prompt,
-    turns: Sequence[Turn],
-    scorer: Scorer | None = None,
-    chances: Sequence[float | None] | None = None,
-) -> int:
-    """Return the place of the best of ``turns``; ``chances`` are the value head's, None for invalid ones."""
+def best(turns: Sequence[Turn], chances: Sequence[float | None] | None = None) -> int:
+    """Return the index of the best of ``turns``; ``chances`` are the value head's, None for invalid ones."""
 
     def rank(place: int) -> tuple[bool, float, int]:
         turn = turns[place]
         valid = turn.invalid is None
         if not valid:
             return valid, 0.0, -place
-        if scorer is not None:
-            return valid, scorer(prompt, turn), -place
         if chances is not None:
             return valid, votes[_call(turn)], -place
         return valid, turn.confidence, -place
@@ -65,5 +55,5 @@ def best(
 
 
 def _call(turn: Turn) -> str:
-    """Return what makes two candidates the same: the call, however it was reached."""
+    """Return what identifies a candidate: its call, however it was spelt in tokens."""
     return turn.text if turn.call is None else turn.call.text()

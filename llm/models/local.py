@@ -1,11 +1,11 @@
 """The local model as a model: prompts in, one grammatical call each out, with its exact tokens.
 
-This is where the pieces of the folder meet: the tokenizer renders the conversation, the grammar
-compiler turns the allowed calls into masks, the engine decodes all prompts in one batch, and the
-text is parsed back into a call. A call cut by the token limit is the only one that can be invalid.
+The tokenizer renders the conversation, the grammar compiler turns the allowed calls into masks, the
+engine decodes all prompts in one batch, and the text is parsed back into a call. Only a call cut off by
+the token limit can be invalid.
 
-Limits: one engine, so calls from several threads take turns; a prompt longer than the model's
-context is refused, not shortened (shortening is the transcript's work).
+Limits: one engine, so calls from several threads take turns; a prompt longer than the model's context
+is refused, not shortened (shortening is the transcript's job).
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from ...errors import ModelUnavailable, UserError
-from ..flow import OnText
-from ..message import Message, Prompt, Sampling, Turn
+from ..message import Message, OnText, Prompt, Sampling, Turn
 from ..text.grammar import GrammarCompiler, parse_call
 from ..text.tokenizer import ChatTokenizer
-from .best_of import Scorer, best, candidates
+from .best_of import best, candidates
 from .token_budget import ContextOverflow, ledger, overflow
 
 if TYPE_CHECKING:
@@ -48,16 +47,16 @@ class LocalModel:
         name: str | None = None,
         thought_chars: int = 0,
         cache_bytes: int | None = None,
-        snapshots: Path | None = None,
+        prompt_cache: Path | None = None,
         forward: Forward | None = None,
     ) -> None:
-        """Put a model around a loaded model; ``thought_chars`` > 0 lets it think before a call.
+        """Wrap a loaded model; ``thought_chars`` > 0 lets it think before a call.
 
-        ``snapshots`` is the folder that keeps the keys and values of system messages; ``forward`` is
-        the model's, if it was made already.
+        ``prompt_cache`` is a folder for the keys and values of system messages; ``forward`` is the
+        model's, if it was built already.
         """
         from ..engine.engine import Engine
-        from ..kv.snapshots import Snapshots
+        from ..kv.prompt_cache import PromptCache
 
         self.loaded = loaded
         self.tokenizer = tokenizer
@@ -67,12 +66,11 @@ class LocalModel:
         self.tokenizer_hash = tokenizer.fingerprint
         self.context = int(getattr(loaded.config, "max_position_embeddings", 0)) or 1 << 30
         self.compiler = GrammarCompiler(tokenizer, loaded.vocabulary)
-        kept = None if snapshots is None else Snapshots(snapshots, loaded.numerics, loaded.device)
-        self.engine: Engine = Engine(loaded, cache_bytes, snapshots=kept, forward=forward)
-        self.scorer: Scorer | None = None
-        """Ranks the candidates of a turn (``Sampling.best_of``) in place of the value head."""
+        disk = None if prompt_cache is None else PromptCache(prompt_cache, loaded.numerics, loaded.device)
+        self.engine: Engine = Engine(loaded, cache_bytes, prompt_cache=disk, forward=forward)
         self.value: ValueHead | None = None
-        """Ranks them by the chance of success, else their mean log-probability does (:mod:`.best`)."""
+        """Ranks the candidates of a turn (``Sampling.best_of``) by the chance of success; without it
+        their mean log-probability does."""
 
     @classmethod
     def load(
@@ -87,20 +85,25 @@ class LocalModel:
     ) -> LocalModel:
         """Load a model folder or hub name, with ``adapter`` (a PEFT folder) merged into it.
 
-        ``cache_dir`` keeps the verdicts of the device probe and of the gate on narrow weights, and the
-        keys and values of system messages.
-        Raises :class:`~autogpt.errors.ModelUnavailable` or :class:`~autogpt.errors.UsageError`.
+        ``cache_dir`` keeps the measurements that choose device and precision, and the keys and values
+        of system messages. Raises :class:`~autogpt.errors.ModelUnavailable` or
+        :class:`~autogpt.errors.UsageError`.
         """
         from ..nn.load import load_model, locate_model
-        from ..nn.low_precision import PROBE_TEXT, settle_width
+        from ..nn.precision import PROBE_TEXT, settle_precision
 
         place = locate_model(str(folder))
         tokenizer = ChatTokenizer(place)
-        loaded = load_model(place, device, dtype, adapter, cache_dir, plain=True)
-        snapshots = None if cache_dir is None else cache_dir / "kv"
-        loaded, forward = settle_width(loaded, tokenizer.plain(PROBE_TEXT), cache_dir, release=True)
+        loaded = load_model(place, device, dtype, adapter, cache_dir, light=True)
+        if tokenizer.vocab_size > loaded.vocabulary:
+            raise ModelUnavailable(
+                f"{place}: its tokenizer has {tokenizer.vocab_size} tokens, its weights have rows for "
+                f"{loaded.vocabulary}: the files do not belong together; bring the model's own tokenizer.json"
+            )
+        prompt_cache = None if cache_dir is None else cache_dir / "kv"
+        loaded, forward = settle_precision(loaded, tokenizer.plain(PROBE_TEXT), cache_dir, release=True)
         name = name or Path(folder).name
-        model = cls(loaded, tokenizer, name, thought_chars, snapshots=snapshots, forward=forward)
+        model = cls(loaded, tokenizer, name, thought_chars, prompt_cache=prompt_cache, forward=forward)
         model.value = None if adapter is None else value_in(Path(adapter), loaded)
         return model
 
@@ -126,34 +129,22 @@ class LocalModel:
         return [turn for turn in turns if turn is not None]
 
     def flow(self, on_text: OnText | None = None) -> LocalFlow:
-        """Open a flow: prompts that join the batch under way (:mod:`.flow`)."""
+        """Open a flow whose prompts join the batch under way."""
         return LocalFlow(self, on_text)
 
     def states(self, prompts: Sequence[Prompt], turns: Sequence[Turn]) -> Tensor:
-        """Return the last hidden state after each turn, ``[n, width]``: what a value head reads.
+        """Return the last hidden state after each turn, ``[n, width]``: the input of a value head.
 
-        To be asked for right after :meth:`respond`, while the sessions hold what they said.
+        Call it right after :meth:`respond`, while the sessions still hold their turns.
         """
-        from ..engine.value_head import last_states
-
         said = [self._encode(p.messages) + list(t.ids) for p, t in zip(prompts, turns, strict=True)]
-        return last_states(self.engine, [(p.session, ids) for p, ids in zip(prompts, said, strict=True)])
-
-    def prefill(self, prompts: Sequence[Prompt]) -> None:
-        """Compute what is known of the next prompts before they are complete, as while a tool runs.
-
-        ``messages`` may end with anything that the next prompt will begin with; calls do not matter.
-        """
-        for prompt in prompts:
-            ids = self.tokenizer.encode_messages(prompt.messages).ids
-            if 0 < len(ids) < self.context:
-                self.engine.prefill(prompt.session, ids)
+        return self.engine.last_states([(p.session, ids) for p, ids in zip(prompts, said, strict=True)])
 
     def pick(self, prompt: Prompt, group: Sequence[Request], answers: Sequence[Generated]) -> Turn:
         """Keep the best of a prompt's candidates, in the prompt's own session."""
         turns = [self._turn(answer) for answer in answers]
         chances = self._chances(prompt, group, turns)
-        place = best(prompt, turns, self.scorer, chances)
+        place = best(turns, chances)
         if place:
             self.engine.fork(group[place].session, prompt.session)
         for request in group[1:]:
@@ -164,16 +155,14 @@ class LocalModel:
     def _chances(
         self, prompt: Prompt, group: Sequence[Request], turns: Sequence[Turn]
     ) -> list[float | None] | None:
-        """Return the value head's chance per candidate, None for invalid ones; None: nobody asks for it."""
-        from ..engine.value_head import last_states
-
+        """Return the value head's chance per candidate, None for invalid ones; None if not asked for."""
         if self.value is None or not (len(group) > 1 or prompt.sampling.judged):
             return None
         valid = [place for place, turn in enumerate(turns) if turn.invalid is None and turn.ids]
         found: list[float | None] = [None] * len(turns)
         if valid:
             said = [(group[i].session, [*group[i].ids, *turns[i].ids]) for i in valid]
-            chances = self.value.chances(last_states(self.engine, said), [turns[i] for i in valid])
+            chances = self.value.chances(self.engine.last_states(said), [turns[i] for i in valid])
             for i, chance in zip(valid, chances, strict=True):
                 found[i] = chance
         return found
@@ -199,8 +188,8 @@ class LocalModel:
         session = f"generate-{uuid4().hex}"
         chosen = sampling or Sampling(max_tokens=max_tokens)
         request = Request(session, ids, None, chosen, frozenset(self.tokenizer.stop_ids))
-        heard = None if on_text is None else lambda _, piece: on_text(piece)
-        stream = None if heard is None else _Stream(self.tokenizer, heard, {0: 0})
+        pass_on = None if on_text is None else lambda _, piece: on_text(piece)
+        stream = None if pass_on is None else _Stream(self.tokenizer, pass_on, {0: 0})
         try:
             answer = self.engine.generate([request], stream)[0]
         finally:
@@ -214,7 +203,7 @@ class LocalModel:
         self.engine.close(session)
 
     def request(self, prompt: Prompt) -> Request:
-        """Return what the engine is asked; UserError for a prompt too long or calls without a grammar."""
+        """Return the engine's request; UserError if the prompt is too long or the calls have no grammar."""
         from ..engine.engine import Request
 
         grammar = self.compiler.compile(prompt.calls, self.thought_chars)
@@ -229,7 +218,7 @@ class LocalModel:
         return ids
 
     def _turn(self, answer: Generated) -> Turn:
-        """Read what the engine produced."""
+        """Convert the engine's output."""
         text = self.tokenizer.decode(answer.ids)
         call, invalid = None, answer.error
         if invalid is None and not answer.complete:
@@ -250,7 +239,7 @@ class LocalModel:
 
 
 def value_in(folder: Path, loaded: LoadedModel) -> ValueHead | None:
-    """Return the value head in a folder; one that does not belong to this model is left out, and said so."""
+    """Return the value head in a folder; one of another model is ignored with a warning."""
     from ..engine.value_head import FILE, ValueHead
 
     path = folder.expanduser() / FILE
@@ -264,7 +253,7 @@ def value_in(folder: Path, loaded: LoadedModel) -> ValueHead | None:
 
 
 class LocalFlow:
-    """A flow on a local model's engine; the candidates of a prompt (``Sampling.best_of``) side by side."""
+    """A flow on a local model's engine; the candidates of a prompt (``Sampling.best_of``) are batched."""
 
     def __init__(self, model: LocalModel, on_text: OnText | None = None) -> None:
         self._model, self._on_text = model, on_text
@@ -274,7 +263,7 @@ class LocalFlow:
         """By the engine's number of each candidate."""
 
     def put(self, number: int, prompt: Prompt) -> None:
-        """Let ``prompt`` join; raises what :meth:`LocalModel.respond` does for a single one."""
+        """Add ``prompt``; raises as :meth:`LocalModel.respond` does for a single one."""
         asked = _Asked(number, prompt, candidates(self._model.request(prompt)))
         for request in asked.group:
             place = self._batch.add(request)
@@ -312,12 +301,12 @@ class _Asked:
 
 
 class _Stream:
-    """Turns new ids into new text; a character spread over tokens waits until it is whole."""
+    """Turns new ids into new text, holding back a character until all its tokens are there."""
 
     def __init__(self, tokenizer: ChatTokenizer, on_text: OnText, places: dict[int, int]) -> None:
         self._tokenizer = tokenizer
         self.places = places
-        """From the engine's number to the caller's; what is not here is not heard."""
+        """From the engine's number to the caller's; other requests are not streamed."""
         self._on_text = on_text
         self._ids: dict[int, list[int]] = {}
         self._said: dict[int, int] = {}

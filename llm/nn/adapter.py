@@ -1,11 +1,11 @@
-"""Adapters: small LoRA weights that turn a base model into ours, merged when the model is loaded.
+"""Adapters: LoRA weights that turn a base model into ours, merged when the model is loaded.
 
 The file format is PEFT's (``adapter_config.json`` and ``adapter_model.safetensors``), the merge is
 the formula of LoRA, ``W += scale * B @ A`` with ``scale = alpha / r`` (Hu et al. 2021; ``alpha /
-sqrt(r)`` for rsLoRA, Kalajdzievski 2023), computed in fp32. Importing PEFT for this would cost more
-time than the merge. Beside the files stands ``autogpt.json`` with ``base_sha256``, the fingerprint
-of the base that the adapter was trained on: an adapter on any other base is refused, because it
-would load and talk nonsense. DoRA, trained biases and embedding adapters are refused, not guessed.
+sqrt(r)`` for rsLoRA, Kalajdzievski 2023), computed in fp32. Importing PEFT for this would take
+longer than the merge. The folder's ``autogpt.json`` holds ``base_sha256``, the fingerprint of the base
+that the adapter was trained on: on any other base it is refused, because it would load and produce
+nonsense. DoRA, trained biases and embedding adapters are refused, not guessed.
 """
 
 from __future__ import annotations

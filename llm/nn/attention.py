@@ -1,10 +1,10 @@
-"""Attention over key-value slots and the beginnings that sequences share.
+"""Attention over KV slots and shared prefixes.
 
-The sequences of a batch have different lengths, so each attends by itself to its own slot; only the
-linear layers are shared. A stretch of the prefix tree that several of them rest on is read once for
-all: their query rows, stacked, attend to it in one pass, and the parts are merged by the logarithm
-of the sums of their exponents, which is exact. Where causality alone is enough no mask is built.
-:func:`layout` decides this once a forward, :meth:`Plan.attend` does it in every layer.
+The sequences of a batch have different lengths, so each attends to its own slot separately; only the
+linear layers are batched. A node of the prefix tree that several sequences rest on is read once for
+all: their stacked query rows attend to it in one pass, and the partial results are merged by their
+log-sum-exp, which is exact. No mask is built where causality alone suffices. :func:`layout` plans this
+once per forward, :meth:`Plan.attend` executes it in every layer.
 
 Limit: layers with a sliding window never share (their slots hold everything themselves).
 
@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -24,21 +23,21 @@ from torch import Tensor
 
 from ..kv.cache import Slot
 from ..kv.prefix_tree import Node
-from .transfer import ship
+from .device import to_device
 
 Views = tuple[Tensor, ...]
 
 WORTH_SHARING = 256
-"""A stretch is read once for all when that saves this many positions: a pass and its merging cost
-about 40 us a layer, a position 0.15 us (measured at SmolLM2's shape)."""
+"""A node is read once for all if that saves this many positions: a pass and its merge cost about 40 us
+per layer, a position 0.15 us (measured at SmolLM2's shape)."""
 
 
 @dataclass(frozen=True)
 class Span:
     """The rows of one sequence in a forward; its slot serves positions ``first`` to ``end``.
 
-    ``masks`` are by window (None: no mask is needed). The views of the slot are made once a forward,
-    each list one for each layer: taken anew in every layer they cost as much as short attention.
+    ``masks`` are by window (None: no mask is needed). The views of the slot are made once per forward,
+    one per layer: slicing again in every layer would cost as much as short attention.
     """
 
     count: int
@@ -54,23 +53,15 @@ class Span:
 
 @dataclass(frozen=True)
 class Pass:
-    """A stretch of the tree, ``[layers, 2, G, positions, D]``, and the rows that read it."""
+    """A node's span, ``[layers, 2, G, positions, D]``, and the rows that read it."""
 
-    stretch: Tensor
+    span: Tensor
     rows: slice | Tensor
-
-
-class Attention(Protocol):
-    """How a batch writes its keys and values and attends."""
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, index: int, window: int) -> Tensor:
-        """Write ``k, v [R, G, D]`` of layer ``index`` and attend with ``q [R, H, D]``: ``[R, H * D]``."""
-        ...
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a batch of any lengths attends: sequence by sequence, shared stretches once."""
+    """How a batch attends: sequence by sequence, shared spans once."""
 
     spans: list[Span]
     passes: list[Pass]
@@ -78,7 +69,10 @@ class Plan:
     """Rows of each span."""
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, index: int, window: int) -> Tensor:
-        """See :class:`Attention`; the rows lie in the batch's order."""
+        """Write ``k, v [R, G, D]`` of layer ``index``, then attend with ``q [R, H, D]``: ``[R, H * D]``.
+
+        Rows are in the order of the batch.
+        """
         spans, counts = self.spans, self.counts
         keys, values = k.transpose(0, 1), v.transpose(0, 1)
         if len(spans) == 1:
@@ -98,7 +92,7 @@ class Plan:
 
 
 def layout(slots: Sequence[Slot], counts: Sequence[int], windows: set[int], like: Tensor) -> Plan:
-    """Lay out a batch: which rows, positions, masks and shared stretches belong to each sequence."""
+    """Plan a batch: the rows, positions, masks and shared spans of each sequence."""
     common = _common(slots)
     spans: list[Span] = []
     readers: dict[Node, list[slice]] = {}
@@ -119,7 +113,7 @@ def layout(slots: Sequence[Slot], counts: Sequence[int], windows: set[int], like
 
 
 def _span(slot: Slot, first: int, start: int, end: int, masks: dict[int, Tensor | None]) -> Span:
-    """Return the span of positions ``start`` to ``end``, which may read from ``first`` on."""
+    """Return the span of positions ``start`` to ``end``, which read positions from ``first`` on."""
     keys, values = slot.buffer[:, 0], slot.buffer[:, 1]
     held, new = slice(first - slot.base, end - slot.base), slice(start - slot.base, end - slot.base)
     return Span(
@@ -134,7 +128,7 @@ def _span(slot: Slot, first: int, start: int, end: int, masks: dict[int, Tensor 
 
 
 def _common(slots: Sequence[Slot]) -> set[Node]:
-    """Return the nodes that pay to be read once for several sequences, with all above them."""
+    """Return the nodes worth reading once for several sequences, with all their ancestors."""
     if len(slots) == 1:
         return set()
     users: dict[Node, int] = {}
@@ -146,11 +140,11 @@ def _common(slots: Sequence[Slot]) -> set[Node]:
 
 
 def _rows(parts: Sequence[slice], total: int, like: Tensor) -> slice | Tensor:
-    """Join rows of sequences: as one slice where they lie together, else as their numbers."""
+    """Join rows of sequences: one slice if they are adjacent, else their indices."""
     if all(a.stop == b.start for a, b in pairwise(parts)):
         return slice(parts[0].start, parts[-1].stop)
     numbers = [row for part in parts for row in range(total)[part]]
-    return ship(numbers, like.device)
+    return to_device(numbers, like.device)
 
 
 def _mask(start: int, end: int, window: int, like: Tensor) -> Tensor | None:
@@ -167,7 +161,7 @@ def _mask(start: int, end: int, window: int, like: Tensor) -> Tensor | None:
 
 
 def _attend_alone(q: Tensor, span: Span, index: int, window: int) -> Tensor:
-    """Attend with ``q [n, H, D]`` to one slot that serves everything; returns ``[n, H * D]``."""
+    """Attend with ``q [n, H, D]`` to a single slot; returns ``[n, H * D]``."""
     n, heads, dim = q.shape
     keys, values = span.keys[index], span.values[index]
     if n == 1 and 0 < window < keys.shape[2]:
@@ -190,7 +184,7 @@ def _attend_alone(q: Tensor, span: Span, index: int, window: int) -> Tensor:
 
 
 def _attend_merged(q: Tensor, plan: Plan, index: int) -> Tensor:
-    """Attend to slots and shared stretches; returns ``[R, H, D]``."""
+    """Attend to slots and shared spans; returns ``[R, H, D]``."""
     heads, dim = q.shape[1:]
     parts, all_sums = [], []
     for rows, span in zip(q.split_with_sizes(plan.counts), plan.spans, strict=True):
@@ -206,7 +200,7 @@ def _attend_merged(q: Tensor, plan: Plan, index: int) -> Tensor:
             all_sums.append(lse[0].T)
     out, sums = torch.cat(parts), torch.cat(all_sums)
     for shared in plan.passes:
-        keys, values = shared.stretch[index, :, None]
+        keys, values = shared.span[index, :, None]
         readers, groups = shared.rows, keys.shape[1]
         # the rows of all sequences, and the heads of a group, become the rows of one query
         stacked = (
@@ -227,8 +221,8 @@ def attend_sums(
     """Attend with ``q [1, H, n, D]`` to ``keys, values [1, G, m, D]``.
 
     Returns ``[1, H, n, D]`` and the fp32 logarithm of each row's sum of exponents ``[1, H, n]``,
-    which torch's own attention computes and, but for this private operator of the CPU, keeps to
-    itself; elsewhere it is done by hand. ``causal`` means that rows and positions both begin anew.
+    which torch's attention computes but returns only from this private CPU operator; elsewhere it is
+    computed by :func:`_sums_by_hand`. ``causal`` means that row i sees positions 0 to i.
     """
     if q.device.type == "cpu" and _FLASH is not None:
         found: tuple[Tensor, Tensor] = _FLASH(q, keys, values, 0.0, causal, attn_mask=mask)

@@ -29,10 +29,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..kv.cache import Cache, Slot
-from .attention import Attention, layout
-from .low_precision import WIDTHS, Dense, Gated, Linear, Width
-from .module_forward import ModuleForward
-from .transfer import ship
+from .attention import Plan, layout
+from .device import to_device
+from .low_precision import Dense, Linear, Precision, SwiGLU
 
 FUSED_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 _STATIC_ROPE = frozenset({"default", "linear", "llama3", "yarn"})
@@ -77,20 +76,20 @@ class _Layer:
     k_norm: Tensor | None
     out: Linear
     mlp_norm: Tensor
-    gated: Linear
-    """Gate and up projections in one, their product coming out."""
+    gate_up: Linear
+    """Gate and up projections in one layer, with the activation."""
     down: Linear
     window: int
 
     def linears(self) -> list[Linear]:
         """Return the layer's linear parts."""
-        return [self.qkv, self.out, self.gated, self.down]
+        return [self.qkv, self.out, self.gate_up, self.down]
 
-    def packed(self, width: Width) -> _Layer:
-        """Return this layer of dense linears in ``width``."""
-        qkv, out, down = map(width.linear, cast("list[Dense]", [self.qkv, self.out, self.down]))
-        gated = width.gated(cast(Dense, cast(Gated, self.gated).inner))
-        return replace(self, qkv=qkv, out=out, gated=gated, down=down)
+    def converted(self, precision: Precision) -> _Layer:
+        """Return this layer of dense linears in ``precision``."""
+        qkv, out, down = map(precision.linear, cast("list[Dense]", [self.qkv, self.out, self.down]))
+        gate_up = precision.swiglu(cast(Dense, cast(SwiGLU, self.gate_up).inner))
+        return replace(self, qkv=qkv, out=out, gate_up=gate_up, down=down)
 
 
 def _fuse(linears: Sequence[nn.Linear]) -> Dense:
@@ -109,9 +108,9 @@ def _fuse(linears: Sequence[nn.Linear]) -> Dense:
 
 
 def _prepare(linears: Sequence[Linear]) -> None:
-    """Prepare one after another; stop when the interpreter wants to end (in the background it waits).
+    """Prepare one layer after another; stop when the main thread has ended, so as not to delay exit.
 
-    glibc keeps what is freed piece by piece, here the fp32 weights: it is asked for it now and then.
+    glibc holds on to memory freed in small pieces, here the fp32 weights, so it is trimmed regularly.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
     for number, linear in enumerate(linears):
@@ -134,20 +133,6 @@ def can_fuse(config: Any) -> bool:
     return config.model_type in FUSED_TYPES and config.hidden_act == "silu" and plain
 
 
-def make_forward(model: nn.Module, config: Any, packing: str = "") -> Forward:
-    """Return the fastest forward that is correct for ``model``, its layers in the width ``packing``."""
-    if not can_fuse(config):
-        return ModuleForward(model, config)
-    forward = FusedForward(model, config)
-    if packing:
-        forward.pack(WIDTHS[packing])
-    if next(model.parameters()).device.type == "cuda":
-        from .cuda_graphs import GraphedForward
-
-        return GraphedForward(forward, int(config.max_position_embeddings))
-    return forward
-
-
 class FusedForward:
     """Our own forward; see the module's text."""
 
@@ -164,15 +149,15 @@ class FusedForward:
         self._head: Linear = Dense(self._head_weight)
         self._dense = [_read_layer(layer, config, i) for i, layer in enumerate(body.layers)]
         self._layers = self._dense
-        self.windows = {layer.window for layer in self._dense}
-        self.width: Width | None = None
+        self._windows = {layer.window for layer in self._dense}
+        self.precision: Precision | None = None
         self._inv_freq: Tensor = body.rotary_emb.inv_freq.float()
         self._rope_scale = float(getattr(body.rotary_emb, "attention_scaling", 1.0))
         self._cos = self._sin = self._embedding.new_empty(0, 1, self._dim)
 
     def new_cache(self) -> Slot:
         """Return an empty slot of this model's shape."""
-        shares = not any(self.windows)
+        shares = not any(self._windows)
         return Slot(len(self._layers), self._groups, self._dim, self._embedding, shares)
 
     def head(self, hidden: Tensor, allowed: Tensor | None = None) -> Tensor:
@@ -181,35 +166,35 @@ class FusedForward:
             return self._head(hidden).float()
         return F.linear(hidden, self._head_weight[allowed]).float()
 
-    def pack(self, width: Width | None, wait: bool = True) -> None:
-        """Compute every linear layer in ``width``; None: with the layers as loaded.
+    def set_precision(self, precision: Precision | None, wait: bool = True) -> None:
+        """Compute every linear layer in ``precision``; None: with the weights as loaded.
 
-        Packed layers are copies: after a change of weights call :meth:`refresh`. Without ``wait`` they
-        are prepared in the background, while a first prompt is computed.
+        Converted layers are copies: after a change of weights call :meth:`refresh`. Without ``wait``
+        they are prepared in the background, while a first prompt is computed.
         """
-        self.width = width
+        self.precision = precision
         dense = Dense(self._head_weight)
-        self._head = dense if width is None else width.linear(dense)
-        self._layers = self._dense if width is None else [layer.packed(width) for layer in self._dense]
-        # the head is the largest: it comes last, when the others have let go of their fp32 weights
+        self._head = dense if precision is None else precision.linear(dense)
+        self._layers = self._dense if precision is None else [x.converted(precision) for x in self._dense]
+        # the head is the largest, so it comes last, when the other layers have freed their fp32 weights
         linears = [*(part for layer in self._layers for part in layer.linears()), self._head]
         if wait:
             _prepare(linears)
         else:
-            threading.Thread(target=_prepare, args=(linears,), name="packing").start()
+            threading.Thread(target=_prepare, args=(linears,), name="prepare-weights").start()
 
     def refresh(self) -> None:
         """Take over weights that were changed in place."""
-        if self.width is not None and self._dense:
-            self.pack(self.width)
+        if self.precision is not None and self._dense:
+            self.set_precision(self.precision)
 
     def release(self, model: nn.Module) -> bool:
-        """Give up the decoder's fp32 linear weights, if the width in use needs them for no row count.
+        """Free the decoder's fp32 linear weights if the precision in use never needs them.
 
         ``model``, whose parameters are views of them, is left with empty ones: it can be neither run nor
-        trained. Only embeddings, norms and the head stay. Returns whether anything was given up.
+        trained. Only embeddings, norms and the head stay. Returns whether anything was freed.
         """
-        if self.width is None or not self.width.every or not self._dense:
+        if self.precision is None or not self.precision.every or not self._dense:
             return False
         self._dense = []
         for layer in cast(Any, model).model.layers:
@@ -234,34 +219,19 @@ class FusedForward:
         counts = [len(ids) for _, ids in batch]
         for slot, count in zip(slots, counts, strict=True):
             slot.reserve(slot.length + count)
-        flat = ship([i for _, ids in batch for i in ids], self._embedding.device)
+        flat = to_device([i for _, ids in batch for i in ids], self._embedding.device)
         cos, sin = self._rotation(slots, counts)
-        x = self.run(flat, cos, sin, layout(slots, counts, self.windows, self._embedding), look)
-        for slot, count in zip(slots, counts, strict=True):
-            slot.length += count
-        return self.normed(x if every else _last_rows(x, counts, tails))
-
-    def run(
-        self,
-        ids: Tensor,
-        cos: Tensor,
-        sin: Tensor,
-        attention: Attention,
-        look: Callable[[str, Tensor], None] | None = None,
-    ) -> Tensor:
-        """Run rows ``ids [R]``, rotated by ``cos, sin [R, 1, D]``, through all layers: ``[R, width]``."""
-        x = F.embedding(ids, self._embedding)
+        plan = layout(slots, counts, self._windows, self._embedding)
+        x = F.embedding(flat, self._embedding)
         if look is not None:
             look("model.embed_tokens", x)
         for index, layer in enumerate(self._layers):
-            x = self._layer(x, index, layer, cos, sin, attention)
+            x = self._layer(x, index, layer, cos, sin, plan)
             if look is not None:
                 look(f"model.layers.{index}", x)
-        return x
-
-    def normed(self, x: Tensor) -> Tensor:
-        """Return what :meth:`head` takes of rows that passed all layers."""
-        return self._rms(x, self._norm)
+        for slot, count in zip(slots, counts, strict=True):
+            slot.length += count
+        return self._rms(x if every else _last_rows(x, counts, tails), self._norm)
 
     def _rms(self, x: Tensor, weight: Tensor) -> Tensor:
         """RMS norm computed in fp32, rounded before the weight is applied, as transformers does."""
@@ -273,14 +243,14 @@ class FusedForward:
 
     def _rotation(self, slots: Sequence[Slot], counts: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Return cosines and signed sines ``[R, 1, D]`` of the new rows' positions."""
-        cos, sin = self.turns(max(s.length + n for s, n in zip(slots, counts, strict=True)))
+        cos, sin = self._angles(max(s.length + n for s, n in zip(slots, counts, strict=True)))
         parts = [slice(s.length, s.length + n) for s, n in zip(slots, counts, strict=True)]
         if len(parts) == 1:
             return cos[parts[0]], sin[parts[0]]
         return torch.cat([cos[p] for p in parts]), torch.cat([sin[p] for p in parts])
 
-    def turns(self, positions: int) -> tuple[Tensor, Tensor]:
-        """Return cosines and signed sines ``[P, 1, D]`` of all positions, P at least ``positions``."""
+    def _angles(self, positions: int) -> tuple[Tensor, Tensor]:
+        """Return cosines and signed sines ``[P, 1, D]`` of positions 0 to P, with P >= ``positions``."""
         if positions > self._cos.shape[0]:
             size = -(-positions // 1024) * 1024
             angles = torch.arange(size, device=self._inv_freq.device).float()[:, None] * self._inv_freq
@@ -290,9 +260,7 @@ class FusedForward:
             self._sin = torch.cat([-sin, sin], -1)[:, None].to(self._embedding)
         return self._cos, self._sin
 
-    def _layer(
-        self, x: Tensor, index: int, w: _Layer, cos: Tensor, sin: Tensor, attention: Attention
-    ) -> Tensor:
+    def _layer(self, x: Tensor, index: int, w: _Layer, cos: Tensor, sin: Tensor, plan: Plan) -> Tensor:
         """One decoder layer over all rows; ``x [R, width]`` is updated in place and returned."""
         heads, groups, dim = self._heads, self._groups, self._dim
         qkv = w.qkv(self._rms(x, w.norm)).view(-1, heads + 2 * groups, dim)
@@ -300,8 +268,8 @@ class FusedForward:
         if w.q_norm is not None and w.k_norm is not None:
             qk = torch.cat([self._rms(qk[:, :heads], w.q_norm), self._rms(qk[:, heads:], w.k_norm)], 1)
         qk = (qk * cos).addcmul_(qk.roll(dim // 2, -1), sin)
-        x += w.out(attention.attend(qk[:, :heads], qk[:, heads:], v, index, w.window))
-        x += w.down(w.gated(self._rms(x, w.mlp_norm)))
+        x += w.out(plan.attend(qk[:, :heads], qk[:, heads:], v, index, w.window))
+        x += w.down(w.gate_up(self._rms(x, w.mlp_norm)))
         return x
 
 
@@ -312,7 +280,7 @@ def _last_rows(x: Tensor, counts: Sequence[int], tails: Sequence[int] | None) ->
         return x
     ends = accumulate(counts)
     rows = [row for end, n in zip(ends, wanted, strict=True) for row in range(end - n, end)]
-    return x[ship(rows, x.device)]
+    return x[to_device(rows, x.device)]
 
 
 def _read_layer(layer: Any, config: Any, index: int) -> _Layer:
@@ -326,7 +294,7 @@ def _read_layer(layer: Any, config: Any, index: int) -> _Layer:
         k_norm=attention.k_norm.weight.data if normed else None,
         out=_dense(attention.o_proj),
         mlp_norm=layer.post_attention_layernorm.weight.data,
-        gated=Gated(_fuse([mlp.gate_proj, mlp.up_proj])),
+        gate_up=SwiGLU(_fuse([mlp.gate_proj, mlp.up_proj])),
         down=_dense(mlp.down_proj),
         window=_window(config, index),
     )

@@ -1,9 +1,9 @@
 """Loading a model: a Hugging Face folder or hub name, a device, a number format, an adapter.
 
 The common small shapes are read without transformers where only our own forward will run them
-(:mod:`.plain`); other folders with plain safetensors are read straight into a module built without
-memory; anything else goes through ``from_pretrained``. Every way in which a model can be missing or
-broken ends in one :class:`~autogpt.errors.ModelUnavailable` whose line says what and what to do. The
+(:mod:`.light_loader`); other folders with plain safetensors are read straight into a module built without
+memory; anything else goes through ``from_pretrained``. Whatever is missing or broken
+raises :class:`~autogpt.errors.ModelUnavailable` with one line that says what is wrong and what to do. The
 fingerprint samples each tensor's bytes, so it is the same however the file is laid out, costs
 milliseconds, and changes with any training; it is an identity, not a proof against tampering.
 """
@@ -23,13 +23,13 @@ from torch import Tensor, nn
 
 from ...errors import DefectError, ModelUnavailable
 from .adapter import adapter_fingerprint, check_base, merge_adapter
+from .device import DTYPES, probe_device
 from .forward import can_fuse
-from .low_precision import WIDTHS
-from .plain import PlainModel, assemble, plain_config, read_plain
-from .probe import DTYPES, probe_device
+from .light_loader import LightModel, assemble, light_config, read_light
+from .low_precision import PRECISIONS
 
 _AT_ONCE = 32
-"""Tensors read before a file's mapping is given back."""
+"""Tensors read before a file's mapping is released."""
 _SAMPLE = 4096
 """Bytes read at the start, middle and end of each tensor for the fingerprint."""
 
@@ -49,41 +49,41 @@ class LoadedModel:
     """sha256 of the base alone: what an adapter's card names."""
     vocabulary: int
     """Rows of the output head (may exceed the tokenizer's size)."""
-    widths: tuple[str, ...] = ()
-    """Packed widths to consider for the linear layers, the fastest first (:mod:`.packed`)."""
-    gated: bool = True
-    """Whether a width must pass the gate; False: the user named it."""
-    packing: str = ""
-    """The width that linear layers are computed in; "": as loaded."""
+    precisions: tuple[str, ...] = ()
+    """Candidates for the linear layers, the fastest first (:mod:`.low_precision`)."""
+    verify: bool = True
+    """Whether a candidate must prove accurate first; False: the user named it."""
+    precision: str = ""
+    """The one in use (set by :func:`~.precision.settle_precision`); "": weights as loaded."""
     released: bool = False
-    """The fp32 weights of the linear layers are given up: the module can be neither run nor trained."""
+    """The fp32 weights of the linear layers were freed: the module can be neither run nor trained."""
 
     @property
     def numerics(self) -> str:
         """What keys and values computed by this model depend on."""
-        return f"{self.fingerprint}|{self.dtype}|{self.packing}"
+        return f"{self.fingerprint}|{self.dtype}|{self.precision}"
 
     @property
     def row_cost(self) -> float:
-        """What a further row costs, as a share of a forward of one.
+        """Cost of one more row, as a share of a forward of one row.
 
-        A processor in fp32 is soon bound by arithmetic; narrow weights say themselves
-        (:class:`~.packed.Width`); a GPU is not bound by it at these sizes.
+        A CPU in fp32 is soon bound by arithmetic, a GPU is not at these sizes; reduced precisions
+        have figures of their own (:class:`~.low_precision.Precision`).
         """
         if torch.device(self.device).type != "cpu":
             return 0.01
-        if self.packing:
-            return WIDTHS[self.packing].row_cost
+        if self.precision:
+            return PRECISIONS[self.precision].row_cost
         return 0.2 if self.dtype == torch.float32 else 0.08
 
     def whole(self) -> nn.Module:
-        """The model as a transformers module, over the same tensors; may take seconds to build.
+        """Return the model as a transformers module over the same tensors; may take seconds to build.
 
-        Raises :class:`~autogpt.errors.DefectError` when its weights were released.
+        Raises :class:`~autogpt.errors.DefectError` if its weights were released.
         """
         if self.released:
             raise DefectError("the module's weights were released: load the model without that")
-        return self.model.whole() if isinstance(self.model, PlainModel) else self.model
+        return self.model.whole() if isinstance(self.model, LightModel) else self.model
 
 
 def load_model(
@@ -92,12 +92,13 @@ def load_model(
     dtype: str = "auto",
     adapter: str | Path | None = None,
     cache_dir: Path | None = None,
-    plain: bool = False,
+    light: bool = False,
 ) -> LoadedModel:
     """Load a folder, or a model from the hub (its local copy if there is one).
 
-    ``adapter`` is a PEFT folder to merge; ``cache_dir`` keeps the device probe's verdict.
-    With ``plain`` the common shapes are read without transformers (seconds faster; :mod:`.plain`).
+    ``adapter`` is a PEFT folder to merge; ``cache_dir`` keeps the device probe's timings.
+    With ``light`` the common shapes are read without transformers (seconds faster;
+    :mod:`.light_loader`).
     Raises :class:`~autogpt.errors.ModelUnavailable`, or :class:`~autogpt.errors.UsageError` for a wrong
     device or dtype.
     """
@@ -114,15 +115,15 @@ def load_model(
         check_base(adapter_folder, base)
         parts = f"{base}+{adapter_fingerprint(adapter_folder)}"
         fingerprint = hashlib.sha256(parts.encode()).hexdigest()
-    config: Any = plain_config(folder) if plain else None
-    model: Any = None if config is None else _plain(folder, config, DTYPES[choice.dtype])
+    config: Any = light_config(folder) if light else None
+    model: Any = None if config is None else _light(folder, config, DTYPES[choice.dtype])
     if model is None:
         config = _config(folder)
         model = _module(folder, config, DTYPES[choice.dtype])
     if adapter_folder is not None:
         merge_adapter(model, adapter_folder)
     model = model.to(choice.device).eval().requires_grad_(False)
-    head: Any = model.lm_head if isinstance(model, PlainModel) else model.get_output_embeddings()
+    head: Any = model.lm_head if isinstance(model, LightModel) else model.get_output_embeddings()
     rows = int(head.weight.shape[0])
     return LoadedModel(
         model,
@@ -133,8 +134,8 @@ def load_model(
         fingerprint,
         base,
         rows,
-        choice.widths,
-        choice.gated,
+        choice.precisions,
+        choice.verify,
     )
 
 
@@ -170,7 +171,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def _sample(path: Path, start: int, size: int) -> bytes:
-    """Hash a stretch of a file by its size, start, middle and end."""
+    """Hash a range of a file by its size, start, middle and end."""
     digest = hashlib.sha256(str(size).encode())
     with path.open("rb") as file:
         for place in (0, max(0, size // 2 - _SAMPLE // 2), max(0, size - _SAMPLE)):
@@ -180,7 +181,7 @@ def _sample(path: Path, start: int, size: int) -> bytes:
 
 
 def _header(path: Path) -> tuple[int, dict[str, Any]]:
-    """Return where a safetensors file's data begin and its header, after checking its length."""
+    """Return the offset of a safetensors file's data and its header, after checking the file's length."""
     size = path.stat().st_size
     try:
         with path.open("rb") as file:
@@ -237,7 +238,7 @@ def _config(folder: Path) -> Any:
 def _module(folder: Path, config: Any, dtype: torch.dtype) -> Any:
     """Return the module with its weights, on the CPU.
 
-    Weights that the files lack are refused: transformers would draw them at random and go on.
+    Missing weights are refused: transformers would initialise them at random and continue.
     """
     files = weight_files(folder)
     if can_fuse(config) and all(path.suffix == ".safetensors" for path in files):
@@ -259,12 +260,12 @@ def _module(folder: Path, config: Any, dtype: torch.dtype) -> Any:
     return model
 
 
-def _plain(folder: Path, config: Any, dtype: torch.dtype) -> PlainModel | None:
-    """Read the weights into bare modules, None where they are not plainly what the config says."""
+def _light(folder: Path, config: Any, dtype: torch.dtype) -> LightModel | None:
+    """Read the weights into bare modules, None if they are not exactly what the config asks for."""
     files = weight_files(folder)
     if not can_fuse(config) or any(path.suffix != ".safetensors" for path in files):
         return None
-    return read_plain(folder, config, dict(_tensors(files, dtype)))
+    return read_light(folder, config, dict(_tensors(files, dtype)))
 
 
 def _from_pretrained(folder: Path, dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:
@@ -294,7 +295,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _tensors(files: list[Path], dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
-    """Yield all tensors by name, in ``dtype``; a file is opened anew for every few of them.
+    """Yield all tensors by name, in ``dtype``; reopening the file every few tensors.
 
     What was read of a mapped file counts as this process's memory until the file is closed.
     """

@@ -55,7 +55,7 @@ class ModuleCache:
         """Nothing to do: this cache reads nothing elsewhere."""
 
     def begin(self, node: Node, base: int, copied: Sequence[Span]) -> None:
-        """Begin anew with copies of the path's positions below ``base`` and of the next."""
+        """Restart with copies of the path's positions below ``base`` and of the following ones."""
         from transformers import DynamicCache
 
         self.inner = DynamicCache()

@@ -1,11 +1,11 @@
 """Grammars: from the calls allowed now to the tokens allowed next.
 
-A grammar accepts an optional thought, then one tool call in compact JSON whose arguments fit the
-named call's schema, then the end of the message. llguidance does the work; this module writes its
-input (framing tokens by id, schemas as ``%json``), bounds every schema, caches what is compiled,
-and walks a known text the way the engine would produce it (:func:`teacher_ids`), which is what
-training data are made of. So an unparsable or schema-invalid call cannot be generated; one cut by
-the token limit can, and counts as invalid.
+A grammar accepts an optional thought, then one tool call in compact JSON whose arguments fit the named
+call's schema, then the end of the message. llguidance does the work; this module writes its input
+(framing tokens by id, schemas as ``%json``), bounds every schema, caches compiled grammars, and
+tokenises a known text the way the engine would produce it (:func:`teacher_ids`) for training data. So
+a malformed or schema-invalid call cannot be generated; one cut off by the token limit can, and counts
+as invalid.
 
 Limits: property order is the schema's order; ``oneOf`` is treated as ``anyOf``; a string cannot
 hold the DEL character.
@@ -43,7 +43,7 @@ __all__ = [
 
 
 class NotAllowed(GrammarError, ValueError):
-    """A known text that the grammar would not have let the model say."""
+    """A known text that the grammar does not allow."""
 
 
 _CACHED = 512
@@ -77,7 +77,7 @@ def parse_call(text: str) -> tuple[ToolCall | None, str | None]:
 
 
 class GrammarCompiler:
-    """Compiles grammars for one tokenizer and keeps them by the hash of what they allow."""
+    """Compiles grammars for one tokenizer, cached by the hash of what they allow."""
 
     def __init__(self, tokenizer: ChatTokenizer, n_vocab: int | None = None) -> None:
         """Prepare for ``tokenizer``; ``n_vocab`` is the model's (possibly padded) vocabulary size."""
@@ -85,8 +85,8 @@ class GrammarCompiler:
 
         self.tokenizer = tokenizer
         self.n_vocab = max(n_vocab or 0, tokenizer.vocab_size)
-        # the end of a message stands in the grammar as a token of its own; another one is named as
-        # llguidance's end, which it would otherwise add to masks and leave out of forced runs
+        # the grammar contains the end of a message as a token of its own; llguidance is given another
+        # end token, since it would add its own to masks and omit it from forced runs
         others = [i for i in tokenizer.stop_ids if i != tokenizer.eos_id]
         slices = LLTokenizer.json_slices()
         eos = others[0] if others else tokenizer.eos_id
@@ -97,8 +97,8 @@ class GrammarCompiler:
     def compile(self, calls: Sequence[CallSpec], thought_chars: int = 0) -> Grammar:
         """Return the grammar of one call among ``calls``, after at most ``thought_chars`` of thought.
 
-        Raises GrammarError when there is no call, a name comes twice, or a schema is unsupported or
-        cannot be satisfied.
+        Raises GrammarError if there is no call, a name occurs twice, or a schema is unsupported or
+        unsatisfiable.
         """
         key = _hash(calls, thought_chars)
         with self._lock:
@@ -111,10 +111,6 @@ class GrammarCompiler:
             if len(self._cache) > _CACHED:
                 self._cache.popitem(last=False)
         return grammar
-
-    def canonical_ids(self, call_text: str) -> list[int]:
-        """Return the ids of a call text, end included, as plain tokenisation gives them."""
-        return list(self.tokenizer.assistant_ids(call_text))
 
     def _compile(self, calls: Sequence[CallSpec], thought_chars: int) -> Grammar:
         from llguidance import LLMatcher
@@ -183,7 +179,6 @@ class Matcher:
     def __init__(self, ll: LLMatcher, n_vocab: int) -> None:
         self._ll = ll
         self._mask = np.zeros((1, (n_vocab + 31) // 32), dtype=np.int32)
-        self._n_vocab = n_vocab
 
     def forced(self) -> list[int]:
         """Return the ids that must come next (maybe none); the state does not change."""
@@ -201,7 +196,7 @@ class Matcher:
         return mask
 
     def must(self) -> list[int]:
-        """Return :meth:`forced`, or the only id that the mask allows: what the engine appends unasked."""
+        """Return :meth:`forced`, or the only id that the mask allows: what the engine appends unsampled."""
         run = self.forced()
         if run:
             return run
@@ -223,18 +218,14 @@ class Matcher:
         return bool(self._ll.is_stopped() and not self._ll.is_error())
 
     def rollback(self, count: int) -> None:
-        """Take back the last ``count`` ids."""
+        """Undo the last ``count`` ids."""
         self._ll.rollback(count)
-
-    def copy(self) -> Matcher:
-        """Return an independent matcher in the same state."""
-        return Matcher(self._ll.deep_copy(), self._n_vocab)
 
 
 def mark_forced(grammar: Grammar, ids: Sequence[int]) -> list[bool] | None:
     """Say which of ``ids`` the engine would have appended without sampling.
 
-    None when the ids are no complete output of this grammar, or differ from what it forces.
+    None if the ids are not a complete output of this grammar, or differ from what it forces.
     """
     matcher = grammar.matcher()
     marks: list[bool] = []
@@ -252,8 +243,8 @@ def mark_forced(grammar: Grammar, ids: Sequence[int]) -> list[bool] | None:
 def teacher_ids(grammar: Grammar, call_text: str) -> tuple[list[int], list[bool]]:
     """Return ``(ids, forced)`` of ``call_text`` as the engine would produce it, end included.
 
-    Where the grammar forces tokens these are taken; elsewhere the next token of the remaining
-    text's own tokenisation. Raises NotAllowed when the text is not in the language.
+    Forced tokens are taken where the grammar has them, elsewhere the next token of the remaining text's
+    own tokenisation. Raises NotAllowed if the text is not in the language.
     """
     text = _Text(grammar.compiler, call_text)
     matcher = grammar.matcher()
@@ -272,7 +263,7 @@ def teacher_ids(grammar: Grammar, call_text: str) -> tuple[list[int], list[bool]
 
 
 class _Text:
-    """A target text as bytes and framing ids, eaten token by token."""
+    """A target text as bytes and framing ids, consumed token by token."""
 
     def __init__(self, compiler: GrammarCompiler, call_text: str) -> None:
         self._compiler = compiler
@@ -290,7 +281,7 @@ class _Text:
         return self._queue[0]
 
     def take(self, token: int) -> bool:
-        """Eat ``token``; False when the text goes on differently."""
+        """Consume ``token``; False if the text continues differently."""
         units = self._units_of(token)
         if self._units[self._at : self._at + len(units)] != units:
             return False
@@ -299,11 +290,11 @@ class _Text:
         return True
 
     def rest(self) -> str:
-        """Return what remains, for messages."""
+        """Return the remaining text, for error messages."""
         return bytes(unit for unit in self._units[self._at :] if unit < 256).decode(errors="replace")
 
     def _units_of(self, token: int) -> list[int]:
-        """Return the bytes of an id, or 256 + id for one that stands for itself."""
+        """Return the bytes of an id, or [256 + id] for a framing token."""
         if self._compiler.tokenizer.is_added(token):
             return [256 + token]
         return list(self._compiler.ll.decode_bytes([token]))

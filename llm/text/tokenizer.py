@@ -1,14 +1,14 @@
-"""From a conversation to token ids and a loss mask: one function for serving and every training.
+"""From a conversation to token ids and a loss mask: one function for serving and all training.
 
 The format is ChatML with Hermes tool calls. Each message is ``<|im_start|>role``, a new line, the
-body, ``<|im_end|>``, a new line, and every piece is tokenised on its own, so that rendering n+1
-messages starts with the ids of n: a key-value cache stays valid and masks never shift. Framing
-ids come only from this module. What users, files and tools say goes through a second tokenizer
-without added tokens, so ``<|im_end|>`` in a web page stays eleven harmless characters.
+body, ``<|im_end|>``, a new line, and every piece is tokenised on its own, so the ids of n messages are
+a prefix of the ids of n+1: a KV cache stays valid and masks never shift. Framing ids come only from
+this module. Text from users, files and tools goes through a second tokenizer without added tokens, so
+``<|im_end|>`` in a web page stays ten harmless characters.
 
-Built on ``tokenizers`` alone, because importing transformers costs seconds. Limits: models whose
-vocabulary lacks a framing token get it spelt in ordinary tokens; the format is not taken from a
-foreign model's own chat template.
+Built on ``tokenizers`` alone, because importing transformers takes seconds. Limits: a framing token
+that a model's vocabulary lacks is spelt in ordinary tokens; another model's own chat template is not
+used.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class ChatTokenizer:
     """The tokenizer of a model folder together with our chat format."""
 
     def __init__(self, folder: Path) -> None:
-        """Read ``folder/tokenizer.json``; raises ModelUnavailable when it is missing or broken."""
+        """Read ``folder/tokenizer.json``; raises ModelUnavailable if it is missing or broken."""
         from tokenizers import Tokenizer
 
         path = Path(folder) / "tokenizer.json"
@@ -71,13 +71,13 @@ class ChatTokenizer:
         self.plain = lru_cache(maxsize=4096)(self._encode_plain)
 
     def frame(self, token: str) -> tuple[int, ...]:
-        """Return the ids of one framing token: a single id where the vocabulary has it."""
+        """Return the ids of one framing token: a single id if the vocabulary has it."""
         if token == END:
             return (self.eos_id,)
         return self._ids_of(token) or self.plain(token)
 
     def single(self, token: str) -> int | None:
-        """Return the id of a framing token, or None when the vocabulary does not have it."""
+        """Return the id of a framing token, or None if the vocabulary lacks it."""
         return self._added.get(token)
 
     def is_added(self, token_id: int) -> bool:
@@ -161,12 +161,12 @@ class ChatTokenizer:
 
 
 def prepare_tokenizer(folder: Path) -> None:
-    """Give the base model's tokenizer our framing tokens, in place (again is harmless).
+    """Give the base model's tokenizer our framing tokens, in place (idempotent).
 
-    Four unused special tokens (ids 3 to 6) become the Hermes markers, not special, so that decoding
-    keeps them: standard Hermes text at one token a marker. Digits are split singly again, as in the
-    original SmolLM2; the conversion from GGUF loses that, which changes the ids of runs of spaces
-    before a number. The chat template is copied beside it.
+    Four unused special tokens (ids 3 to 6) become the Hermes markers, marked as not special so that
+    decoding keeps them: standard Hermes text with one token per marker. Digits are split singly again,
+    as in the original SmolLM2; the conversion from GGUF loses that, which changes the ids of runs of
+    spaces before a number. The chat template is copied too.
     """
     path = Path(folder) / "tokenizer.json"
     data = json.loads(path.read_text(encoding="utf-8"))

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ...files import replace_file
+from ...files import read_object, replace_file
 
 _TITLES = {
     "base": "Base",
@@ -64,7 +64,7 @@ def write_card(folder: Path, facts: Mapping[str, Any]) -> None:
     Args:
         facts: ``name`` and any of the fields named in ``_TITLES``.
     """
-    from ..nn.probe import chip
+    from ..nn.device import chip
 
     kept = read_card(folder)
     dated = {"chip": chip(), "date": datetime.now(UTC).date().isoformat()}
@@ -82,11 +82,7 @@ def add_scores(folder: Path, scores: Mapping[str, Any], prompts_sha256: str = ""
 
 def read_card(folder: Path) -> dict[str, Any]:
     """Return the card's facts, empty where there is none."""
-    try:
-        found = json.loads((folder / "card.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    return read_object(folder / "card.json")
 
 
 def _write(folder: Path, card: dict[str, Any]) -> None:

@@ -77,7 +77,7 @@ class GrpoConfig(ReplayConfig):
     truncate: float = Field(default=2.0, ge=1)
     """Largest importance weight of trainer against engine; its inverse is the smallest."""
     temperature: float = Field(default=1.0, gt=0)
-    """That of the attempts (which must be sampled without ``top_p`` and ``min_p``)."""
+    """That of the attempts."""
     dead: float = Field(default=0.05, ge=0)
     """A group whose rewards differ by no more than this teaches nothing: other goals are tried instead."""
     resample: int = Field(default=2, ge=0)

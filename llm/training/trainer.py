@@ -187,8 +187,8 @@ def choose_compute(device: str, dtype: str) -> tuple[str, torch.dtype]:
     """
     import torch
 
+    from ..nn.device import DTYPES, probe_device
     from ..nn.low_precision import has_bf16
-    from ..nn.probe import DTYPES, probe_device
 
     choice = probe_device(device, dtype)
     found = DTYPES[choice.dtype]

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from autogpt.cli.parser import main
-from autogpt.labels import Label
 from autogpt.memory.database import StorageError
 from autogpt.memory.embedding import embed
 from autogpt.memory.entry import GLOBAL, Draft, Kind, Vectors
@@ -147,43 +146,3 @@ def test_rebuild_embeds_what_the_new_embedder_lacks(
     assert "2 entries were embedded by new" in capsys.readouterr().out
     assert vector_counts(store) == {"new": 2}
     assert main(["memory", "rebuild"]) == 0 and "embedded" not in capsys.readouterr().out
-
-
-def test_langchain_sees_memory_as_a_vector_store(tmp_path: Path) -> None:
-    from autogpt.errors import UsageError
-    from autogpt.memory.langchain_store import MemoryVectorStore
-
-    store, embedder = MemoryStore(tmp_path), Words("words", 512)
-    memory = MemoryVectorStore(store, embedder, open_index(store, embedder), namespace="/home/ada/project")
-    ids = memory.add_texts(["amber boat", "beige chair"], [{"source": "/a.md"}, {}])
-    assert memory.add_texts(["amber boat"]) == ids[:1], "what is there is not written twice"
-    assert memory.add_texts([]) == []
-    store.write(Draft(Kind.FACT, "coral door"), embedder.embed(["coral door"])[0], "words")
-    other = Draft(Kind.FACT, "coral door", "/elsewhere")
-    store.write(other, embedder.embed(["coral door"])[0], "words")
-    (document,) = memory.similarity_search("boat of amber", k=1)
-    assert document.page_content == "amber boat" and document.id == ids[0]
-    assert document.metadata["source"] == "/a.md" and document.metadata["label"] == Label.UNTRUSTED
-    ((found, score),) = memory.similarity_search_with_score("coral door", k=1)
-    assert found.metadata["namespace"] == GLOBAL and score == pytest.approx(1.0, abs=1e-5)
-    assert {d.metadata["namespace"] for d in memory.similarity_search("coral door", k=9)} == {
-        GLOBAL,
-        "/home/ada/project",
-    }
-    assert [d.page_content for d in memory.similarity_search("amber", k=3, kind="fact")] == ["coral door"]
-    retriever = memory.as_retriever(search_kwargs={"k": 1})
-    assert [each.page_content for each in retriever.invoke("chair")] == ["beige chair"]
-    scored = memory.similarity_search_with_relevance_scores("beige chair", k=1, score_threshold=0.9)
-    assert scored[0][0].id == ids[1]
-    assert [each.page_content for each in memory.get_by_ids([ids[1], "99"])] == ["beige chair"]
-    assert memory.delete(ids[:1]) is True and memory.delete(["99"]) is False
-    assert "amber boat" not in [each.page_content for each in memory.similarity_search("amber boat", k=9)]
-    assert memory.embeddings.embed_query("amber boat") == embedder.embed(["amber boat"], True)[0].tolist()
-    with pytest.raises(ValueError):
-        memory.add_texts(["text"], ids=["7"])
-    with pytest.raises(ValueError, match="refused"):
-        memory.add_texts(["  "])
-    with pytest.raises(ValueError):
-        memory.delete()
-    with pytest.raises(UsageError):
-        MemoryVectorStore.from_texts(["text"], memory.embeddings)

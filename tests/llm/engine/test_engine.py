@@ -25,9 +25,9 @@ from autogpt.llm.engine.engine import Engine, Generated, Request
 from autogpt.llm.engine.sampling import choose, uniform
 from autogpt.llm.kv.cache import common_prefix
 from autogpt.llm.message import Sampling
-from autogpt.llm.nn.forward import FusedForward, make_forward
+from autogpt.llm.nn.build import make_forward
+from autogpt.llm.nn.forward import FusedForward
 from autogpt.llm.nn.load import LoadedModel
-from autogpt.llm.nn.module_forward import ModuleForward
 
 V = 257
 SHAPE = tiny_shape(V, 64, 3)
@@ -163,7 +163,7 @@ def test_a_small_budget_evicts_and_changes_nothing(models: Models) -> None:
             assert one(engine, greedy(name, ids)).ids == oracle(loaded, ids, 20)
     alone = Engine(loaded)
     one(alone, greedy("b", prompt(40, ord("b"))))
-    assert engine._sessions.nbytes == alone._sessions.nbytes > 0  # "a" made room for "b"
+    assert engine.nbytes == alone.nbytes > 0  # "a" made room for "b"
 
 
 class Script:
@@ -253,7 +253,7 @@ def test_tokens_are_streamed_once_and_in_order(models: Models) -> None:
 
 
 def test_sampling_depends_on_seed_session_and_position_alone(models: Models) -> None:
-    warm = Sampling(temperature=1.0, top_p=0.95, min_p=0.01, seed=4, max_tokens=15)
+    warm = Sampling(temperature=1.0, seed=4, max_tokens=15)
     requests = [Request(f"s{i}", prompt(10 + 7 * i, i), sampling=warm) for i in range(4)]
     together = [r.ids for r in Engine(models["qwen2"]).generate(requests)]
     alone = [one(Engine(models["qwen2"]), request).ids for request in requests]
@@ -270,8 +270,6 @@ def test_choose_follows_the_distribution() -> None:
     counts = torch.bincount(picked, minlength=5).float()
     chi_square = ((counts - 4000 * expected)[:4] ** 2 / (4000 * expected[:4])).sum()
     assert chi_square < 16.3  # 3 degrees of freedom, p = 0.001
-    for cut in (Sampling(temperature=1, top_p=0.7), Sampling(temperature=1, min_p=0.3)):
-        assert {choose(logits, cut, draw)[0] for draw in draws} == {0, 1}
     index, logprob = choose(logits, Sampling(temperature=0.8), 0.0)
     assert (index, logprob) == (0, pytest.approx(float(expected[0].log()), abs=1e-5))
 
@@ -302,7 +300,7 @@ def test_an_interrupted_step_leaves_sessions_usable(models: Models, name: str) -
     with pytest.raises(KeyboardInterrupt):
         engine.generate([greedy("a", ids)], interrupt)
     layer = loaded.model.transformer.h[1] if name == "gpt2" else loaded.model.model.layers[1]
-    if isinstance(engine._forward, ModuleForward):  # stop in the middle of a forward, layer 0 done
+    if name == "gpt2":  # computed by its module: stop in the middle of a forward, layer 0 done
 
         def stop(*_: object) -> None:
             raise KeyboardInterrupt

@@ -11,12 +11,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from autogpt.llm.engine import choosing
+from autogpt.llm.engine import sampling
 from autogpt.llm.engine.engine import Engine, Generated, Request
-from autogpt.llm.engine.sampling import permits, read_mask
-from autogpt.llm.engine.speculation import Acceptance, Drafter, Guess, NgramIndex, Said
-from autogpt.llm.engine.tokenlog import TokenLog
+from autogpt.llm.engine.sequence import TokenLog, permits, read_mask
+from autogpt.llm.engine.speculation import Acceptance, DraftToken, History, NgramIndex, NgramProposer
 from autogpt.llm.message import Sampling
+from autogpt.llm.nn.build import make_forward
 from autogpt.llm.nn.load import LoadedModel
 
 
@@ -53,13 +53,13 @@ def test_guesses_that_are_always_wrong_change_nothing(
         two = engine.generate([Request(name, ids, sampling=sampled(temperature, 25)) for name in ("a", "b")])
         return [one, *two]
 
-    plain = run(Engine(loaded, drafts="none"))
+    plain = run(Engine(loaded, speculate=False))
 
-    def wrong(self: Drafter, tail: Sequence[int]) -> list[Guess]:
-        return [Guess((sum(tail) * 7 + 3) % v, 6, NgramIndex(), 0)]
+    def wrong(self: NgramProposer, tail: Sequence[int]) -> list[DraftToken]:
+        return [DraftToken((sum(tail) * 7 + 3) % v, 6, NgramIndex(), 0)]
 
-    monkeypatch.setattr(Drafter, "guesses", wrong)
-    monkeypatch.setattr(Drafter, "worth", lambda *_: True)
+    monkeypatch.setattr(NgramProposer, "guesses", wrong)
+    monkeypatch.setattr(NgramProposer, "worth", lambda *_: True)
     engine = Engine(loaded)
     lied = run(engine)
     assert engine.stats.drafted > 10 * engine.stats.copied
@@ -71,24 +71,24 @@ def test_guesses_that_are_always_wrong_change_nothing(
 def test_drafted_sampling_follows_the_models_distribution() -> None:
     """Chi-square over 16 tokens: of the second drawn token, with a draft at both."""
     loaded, v, n = tiny(16, 0.2), 16, 800
-    logits = Engine(loaded, drafts="none").logits
+    logits = Engine(loaded, speculate=False).logits
     # a repeated beginning, so that there is a guess at once; one that is right now and then
     prompts = (prompt(v, 9, seed) * 2 for seed in range(99))
     ids, first = next(
         (ids, first) for ids in prompts if (first := logits(ids)[-1].softmax(-1))[ids[0]] > 0.15
     )
     expected = n * sum(float(first[t]) * logits([*ids, t])[-1].softmax(-1) for t in range(v))
-    drawn: dict[str, list[list[int]]] = {}
-    for drafts in ("none", "ngram"):
-        engine = Engine(loaded, drafts=drafts, row_cost=0.0)  # type: ignore[arg-type]
+    drawn: dict[bool, list[list[int]]] = {}
+    for speculate in (False, True):
+        engine = Engine(loaded, speculate=speculate, row_cost=0.0)
         requests = [Request(f"s{i}", ids, sampling=sampled(1.0, 3, seed=i)) for i in range(n)]
-        drawn[drafts] = [answer.ids for answer in engine.generate(requests)]
-        if drafts == "ngram":
+        drawn[speculate] = [answer.ids for answer in engine.generate(requests)]
+        if speculate:
             assert engine.stats.drafted > n and n / 8 < engine.stats.copied < n
-    counts = torch.bincount(torch.tensor([out[1] for out in drawn["ngram"]]), minlength=v)
+    counts = torch.bincount(torch.tensor([out[1] for out in drawn[True]]), minlength=v)
     assert expected.min() > 5
     assert ((counts - expected) ** 2 / expected).sum() < 37.7  # 15 degrees of freedom, p = 0.001
-    assert drawn["ngram"] == drawn["none"]  # each draw belongs to its seed, session and position
+    assert drawn[True] == drawn[False]  # each draw belongs to its seed, session and position
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -104,12 +104,12 @@ def test_deciding_all_rows_at_once_chooses_the_same(
     expected = Engine(loaded).generate(requests)
     made: list[Any] = []
 
-    class AtOnce(choosing.Chooser):
+    class AtOnce(sampling.Sampler):
         def __init__(self, *given: Any) -> None:
             super().__init__(*given, at_once=True)
             made.append(self)
 
-    monkeypatch.setattr("autogpt.llm.engine.engine.Chooser", AtOnce)
+    monkeypatch.setattr("autogpt.llm.engine.engine.Sampler", AtOnce)
     found = Engine(loaded).generate(requests)
     assert made and [answer.ids for answer in found] == [answer.ids for answer in expected]
     for a, b in zip(found, expected, strict=True):
@@ -124,7 +124,6 @@ def test_the_log_marks_every_token_and_never_changes() -> None:
     log = engine.log("a")
     assert log.ids == [*ids, *out.ids] and log.origins() == "g" * 40 + out.origins
     assert set(out.origins) <= {"s", "c"} and out.origins.count("c") == engine.stats.copied
-    assert log.loss_mask() == [False] * 40 + [True] * 12
     assert log.logprobs(40) == out.logprobs and all(p < 0 for p in out.logprobs)
 
     before = list(log.ids)
@@ -160,15 +159,15 @@ def test_the_index_equals_a_plain_search() -> None:
 
 
 def test_doubt_stops_drafting_and_wears_off() -> None:
-    drafter = Drafter(Said(), Acceptance())
-    guess = Guess(1, 2, NgramIndex(), 0)
-    drafter.start()
-    assert drafter.worth(guess, 1, 0.1, 1.0)
-    assert not drafter.worth(guess, 40, 0.1, 1.0)  # so long a run costs more than a forward
+    proposer = NgramProposer(History(), Acceptance())
+    guess = DraftToken(1, 2, NgramIndex(), 0)
+    proposer.start()
+    assert proposer.worth(guess, 1, 0.1, 1.0)
+    assert not proposer.worth(guess, 40, 0.1, 1.0)  # so long a run costs more than a forward
     for _ in range(60):
-        drafter.acceptance.count(2, False)
-    assert not drafter.worth(guess, 1, 0.1, 1.0)
-    waited = next(i for i in range(200) if drafter.worth(guess, 1, 0.1, 1.0))
+        proposer.acceptance.count(2, False)
+    assert not proposer.worth(guess, 1, 0.1, 1.0)
+    waited = next(i for i in range(200) if proposer.worth(guess, 1, 0.1, 1.0))
     assert waited > 3
 
 
@@ -188,7 +187,8 @@ def test_masks_are_read_as_flags_or_as_a_few_ids() -> None:
 def test_host_time_per_forward_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
     """The processor's time beside the tensor work; 40 to 90 us when the machine is quiet."""
     loaded, v = tiny(512), 512
-    engine = Engine(loaded, row_cost=0.1)
+    forward = make_forward(loaded.model, loaded.config)
+    engine = Engine(loaded, row_cost=0.1, forward=forward)
     spent, depth = 0.0, 0
 
     def timed(work: Callable[..., Any]) -> Callable[..., Any]:
@@ -204,11 +204,11 @@ def test_host_time_per_forward_is_small(monkeypatch: pytest.MonkeyPatch) -> None
 
         return run
 
-    monkeypatch.setattr(choosing, "choose", timed(choosing.choose))
-    monkeypatch.setattr(engine._forward, "hidden", timed(engine._forward.hidden))
-    monkeypatch.setattr(engine._forward, "head", timed(engine._forward.head))
+    monkeypatch.setattr(sampling, "choose", timed(sampling.choose))
+    monkeypatch.setattr(forward, "hidden", timed(forward.hidden))
+    monkeypatch.setattr(forward, "head", timed(forward.head))
     ids, best = prompt(v, 600), float("inf")
-    engine.prefill("a", ids)
+    engine.generate([Request("a", ids, sampling=sampled(0.0, 0))])
     for _ in range(4):
         forwards, spent, begin = engine.stats.forwards, 0.0, time.thread_time()
         engine.generate([Request("a", ids, sampling=sampled(0.0, 100))])

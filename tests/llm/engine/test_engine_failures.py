@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from autogpt.llm.engine.engine import Engine, Request
 from autogpt.llm.message import CallSpec, Message, Prompt, Sampling, Turn
 from autogpt.llm.models.local import ContextOverflow, LocalModel
 from autogpt.llm.models.token_budget import PARTS, ledger
+from autogpt.llm.nn.build import make_forward
 from autogpt.llm.nn.load import LoadedModel
 from autogpt.llm.text.tokenizer import ChatTokenizer
 
@@ -58,20 +61,22 @@ SHORT = RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't
 def test_short_memory_frees_what_is_idle_and_tries_once_more(
     error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine, failures = Engine(tiny()), [error]
+    loaded, failures = tiny(), [error]
+    forward = make_forward(loaded.model, loaded.config)
+    engine = Engine(loaded, forward=forward)
     expected = Engine(tiny()).generate([request("a", 1)])[0].ids
     engine.generate([request("idle", 2), request("ended", 3, 90)])
     engine.close("ended")
-    before, hidden = engine._sessions.nbytes, engine._forward.hidden
+    before, hidden = engine.nbytes, forward.hidden
 
     def short(*given: Any, **named: Any) -> Any:
         if failures:
             raise failures.pop()
         return hidden(*given, **named)
 
-    monkeypatch.setattr(engine._forward, "hidden", short)
+    monkeypatch.setattr(forward, "hidden", short)
     assert engine.generate([request("a", 1)])[0].ids == expected
-    assert not failures and engine._sessions.nbytes <= before / 2
+    assert not failures and engine.nbytes <= before / 2
 
     failures.extend([error, error])
     both = engine.generate([request("a", 1), request("b", 2)])
@@ -142,16 +147,17 @@ def prompt(session: str, *more: Message, **sampling: Any) -> Prompt:
     return Prompt(session, (*start, *more), CALLS, Sampling(max_tokens=60, **sampling))
 
 
-def test_the_best_of_several_candidates_is_kept(model: LocalModel) -> None:
+def test_the_best_of_several_candidates_is_kept(model: LocalModel, monkeypatch: pytest.MonkeyPatch) -> None:
     greedy = model.respond([prompt("greedy")])[0]
     seen: list[Turn] = []
 
-    def score(asked: Prompt, turn: Turn) -> float:
-        assert asked.session in ("best", "other")
-        seen.append(turn)
-        return float(len(seen) % 5)  # the fourth of five wins
+    def chances(states: torch.Tensor, turns: Sequence[Turn]) -> list[float]:
+        assert len(states) == len(turns) == 5
+        seen.extend(turns)
+        same = [sum(a.call == b.call for b in turns) for a in turns]  # their chances are added up
+        return [(1.0 if i == 3 else 0.1) / count for i, count in enumerate(same)]
 
-    model.scorer = score
+    monkeypatch.setattr(model, "value", SimpleNamespace(chances=chances))
     heard: list[str] = []
     chosen, other = model.respond(
         [prompt("best", best_of=5), prompt("other", best_of=5)], lambda i, text: heard.append(f"{i}{text}")
@@ -160,7 +166,8 @@ def test_the_best_of_several_candidates_is_kept(model: LocalModel) -> None:
     assert seen[0].ids == greedy.ids == seen[5].ids  # the first candidate is the greedy one
     assert len({turn.ids for turn in seen[:5]}) > 2
     assert heard == [f"0{chosen.text}", f"1{other.text}"]
-    assert set(model.engine._sessions._live) == {"greedy", "best", "other"}
+    # the candidates' own sessions are gone
+    assert all(len(model.engine.log(f"{name}#{k}")) == 0 for name in ("best", "other") for k in range(1, 5))
 
     # the chosen candidate's session goes on as if it had been alone
     said = Message("assistant", chosen.text, chosen.ids)
@@ -169,24 +176,7 @@ def test_the_best_of_several_candidates_is_kept(model: LocalModel) -> None:
     fresh = LocalModel(model.loaded, model.tokenizer, name="fresh")
     assert fresh.respond([prompt("best", said, Message("tool", "go on"))])[0].ids == later.ids
 
-    model.scorer = None
+    monkeypatch.setattr(model, "value", None)
     surest = model.respond([prompt("sure", best_of=5)])[0]
     assert surest.confidence == max(greedy.confidence, surest.confidence)
     assert model.engine.log("sure").ids[-len(surest.ids) :] == list(surest.ids)
-
-
-def test_what_is_known_is_computed_before_it_is_needed(model: LocalModel) -> None:
-    first = model.respond([prompt("a")])[0]
-    said = Message("assistant", first.text, first.ids)
-    known = Prompt("a", (*prompt("a").messages, said), CALLS)
-    model.prefill([known])
-    count = len(model.tokenizer.encode_messages(known.messages).ids)
-    forwards = model.engine.stats.forwards
-    model.prefill([known, prompt("a")])  # known already, also where the session holds more
-    assert model.engine.stats.forwards == forwards
-    second = model.respond([prompt("a", said, Message("tool", "a result"))])[0]
-    assert second.cached_tokens == count
-    cold = LocalModel(model.loaded, model.tokenizer).respond(
-        [prompt("a", said, Message("tool", "a result"))]
-    )[0]
-    assert cold.ids == second.ids and cold.cached_tokens == 0

@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import torch
+from support.reference_decoder import Slow, slow_greedy
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MistralConfig, Qwen3Config
 
 from autogpt.llm.engine.engine import Engine, Generated, Request
 from autogpt.llm.message import CallSpec, Sampling
 from autogpt.llm.nn.load import LoadedModel
-from autogpt.llm.oracle import Slow, slow_greedy
 from autogpt.llm.text.grammar import Grammar, GrammarCompiler
 from autogpt.llm.text.tokenizer import ChatTokenizer
 
@@ -54,8 +54,8 @@ CALLS = (
     ),
 )
 NAMES = ("qwen3", "llama", "gpt2", "mistral")
-Modes = tuple[Literal["none", "ngram"], bool]
-ALL: list[Modes] = [("none", False), ("none", True), ("ngram", False), ("ngram", True)]
+Modes = tuple[bool, bool]
+ALL: list[Modes] = [(False, False), (False, True), (True, False), (True, True)]
 
 
 class World:
@@ -130,11 +130,11 @@ def request(world: World, session: str, ids: Sequence[int], grammar: bool) -> Re
     return Request(session, ids, world.grammar if grammar else None, Sampling(max_tokens=LIMIT))
 
 
-@pytest.mark.parametrize("mode", ALL, ids=["none", "forced", "ngram", "both"])
+@pytest.mark.parametrize("mode", ALL, ids=["neither", "forced", "drafts", "both"])
 @pytest.mark.parametrize("name", NAMES)
 def test_grammatical_output_equals_the_oracle(world: World, name: str, mode: Modes) -> None:
-    drafts, forced = mode
-    engine = Engine(world.loaded[name], drafts=drafts, forced=forced, row_cost=0.01)
+    speculate, forced = mode
+    engine = Engine(world.loaded[name], speculate=speculate, forced=forced, row_cost=0.01)
     prompts = [world.prompt(seed) for seed in range(4)]
 
     def check(answers: list[Generated], given: list[list[int]]) -> None:
@@ -150,15 +150,15 @@ def test_grammatical_output_equals_the_oracle(world: World, name: str, mode: Mod
     check(engine.generate([request(world, "s0", longer, True)]), [longer])  # warm
     requests = [request(world, name, longer, True) for name in ("fork", "x0", "s0")]
     check(engine.generate(requests), [longer] * 3)  # forked, and warm in a batch
-    assert (engine.stats.copied > 0) == (drafts == "ngram")
+    assert (engine.stats.copied > 0) == speculate
     assert engine.stats.copied <= engine.stats.drafted
 
 
-@pytest.mark.parametrize("drafts", ["none", "ngram"])
+@pytest.mark.parametrize("speculate", [False, True])
 @pytest.mark.parametrize("name", NAMES)
-def test_free_output_equals_generate(world: World, name: str, drafts: Literal["none", "ngram"]) -> None:
+def test_free_output_equals_generate(world: World, name: str, speculate: bool) -> None:
     loaded = world.loaded[name]
-    engine = Engine(loaded, drafts=drafts, row_cost=0.01)
+    engine = Engine(loaded, speculate=speculate, row_cost=0.01)
     for turn, seeds in enumerate(((0,), (1, 2, 3, 0))):
         prompts = [world.prompt(seed) for seed in seeds]
         answers = engine.generate(
@@ -166,5 +166,5 @@ def test_free_output_equals_generate(world: World, name: str, drafts: Literal["n
         )
         for answer, ids in zip(answers, prompts, strict=True):
             assert answer.ids == world.generated(name, tuple(ids))
-    if drafts == "ngram":  # a repeated question is answered from what was said before
+    if speculate:  # a repeated question is answered from what was said before
         assert engine.stats.copied > LIMIT / 2

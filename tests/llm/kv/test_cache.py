@@ -19,15 +19,14 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MistralConfig
 
 from autogpt.llm.engine.engine import Engine, Request
-from autogpt.llm.kv import cache
-from autogpt.llm.kv import snapshots as snapshot
+from autogpt.llm.kv import cache, prompt_cache
 from autogpt.llm.kv.cache import Sessions
-from autogpt.llm.kv.prefix_tree import Tree, addresses, common_prefix
-from autogpt.llm.kv.snapshots import Snapshots
+from autogpt.llm.kv.prefix_tree import PrefixTree, addresses, common_prefix
+from autogpt.llm.kv.prompt_cache import PromptCache
 from autogpt.llm.message import Sampling
 from autogpt.llm.nn import attention
-from autogpt.llm.nn.cuda_graphs import GraphedForward
-from autogpt.llm.nn.forward import Forward, FusedForward, make_forward
+from autogpt.llm.nn.build import make_forward
+from autogpt.llm.nn.forward import Forward
 from autogpt.llm.nn.load import LoadedModel
 
 V = 61
@@ -57,7 +56,7 @@ def thrifty() -> Iterator[None]:
         patch.setattr(cache, "WORTH_COPYING", 1)
         patch.setattr(cache, "WORTH_A_PASS", 2)
         patch.setattr(attention, "WORTH_SHARING", 1)
-        patch.setattr(snapshot, "WORTH_LOADING", 2)
+        patch.setattr(prompt_cache, "WORTH_LOADING", 2)
         yield
 
 
@@ -71,15 +70,14 @@ class House:
 
     def restart(self) -> None:
         """Begin as a new process would: with nothing but what is on the disk."""
-        snapshots = Snapshots(self.folder, "key", "cpu")
-        snapshots.computed(1, 1000.0)  # nothing is slower to load than to compute
-        self.sessions = Sessions(self.forward.new_cache, 1 << 30, snapshots)
+        saved = PromptCache(self.folder, "key", "cpu")
+        saved.computed(1, 1000.0)  # nothing is slower to load than to compute
+        self.sessions = Sessions(self.forward.new_cache, 1 << 30, saved)
         self.held: dict[str, list[int]] = {}
         self.seen: list[list[int]] = []
 
     def cold(self, ids: Sequence[int]) -> Tensor:
-        forward = getattr(self.forward, "inner", self.forward)
-        found: Tensor = forward.head(forward.hidden([(forward.new_cache(), ids)]))[0]
+        found: Tensor = self.forward.head(self.forward.hidden([(self.forward.new_cache(), ids)]))[0]
         return found
 
     def run(self, wanted: dict[str, list[int]]) -> None:
@@ -159,21 +157,15 @@ def carry_out(house: House, op: tuple[Any, ...]) -> None:
         assert sessions.nbytes <= op[1] + sum(needed.values())
 
 
-def graphed(loaded: LoadedModel) -> GraphedForward:
-    """The forward of fixed shape, with four seats, as many as there are sequences."""
-    room = 4 * 512 * 2 * 2 * 2 * 8 * 4
-    return GraphedForward(FusedForward(loaded.model, loaded.config), 512, room)
-
-
-@pytest.mark.parametrize("name", [*CONFIGS, "llama in seats", "window in seats"])
+@pytest.mark.parametrize("name", CONFIGS)
 @settings(max_examples=40, deadline=None, database=None, derandomize=True)
 @given(history=st.lists(step, min_size=3, max_size=14))
 def test_no_history_changes_logits(
     models: dict[str, LoadedModel], name: str, history: list[tuple[Any, ...]]
 ) -> None:
     with thrifty(), torch.inference_mode(), TemporaryDirectory() as folder:
-        loaded = models[name.split()[0]]
-        forward = graphed(loaded) if "seats" in name else make_forward(loaded.model, loaded.config)
+        loaded = models[name]
+        forward = make_forward(loaded.model, loaded.config)
         house = House(forward, Path(folder))
         for op in history:
             carry_out(house, op)
@@ -186,7 +178,7 @@ def test_no_history_changes_logits(
         assert house.sessions.nbytes == 0 and not house.sessions._tree.root.children
 
 
-def test_stretches_shared_at_two_levels_are_merged(models: dict[str, LoadedModel], tmp_path: Path) -> None:
+def test_spans_shared_at_two_levels_are_merged(models: dict[str, LoadedModel], tmp_path: Path) -> None:
     """Four sequences share 300 positions, three of them 300 more; each goes on by itself."""
     draw = random.Random(1)
     first, second = draw.choices(range(V), k=300), draw.choices(range(V), k=300)
@@ -198,7 +190,7 @@ def test_stretches_shared_at_two_levels_are_merged(models: dict[str, LoadedModel
         slots: Any = [house.sessions.open(name).cache for name in "abcd"]
         like = torch.empty(0)
         plan = attention.layout(slots, [1, 2, 1, 1], {0}, like)
-        assert [p.stretch.shape[-2] for p in plan.passes] == [300, 300]
+        assert [p.span.shape[-2] for p in plan.passes] == [300, 300]
         assert [p.rows for p in plan.passes] == [slice(0, 5), slice(1, 5)]
         house.run({name: [*house.held[name], 3, 4, 5][: None if name == "c" else -2] for name in "abcd"})
         alone = attention.layout(slots[:1], [1], {0}, like)
@@ -234,7 +226,7 @@ def test_attention_by_hand_gives_the_same_sums() -> None:
 @given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12), min_size=1, max_size=12), st.data())
 @settings(max_examples=100, deadline=None, database=None, derandomize=True)
 def test_the_tree_equals_comparing_with_everything(texts: list[list[int]], data: st.DataObject) -> None:
-    tree = Tree()
+    tree = PrefixTree()
     kept: list[list[int]] = []
     for ids in texts:
         node, length = tree.match(ids)
@@ -274,56 +266,56 @@ def damage(path: Path, how: str) -> None:
 @pytest.mark.parametrize(
     "how", ["cut off", "empty", "no header", "a flipped bit", "a flipped bit at the end", "another model"]
 )
-def test_a_damaged_or_foreign_snapshot_is_as_good_as_none(how: str, tmp_path: Path) -> None:
+def test_a_damaged_or_foreign_prompt_cache_is_ignored(how: str, tmp_path: Path) -> None:
     ids, span = list(range(100)), (torch.randn(2, 2, 1, 100, 4),)
-    ours = Snapshots(tmp_path, "us", "cpu")
+    ours = PromptCache(tmp_path, "us", "cpu")
     ours.save(ids, [span])
     assert not list(tmp_path.iterdir())  # nothing was computed, so nothing is known to be slower
     ours.computed(1, 1000.0)
     ours.save(ids, [span])
     (path,) = tmp_path.iterdir()
-    later = Snapshots(tmp_path, "us", "cpu")
+    later = PromptCache(tmp_path, "us", "cpu")
     stored = later.find([*ids, 7], 10)
     assert stored is not None
     loaded = later.load(stored)
     assert loaded is not None and torch.equal(loaded[0], span[0])
     assert later.find([*ids, 7], 40) is None  # 60 positions more are not worth a file
     if how == "another model":
-        assert Snapshots(tmp_path, "them", "cpu").find(ids, 0) is None
-        path.rename(tmp_path / f"{Snapshots(tmp_path, 'them', torch.device('cpu'))._name}-x.safetensors")
-        assert Snapshots(tmp_path, "them", "cpu").find(ids, 0) is None
+        assert PromptCache(tmp_path, "them", "cpu").find(ids, 0) is None
+        path.rename(tmp_path / f"{PromptCache(tmp_path, 'them', torch.device('cpu'))._name}-x.safetensors")
+        assert PromptCache(tmp_path, "them", "cpu").find(ids, 0) is None
         return
     damage(path, how)
     assert later.load(stored) is None and later.find(ids, 0) is None
-    again = Snapshots(tmp_path, "us", "cpu")
+    again = PromptCache(tmp_path, "us", "cpu")
     found = again.find(ids, 0)
     assert found is None or again.load(found) is None
     again.computed(1, 1000.0)
     again.save(ids, [span])  # takes the damaged one's place
-    found = Snapshots(tmp_path, "us", "cpu").find(ids, 0)
+    found = PromptCache(tmp_path, "us", "cpu").find(ids, 0)
     assert found is not None and again.load(found) is not None
 
 
-def test_snapshots_are_written_only_where_loading_wins_and_space_allows(tmp_path: Path) -> None:
+def test_the_prompt_cache_is_written_only_where_loading_wins_and_space_allows(tmp_path: Path) -> None:
     span, limit = (torch.randn(2, 2, 1, 100, 4),), 3 * 8_000
-    quick = Snapshots(tmp_path, "k", "cpu", limit)
+    quick = PromptCache(tmp_path, "k", "cpu", limit)
     quick.computed(1_000_000, 1e-3)
     quick.save(range(100), [span])
     assert not list(tmp_path.iterdir())  # computing 100 positions took a tenth of a microsecond
-    slow = Snapshots(tmp_path, "k", "cpu", limit)
+    slow = PromptCache(tmp_path, "k", "cpu", limit)
     slow.computed(1, 1000.0)
     for i in range(5):
         slow.save([i] * 100, [span])
         for age, path in enumerate(sorted(tmp_path.iterdir(), key=lambda p: -p.stat().st_mtime)):
             os.utime(path, (1000 - age, 1000 - age))
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= limit
-    kept = Snapshots(tmp_path, "k", "cpu")
+    kept = PromptCache(tmp_path, "k", "cpu")
     assert kept.find([4] * 100, 0) and not kept.find([0] * 100, 0)
-    bad = Snapshots(tmp_path, "k", "cpu")
+    bad = PromptCache(tmp_path, "k", "cpu")
     bad.computed(1, 1000.0)
     bad.save([9] * 100, [(torch.full((2, 2, 1, 100, 4), float("nan")),)])
     assert bad.find([9] * 100, 0) is None
-    blocked = Snapshots(tmp_path / "file", "k", "cpu")
+    blocked = PromptCache(tmp_path / "file", "k", "cpu")
     (tmp_path / "file").write_text("not a folder")
     blocked.computed(1, 1000.0)
     blocked.save(range(100), [span])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,21 +12,22 @@ from autogpt.agent.goals.load import Goal
 from autogpt.agent.record.events import ModelTurn
 from autogpt.agent.run.rollout import Rollout
 from autogpt.cli.parser import main
-from autogpt.llm.message import Prompt, Turn
+from autogpt.llm.message import Turn
 from autogpt.llm.models.local import LocalModel
 from autogpt.llm.registry import NANO
 from autogpt.tools.registry import builtins
 
 
-def test_the_driver_keeps_the_chosen_candidates_and_their_tokens() -> None:
+def test_the_driver_keeps_the_chosen_candidates_and_their_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     model = LocalModel.load(str(NANO), device="cpu", dtype="float32")
     scored: list[str] = []
 
-    def longest(prompt: Prompt, turn: Turn) -> float:
-        scored.append(turn.text)
-        return float(len(turn.text))
+    def longest(states: object, turns: Sequence[Turn]) -> list[float]:
+        scored.extend(turn.text for turn in turns)
+        same = [sum(a.call == b.call for b in turns) for a in turns]  # their chances are added up
+        return [len(turn.text) / count for turn, count in zip(turns, same, strict=True)]
 
-    model.scorer = longest
+    monkeypatch.setattr(model, "value", SimpleNamespace(chances=longest))
     goal = Goal.model_validate({"goal": "hello", "limits": {"steps": 3}})
     episode = Rollout(model, builtins(), best_of=3).run([goal])[0]
     turns = [event for event in episode.events if isinstance(event, ModelTurn)]

@@ -16,8 +16,7 @@ from autogpt.agent.run.rollout import Rollout
 from autogpt.agent.run.runner import Runner
 from autogpt.errors import DefectError, UsageError
 from autogpt.llm.engine.engine import Engine, Request
-from autogpt.llm.flow import Rounds, flow_of
-from autogpt.llm.message import CallSpec, Message, Prompt, Sampling, ToolCall, Turn
+from autogpt.llm.message import CallSpec, Message, Prompt, Rounds, Sampling, ToolCall, Turn, flow_of
 from autogpt.llm.models.local import ContextOverflow, LocalModel
 from autogpt.llm.models.scripted import ScriptedModel
 from autogpt.llm.nn.load import LoadedModel
@@ -110,7 +109,7 @@ def test_what_another_batch_decodes_is_not_evicted(loaded: LoadedModel) -> None:
     expected = Engine(loaded).generate([request("a", ids(30, 1), 12)])[0].ids
     batch = engine.batch()
     batch.add(request("a", ids(30, 1), 12))
-    engine.advance(batch)
+    batch.step()
     engine.generate([request("b", ids(200, 2), 30)])
     ((_, answer),) = batch.finished()
     assert answer.ids == expected and answer.forwards <= 12

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,25 @@ def test_hashes_name_the_weights_and_the_tokenizer(folder: Path, model: LocalMod
     assert model.name == "tiny"
     assert model.tokenizer_hash == ChatTokenizer(folder).fingerprint
     assert LocalModel.load(folder, device="cpu", dtype="float32").fingerprint == model.fingerprint
+
+
+def test_a_tokenizer_with_more_tokens_than_the_weights_have_rows_is_refused(
+    tmp_path: Path, folder: Path
+) -> None:
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    first = len(tokenizer["model"]["vocab"])
+    extra = [
+        {"id": first + i, "content": f"<extra{i}>", "special": True, "normalized": False,
+         "single_word": False, "lstrip": False, "rstrip": False}
+        for i in range(14)
+    ]  # fmt: skip
+    tokenizer["added_tokens"] += extra
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
+    rows, tokens = first + 13, first + 14
+    with pytest.raises(ModelUnavailable, match=f"tokenizer has {tokens} tokens.*rows for {rows}") as caught:
+        LocalModel.load(tmp_path, device="cpu", dtype="float32")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_folder_without_tokenizer_or_weights_is_one_clear_line(tmp_path: Path, folder: Path) -> None:

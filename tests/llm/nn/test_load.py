@@ -12,9 +12,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, LlamaConf
 
 from autogpt.errors import ModelUnavailable, UsageError
 from autogpt.llm.engine.engine import Engine
+from autogpt.llm.nn.device import physical_cores, probe_device
+from autogpt.llm.nn.light_loader import LightModel, light_config
 from autogpt.llm.nn.load import load_model, weights_fingerprint
-from autogpt.llm.nn.plain import PlainModel, plain_config
-from autogpt.llm.nn.probe import physical_cores, probe_device
 
 VOCABULARY = 257
 
@@ -154,7 +154,7 @@ def test_the_probe_keeps_its_verdict(tmp_path: Path) -> None:
     (key,) = turned
     stored.write_text(json.dumps({key: {"float32": 9.0, "one thread": 5.0, "int8": 1.0}}))
     again = probe_device("cpu", "auto", tmp_path)
-    assert (again.dtype, again.threads, again.widths) == ("float32", 1, ("int8",))
+    assert (again.dtype, again.threads, again.precisions) == ("float32", 1, ("int8",))
     stored.write_text("broken")
     assert probe_device("cpu", "auto", tmp_path).dtype == "float32"
     assert json.loads(stored.read_text())
@@ -170,8 +170,8 @@ def test_plain_loading_gives_the_same_model_without_transformers(tmp_path: Path,
     config = AutoConfig.for_model(kind, **shape)
     saved = AutoModelForCausalLM.from_config(config).eval()
     saved.save_pretrained(tmp_path)
-    loaded = load_model(tmp_path, "cpu", "float32", plain=True)
-    assert isinstance(loaded.model, PlainModel)
+    loaded = load_model(tmp_path, "cpu", "float32", light=True)
+    assert isinstance(loaded.model, LightModel)
     ids = [1, 5, 9, 3]
     expected = logits(saved, ids)
     assert (Engine(loaded).logits(ids) - expected).abs().max() < 1e-5
@@ -195,8 +195,8 @@ def test_plain_loading_gives_the_same_model_without_transformers(tmp_path: Path,
 def test_what_is_not_plain_is_left_to_transformers(tmp_path: Path, change: dict[str, Any]) -> None:
     AutoConfig.for_model("llama", head_dim=8).save_pretrained(tmp_path)
     path = tmp_path / "config.json"
-    assert plain_config(tmp_path) is not None
+    assert light_config(tmp_path) is not None
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    assert plain_config(tmp_path) is None
+    assert light_config(tmp_path) is None
     path.write_text("{")
-    assert plain_config(tmp_path) is None
+    assert light_config(tmp_path) is None

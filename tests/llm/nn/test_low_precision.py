@@ -1,4 +1,4 @@
-"""Packed weights: near the dense layer, independent of neighbours, used only where the gate allows."""
+"""Reduced precision: near the dense layer, independent of the batch, used only where accurate enough."""
 
 from __future__ import annotations
 
@@ -12,27 +12,20 @@ import torch
 from autogpt.errors import DefectError
 from autogpt.llm.engine.engine import Engine, Request
 from autogpt.llm.message import Sampling
+from autogpt.llm.nn import device, low_precision, precision
 from autogpt.llm.nn import forward as forward_module
-from autogpt.llm.nn import low_precision as packed
-from autogpt.llm.nn import probe
-from autogpt.llm.nn.forward import FusedForward, make_forward
+from autogpt.llm.nn.build import make_forward
+from autogpt.llm.nn.device import DeviceChoice, _decide, probe_device
+from autogpt.llm.nn.forward import FusedForward
 from autogpt.llm.nn.load import LoadedModel
-from autogpt.llm.nn.low_precision import (
-    MOST_ERROR,
-    WIDTHS,
-    Dense,
-    available,
-    has_bf16,
-    logit_error,
-    settle_width,
-)
-from autogpt.llm.nn.probe import Choice, _decide, probe_device
+from autogpt.llm.nn.low_precision import PRECISIONS, Dense, available, has_bf16
+from autogpt.llm.nn.precision import MAX_ERROR, logit_error, settle_precision
 
 V = 96
 IDS = [(7 * i) % V for i in range(60)]
 
 
-def loaded(widths: tuple[str, ...] = (), gated: bool = True, scale: float = 1.0) -> LoadedModel:
+def loaded(precisions: tuple[str, ...] = (), verify: bool = True, scale: float = 1.0) -> LoadedModel:
     """A random tiny Llama; ``scale`` blows up one column, which int8 activations cannot hold."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -44,7 +37,7 @@ def loaded(widths: tuple[str, ...] = (), gated: bool = True, scale: float = 1.0)
     model = LlamaForCausalLM(config).eval().requires_grad_(False)
     for layer in model.model.layers:
         layer.input_layernorm.weight.data[3] *= scale
-    return LoadedModel(model, config, "cpu", torch.float32, "tiny", "f", "f", V, widths, gated)
+    return LoadedModel(model, config, "cpu", torch.float32, "tiny", "f", "f", V, precisions, verify)
 
 
 needs_bf16 = pytest.mark.skipif(not has_bf16(), reason="this processor multiplies no bf16")
@@ -59,18 +52,20 @@ def test_a_packed_layer_is_near_the_dense_one(width: str, bound: float, biased: 
     torch.manual_seed(1)
     weight, bias = torch.randn(48, 64), torch.randn(48) if biased else None
     dense = Dense(weight, bias)
-    layer = WIDTHS[width].linear(dense)
+    layer = PRECISIONS[width].linear(dense)
     if width == "float16":
         x = torch.randn(2, 64)
         assert torch.equal(layer(x), dense(x)), "right also before it is prepared"
     layer.prepare()
-    for rows in (1, 3, packed.FEW_ROWS + 5):
+    for rows in (1, 3, low_precision.FEW_ROWS + 5):
         x = torch.randn(rows, 64)
         exact, found = dense(x), layer(x)
         assert found.shape == exact.shape
         error = float((found - exact).norm() / exact.norm())
         assert error < bound
-        assert error > 0 or (rows > packed.FEW_ROWS and not WIDTHS[width].every), "nothing was packed"
+        assert error > 0 or (rows > low_precision.FEW_ROWS and not PRECISIONS[width].every), (
+            "nothing was packed"
+        )
 
 
 @pytest.mark.parametrize(
@@ -80,7 +75,7 @@ def test_a_packed_layer_is_near_the_dense_one(width: str, bound: float, biased: 
 def test_a_gated_layer_is_near_the_dense_one(width: str, bound: float, biased: bool) -> None:
     torch.manual_seed(3)
     dense = Dense(torch.randn(96, 64), torch.randn(96) if biased else None)
-    layer = WIDTHS[width].gated(dense)
+    layer = PRECISIONS[width].swiglu(dense)
     layer.prepare()
     for rows in (1, 5):
         x = torch.randn(rows, 64)
@@ -95,14 +90,14 @@ def test_a_gated_layer_is_near_the_dense_one(width: str, bound: float, biased: b
 def test_bf16_gives_the_same_before_and_after_it_was_prepared() -> None:
     torch.manual_seed(4)
     weight, x = torch.randn(48, 64), torch.randn(3, 64)
-    first, second = (WIDTHS["bfloat16"].linear(Dense(weight)) for _ in range(2))
+    first, second = (PRECISIONS["bfloat16"].linear(Dense(weight)) for _ in range(2))
     second.prepare()
     assert torch.equal(first(x), second(x))
 
 
 def test_a_row_in_int8_does_not_depend_on_its_neighbours() -> None:
     torch.manual_seed(2)
-    layer = WIDTHS["int8"].linear(Dense(torch.randn(32, 64)))
+    layer = PRECISIONS["int8"].linear(Dense(torch.randn(32, 64)))
     x = torch.randn(9, 64) * torch.logspace(-3, 3, 9)[:, None]
     together = layer(x)
     assert all(torch.equal(together[i : i + 1], layer(x[i : i + 1])) for i in range(9))
@@ -112,39 +107,39 @@ def test_a_row_in_int8_does_not_depend_on_its_neighbours() -> None:
 def test_the_gate_takes_the_first_width_that_passes_and_remembers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found, forward = settle_width(loaded(("int8", "float16"), scale=300.0), IDS, tmp_path)
+    found, forward = settle_precision(loaded(("int8", "float16"), scale=300.0), IDS, tmp_path)
     (errors,) = json.loads((tmp_path / "widths.json").read_text()).values()
-    assert errors["int8"] > MOST_ERROR >= errors["float16"] > 0
-    assert found.packing == "float16"
-    assert isinstance(forward, FusedForward) and isinstance(forward._layers[0].qkv, packed.Half)
+    assert errors["int8"] > MAX_ERROR >= errors["float16"] > 0
+    assert found.precision == "float16"
+    assert isinstance(forward, FusedForward) and isinstance(forward._layers[0].qkv, low_precision.Float16)
     assert "float16" in found.numerics
-    monkeypatch.setattr(packed, "_error", None)  # a second measurement would fail
-    assert settle_width(loaded(("int8", "float16"), scale=300.0), IDS, tmp_path)[0].packing == "float16"
+    monkeypatch.setattr(precision, "_error", None)  # a second measurement would fail
+    assert settle_precision(loaded(("int8", "float16"), scale=300.0), IDS, tmp_path)[0].precision == "float16"
 
 
 def test_no_width_passes_and_a_damaged_file_is_measured_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "widths.json").write_text("[oops")
-    monkeypatch.setattr(packed, "MOST_ERROR", 0.0)
-    found, forward = settle_width(loaded(("float16",)), IDS, tmp_path)
-    assert found.packing == ""
+    monkeypatch.setattr(precision, "MAX_ERROR", 0.0)
+    found, forward = settle_precision(loaded(("float16",)), IDS, tmp_path)
+    assert found.precision == ""
     assert isinstance(forward, FusedForward) and isinstance(forward._layers[0].qkv, Dense)
     assert json.loads((tmp_path / "widths.json").read_text())
 
 
 def test_a_width_that_the_user_names_needs_no_gate() -> None:
-    found, _ = settle_width(loaded(("int8",), gated=False, scale=300.0), IDS, None)
-    assert found.packing == "int8"
+    found, _ = settle_precision(loaded(("int8",), verify=False, scale=300.0), IDS, None)
+    assert found.precision == "int8"
 
 
 def test_released_weights_are_gone_and_decoding_goes_on() -> None:
-    tiny = loaded(("int8",), gated=False)
-    kept, forward = settle_width(loaded(("int8",), gated=False), IDS, None)
+    tiny = loaded(("int8",), verify=False)
+    kept, forward = settle_precision(loaded(("int8",), verify=False), IDS, None)
     expected = (
         Engine(kept, forward=forward).generate([Request("s", IDS, None, Sampling(max_tokens=8))])[0].ids
     )
-    found, forward = settle_width(tiny, IDS, None, release=True)
+    found, forward = settle_precision(tiny, IDS, None, release=True)
     assert found.released and not kept.released
     assert tiny.model.model.layers[1].mlp.down_proj.weight.numel() == 0
     assert tiny.model.model.layers[1].input_layernorm.weight.numel() == 64
@@ -162,7 +157,7 @@ def test_released_weights_are_gone_and_decoding_goes_on() -> None:
 
 def test_packing_in_the_background_stops_when_the_interpreter_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     ended = SimpleNamespace(is_alive=lambda: False)
-    half = WIDTHS["float16"].linear(Dense(torch.randn(4, 4)))
+    half = PRECISIONS["float16"].linear(Dense(torch.randn(4, 4)))
     monkeypatch.setattr(forward_module.threading, "main_thread", lambda: ended)
     forward_module._prepare([half])
     assert half._packed is None
@@ -172,8 +167,8 @@ def test_packing_in_the_background_stops_when_the_interpreter_ends(monkeypatch: 
 
 
 def test_weights_that_a_width_needs_are_not_released() -> None:
-    tiny = loaded(("float16",), gated=False)
-    found, _ = settle_width(tiny, IDS, None, release=True)
+    tiny = loaded(("float16",), verify=False)
+    found, _ = settle_precision(tiny, IDS, None, release=True)
     assert not found.released and found.whole() is tiny.model
     assert tiny.model.model.layers[1].mlp.down_proj.weight.numel() > 0
 
@@ -202,33 +197,33 @@ def test_an_engine_decodes_packed_and_follows_changed_weights() -> None:
 
 
 def test_timings_decide(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert _decide({"float32": 10, "one thread": 20, "float16": 6, "int8": 4}, 2) == Choice(
+    assert _decide({"float32": 10, "one thread": 20, "float16": 6, "int8": 4}, 2) == DeviceChoice(
         "cpu", "float32", 2, ("int8", "float16")
     )
-    assert _decide({"float32": 10, "one thread": 8, "float16": 9.8, "int8": 11}, 2) == Choice(
+    assert _decide({"float32": 10, "one thread": 8, "float16": 9.8, "int8": 11}, 2) == DeviceChoice(
         "cpu", "float32", 1
     )
     times = {"float32": 10, "bfloat16": 4, "float16": 6, "int8": 7}
-    monkeypatch.setattr(packed, "has_bf16", lambda: True)
-    assert _decide(times, 2).widths == ("bfloat16", "float16", "int8")
-    assert _decide({**times, "bfloat16": 5.9}, 2).widths == (
+    monkeypatch.setattr(low_precision, "has_bf16", lambda: True)
+    assert _decide(times, 2).precisions == ("bfloat16", "float16", "int8")
+    assert _decide({**times, "bfloat16": 5.9}, 2).precisions == (
         "float16",
         "bfloat16",
         "int8",
     )  # precision counts
-    monkeypatch.setattr(packed, "has_bf16", lambda: False)
-    assert _decide(times, 2).widths == ("float16", "int8")  # a file from another chip of the same name
+    monkeypatch.setattr(low_precision, "has_bf16", lambda: False)
+    assert _decide(times, 2).precisions == ("float16", "int8")  # a file from another chip of the same name
     assert "bfloat16" not in available()
-    assert probe_device("cpu", "int8").widths == ("int8",)
-    assert not probe_device("cpu", "float16").gated
+    assert probe_device("cpu", "int8").precisions == ("int8",)
+    assert not probe_device("cpu", "float16").verify
 
 
 def test_bf16_that_the_user_names_is_narrow_layers_where_the_chip_has_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(probe, "has_bf16", lambda: True)
-    assert probe_device("cpu", "bfloat16") == Choice(
-        "cpu", "float32", probe_device("cpu", "float32").threads, ("bfloat16",), gated=False
+    monkeypatch.setattr(device, "has_bf16", lambda: True)
+    assert probe_device("cpu", "bfloat16") == DeviceChoice(
+        "cpu", "float32", probe_device("cpu", "float32").threads, ("bfloat16",), verify=False
     )
-    monkeypatch.setattr(probe, "has_bf16", lambda: False)
+    monkeypatch.setattr(device, "has_bf16", lambda: False)
     assert probe_device("cpu", "bfloat16").dtype == "bfloat16"  # slow, and what was asked for

@@ -19,7 +19,7 @@ from autogpt.agent.run.loop import Stop, Think, decide
 from autogpt.agent.run.rollout import Episode, Rollout
 from autogpt.cli.parser import main
 from autogpt.errors import ModelUnavailable, UsageError
-from autogpt.llm.engine.value_head import FILE, SURENESS, ValueHead, last_states, sureness
+from autogpt.llm.engine.value_head import FILE, SURENESS, ValueHead, sureness
 from autogpt.llm.message import CallSpec, Message, Prompt, Sampling, ToolCall, Turn
 from autogpt.llm.models.best_of import best
 from autogpt.llm.models.local import LocalModel, value_in
@@ -150,12 +150,10 @@ def turn_of(answer: str, logprob: float) -> Turn:
 
 def test_agreement_and_chance_decide_before_sureness() -> None:
     turns = [turn_of("a", -0.1), turn_of("b", -2.0), turn_of("b", -3.0), Turn(None, "x", invalid="cut")]
-    asked = prompt("s")
-    assert best(asked, turns) == 0
-    assert best(asked, turns, chances=[0.5, 0.4, 0.3, None]) == 1, "two that agree, 0.7 in all"
-    assert best(asked, turns, chances=[0.8, 0.4, 0.3, None]) == 0
-    assert best(asked, turns, lambda _, turn: turn.logprobs[0] * -1, [0.9, 0.0, 0.0, None]) == 2
-    assert best(asked, turns[3:], chances=[None]) == 0
+    assert best(turns) == 0
+    assert best(turns, chances=[0.5, 0.4, 0.3, None]) == 1, "two that agree, 0.7 in all"
+    assert best(turns, chances=[0.8, 0.4, 0.3, None]) == 0
+    assert best(turns[3:], chances=[None]) == 0
 
 
 def test_candidates_are_ranked_by_the_head_and_the_chance_is_recorded(model: LocalModel) -> None:
@@ -214,9 +212,9 @@ def test_the_rule_reads_recorded_chances_only() -> None:
 def test_last_states_start_from_what_another_session_holds(model: LocalModel) -> None:
     model.engine.clear()
     ids = list(range(5, 105))
-    first = last_states(model.engine, [("one", ids)])
+    first = model.engine.last_states([("one", ids)])
     rows = model.engine.stats.rows
-    second = last_states(model.engine, [("two", [*ids, 7])])
+    second = model.engine.last_states([("two", [*ids, 7])])
     assert model.engine.stats.rows - rows < 90
     assert first.shape == second.shape and not torch.equal(first, second)
 

@@ -1,4 +1,4 @@
-"""Our model inside LangChain's own agent, and LangChain's own chat models as our model."""
+"""LangChain's chat models as our model."""
 
 from __future__ import annotations
 
@@ -7,128 +7,21 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from langchain.agents import create_agent
 from langchain_core.exceptions import ContextOverflowError
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from langchain_core.messages.tool import invalid_tool_call
 from langchain_core.outputs import ChatGeneration, ChatResult
-from langchain_core.tools import tool
-from pydantic import BaseModel, Field
 
 from autogpt.errors import ModelUnavailable, UsageError
 from autogpt.llm.message import CallSpec, Message, Prompt, ToolCall
-from autogpt.llm.models.langchain import ATTEMPTS, ChatAutoGPT, LangChainModel, RemoteModelError
-from autogpt.llm.models.scripted import ScriptedModel
+from autogpt.llm.models.langchain import ATTEMPTS, LangChainModel, RemoteModelError
 from autogpt.llm.models.token_budget import ContextOverflow
-
-
-@tool
-def late_deliveries(supplier: str, month: int = 3) -> str:
-    """Count late deliveries of a supplier."""
-    return f"{supplier}: {month * 4}"
 
 
 def answer(text: str) -> ToolCall:
     return ToolCall("finish", {"answer": text})
-
-
-def count(supplier: str) -> ToolCall:
-    return ToolCall("late_deliveries", {"supplier": supplier})
-
-
-# --- our model as a LangChain chat model -------------------------------------------------------
-
-
-def test_create_agent_calls_tools_and_answers() -> None:
-    model = ScriptedModel([count("Nordfracht"), answer("12 deliveries")])
-    agent: Any = create_agent(ChatAutoGPT(model=model), [late_deliveries], system_prompt="Be brief.")
-    talk = agent.invoke({"messages": [("user", "How many were late?")]})["messages"]
-    assert [type(message) for message in talk] == [HumanMessage, AIMessage, ToolMessage, AIMessage]
-    assert talk[2].content == "Nordfracht: 12"
-    assert talk[-1].content == "12 deliveries" and not talk[-1].tool_calls
-    first, second = model.prompts
-    assert [call.name for call in first.calls] == ["late_deliveries", "finish"]
-    assert first.messages[0].content.startswith("Be brief.")
-    assert (
-        "late_deliveries(supplier, month?): Count late deliveries of a supplier." in first.messages[0].content
-    )
-    assert [message.role for message in second.messages] == ["system", "user", "assistant", "tool"]
-    assert second.messages[:2] == first.messages
-    assert second.messages[2].content == count("Nordfracht").text()
-    assert first.session == second.session
-
-
-def test_a_call_outside_the_schema_does_not_reach_the_tool() -> None:
-    model = ScriptedModel([ToolCall("late_deliveries", {"supplier": 3})])
-    agent: Any = create_agent(ChatAutoGPT(model=model), [late_deliveries])
-    last = agent.invoke({"messages": [("user", "go")]})["messages"][-1]
-    assert not last.tool_calls
-    assert "supplier" in last.invalid_tool_calls[0]["error"]
-
-
-class Verdict(BaseModel):
-    """The verdict."""
-
-    supplier: str
-    late: int = Field(ge=0)
-
-
-def test_structured_answers_force_the_call() -> None:
-    model = ScriptedModel([ToolCall("Verdict", {"supplier": "Nordfracht", "late": 12})])
-    agent: Any = create_agent(ChatAutoGPT(model=model), [], response_format=Verdict)
-    result = agent.invoke({"messages": [("user", "Who?")]})
-    assert result["structured_response"] == Verdict(supplier="Nordfracht", late=12)
-    assert [call.name for call in model.prompts[0].calls] == ["Verdict"]
-
-
-@pytest.mark.parametrize(
-    ("choice", "allowed"),
-    [
-        (None, ["late_deliveries", "finish"]),
-        ("auto", ["late_deliveries", "finish"]),
-        ("any", ["late_deliveries"]),
-        ("late_deliveries", ["late_deliveries"]),
-        ("none", ["finish"]),
-    ],
-)
-def test_tool_choice_decides_what_is_allowed(choice: str | None, allowed: list[str]) -> None:
-    model = ScriptedModel([answer("x")], check=False)
-    ChatAutoGPT(model=model).bind_tools([late_deliveries], tool_choice=choice).invoke("hi")
-    assert [call.name for call in model.prompts[0].calls] == allowed
-
-
-def test_an_unknown_tool_choice_is_refused() -> None:
-    bound = ChatAutoGPT(model=ScriptedModel([answer("x")])).bind_tools([late_deliveries], tool_choice="gone")
-    with pytest.raises(UsageError, match=r"'gone'.*late_deliveries"):
-        bound.invoke("hi")
-
-
-def test_without_tools_it_just_answers_and_earlier_answers_are_kept() -> None:
-    model = ScriptedModel([answer("Hello."), answer("Bye. now")])
-    chat = ChatAutoGPT(model=model, max_tokens=50, temperature=0.5, seed=9)
-    first = chat.invoke([SystemMessage("Be kind."), HumanMessage("hi")])
-    assert first.content == "Hello."
-    second = chat.invoke([HumanMessage("hi"), first, HumanMessage("bye")], stop=["."])
-    assert second.content == "Bye"
-    assert model.prompts[1].messages[2].content == answer("Hello.").text()
-    sampling = model.prompts[0].sampling
-    assert (sampling.max_tokens, sampling.temperature, sampling.seed) == (50, 0.5, 9)
-
-
-def test_a_tool_named_finish_keeps_its_name() -> None:
-    @tool
-    def finish(grade: int) -> str:
-        """End the term."""
-        return str(grade)
-
-    model = ScriptedModel([ToolCall("reply", {"answer": "done"})])
-    assert ChatAutoGPT(model=model).bind_tools([finish]).invoke("hi").content == "done"
-    assert [call.name for call in model.prompts[0].calls] == ["finish", "reply"]
-
-
-# --- a LangChain chat model as our model -------------------------------------------------------
 
 
 class Remote(BaseChatModel):
@@ -299,12 +192,3 @@ def test_loading_by_name_says_what_is_missing(name: str, error: type[Exception],
     with pytest.raises(error, match=says) as caught:
         LangChainModel.load(name)
     assert "\n" not in str(caught.value)
-
-
-def test_our_model_may_stand_behind_langchain_and_serve_our_loop_again() -> None:
-    inner = ScriptedModel(
-        [ToolCall("files__read", {"path": "a.txt"}), ToolCall("reply", {"answer": "no call"})]
-    )
-    model = LangChainModel(ChatAutoGPT(model=inner))
-    assert model.respond([prompt()])[0].call == ToolCall("files.read", {"path": "a.txt"})
-    assert [call.name for call in inner.prompts[0].calls] == ["files__read", "finish"]

@@ -1,8 +1,7 @@
-"""The slow, obvious decoder: what the engine must agree with, token for token.
+"""The reference decoder: slow and obvious, and what the engine must agree with, token for token.
 
 No cache, no batch, no drafts: every token is a cold forward of the transformers module over all ids,
-the grammar's mask on its last logits, and the largest that remains. Tests compare the engine with
-it; it is also the way to find out on a user's machine whether a wrong answer is the model's or ours.
+the grammar's mask on its last logits, and the largest of what remains.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from typing import Any
 
 import torch
 
-from .engine.sequence import Grammar, Matcher
+from autogpt.llm.engine.sequence import Grammar, Matcher
 
 
 @dataclass(frozen=True)

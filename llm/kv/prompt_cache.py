@@ -1,14 +1,14 @@
-"""Keys and values on disk: a new process need not compute the system prompt again.
+"""The prompt cache: keys and values of system messages on disk, so that a new process can reuse them.
 
-One file holds one beginning, from position 0: its ids, its keys and values, and in the header what
-they depend on (``key``: weights, number format, layout) with a checksum. A file is written where a
-session ends, and kept only if reading it back took less time than computing these positions did in
-this process; so a GPU, where computing is faster, writes none. Files appear whole or not at all
-(written beside, then renamed), the ones used longest ago go when all exceed :data:`MAX_BYTES`, and
-a file that is cut off, altered or of another model is as good as absent: the positions are computed.
+One file holds one prefix, from position 0: its ids, its keys and values, and in the header what they
+depend on (``key``: weights, number format, layout) with a checksum. A file is written when a session
+ends, and kept only if reading it back is faster than computing its positions was in this process; a
+GPU, where computing is faster, therefore keeps none. Files are written atomically; the least recently
+used ones are removed when all exceed :data:`MAX_BYTES`; a file that is truncated, altered or another
+model's is ignored, and its positions are computed.
 
-What is written is the system message's beginning, never a goal or what tools returned, so the
-folder tells no more than the program's own prompts; the files are readable by the user alone.
+Only prefixes of the system message are written, never a goal or a tool's result, so the folder reveals
+nothing but the program's own prompts; the files are readable by the user alone.
 """
 
 from __future__ import annotations
@@ -26,15 +26,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ...files import replace_file
 from .prefix_tree import Span, common_prefix
 
 log = logging.getLogger(__name__)
 
 LAYOUT = 1
-"""Version of the file's layout; another number is another key."""
+"""Version of the file's layout; part of the key."""
 MAX_BYTES = 512 << 20
 WORTH_LOADING = 64
-"""Beginnings that gain fewer positions are neither written nor read."""
+"""Prefixes that gain fewer positions are neither written nor read."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ class Stored:
     ids: list[int]
 
 
-class Snapshots:
-    """The beginnings kept in one folder for one key; see the module's text."""
+class PromptCache:
+    """The prefixes kept in one folder for one key; see the module's text."""
 
     def __init__(self, folder: Path, key: str, device: str, max_bytes: int = MAX_BYTES) -> None:
         self._folder = folder
@@ -58,12 +59,12 @@ class Snapshots:
         self._rows, self._seconds = 0, 0.0
 
     def computed(self, rows: int, seconds: float) -> None:
-        """Note what a forward over many rows cost."""
+        """Record the cost of a forward over many rows."""
         self._rows += rows
         self._seconds += seconds
 
     def find(self, ids: Sequence[int], known: int) -> Stored | None:
-        """Return the file that shares most with ``ids``, if clearly more than the ``known`` positions."""
+        """Return the file with the longest prefix of ``ids``, if clearly longer than ``known`` positions."""
         best, length = None, known + WORTH_LOADING - 1
         for stored in self._index():
             shared = common_prefix(stored.ids, ids)
@@ -72,7 +73,7 @@ class Snapshots:
         return best
 
     def load(self, stored: Stored) -> Span | None:
-        """Return the keys and values of a file, or None (and forget it) if anything is wrong with it."""
+        """Return the keys and values of a file; None (and forget the file) if anything is wrong with it."""
         try:
             ids, span = self._read(stored.path)
             if ids != stored.ids or any(tensor.shape[-2] != len(ids) for tensor in span):
@@ -85,7 +86,7 @@ class Snapshots:
         return tuple(tensor.to(self._device) for tensor in span)
 
     def save(self, ids: Sequence[int], spans: Sequence[Span]) -> None:
-        """Keep the beginning ``ids``, given as consecutive spans, if a later process gains by it."""
+        """Save the prefix ``ids``, given as consecutive spans, if a later process would gain by it."""
         ids = list(ids)
         known = max((common_prefix(stored.ids, ids) for stored in self._index()), default=0)
         if not self._rows or len(ids) < known + WORTH_LOADING:
@@ -103,13 +104,13 @@ class Snapshots:
                 stored.path.unlink()
                 return
             self._prune()
-        except OSError as error:  # a full or read-only disk costs only the next process's time
-            log.info("no snapshot written: %s", error)
+        except OSError as error:  # a full or read-only disk only costs the next process time
+            log.info("the prompt cache was not written: %s", error)
             return
         self._stored = [*self._index(), stored]
 
     def _index(self) -> list[Stored]:
-        """Return what the folder holds for our key; looked up once."""
+        """Return the folder's files for our key; looked up once."""
         if self._stored is None:
             from safetensors import SafetensorError, safe_open
 
@@ -120,7 +121,7 @@ class Snapshots:
                         if file.metadata()["key"] == self._key:
                             self._stored.append(Stored(path, file.get_tensor("ids").tolist()))
                 except (OSError, KeyError, TypeError, SafetensorError):
-                    continue  # damaged: never mind, it is written again
+                    continue  # damaged: it will be written again
         return self._stored
 
     def _read(self, path: Path) -> tuple[list[int], Span]:
@@ -146,18 +147,11 @@ class Snapshots:
         ids = torch.tensor(stored.ids, dtype=torch.int32)
         about = {"key": self._key, "crc32": str(_checksum([ids, *tensors]))}
         named = {"ids": ids} | {f"kv{i}": tensor for i, tensor in enumerate(tensors)}
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        beside = stored.path.with_suffix(f".{os.getpid()}.tmp")
-        try:
-            with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-                file.write(save(named, about))
-            beside.replace(stored.path)
-        finally:
-            beside.unlink(missing_ok=True)
+        replace_file(stored.path, save(named, about), tag=str(os.getpid()))
 
     def _prune(self) -> None:
-        """Remove the files used longest ago until the folder is small enough."""
-        found = [(path.stat(), path) for path in self._folder.glob("*")]  # what a killed process left too
+        """Remove the least recently used files until the folder is small enough."""
+        found = [(path.stat(), path) for path in self._folder.glob("*")]  # with leftovers of killed processes
         total = sum(stat.st_size for stat, _ in found)
         for stat, path in sorted(found, key=lambda item: item[0].st_mtime):
             if total <= self._max_bytes:

@@ -1,12 +1,12 @@
-"""A model without transformers: the common small shapes, read in the time their bytes take.
+"""Loading the common small shapes without transformers.
 
-Importing transformers and asking it for a configuration and a module costs seconds, more than all
-else in loading a small model. Our own forward needs neither: where ``config.json`` says plainly that
-it is one of the shapes it computes (Llama, Mistral, Qwen2, Qwen3 with ordinary positions and full
-attention) and the files hold exactly the tensors of that shape, :func:`read_plain` puts them into
-bare modules with the checkpoint's names. Anything unusual, and anything left to a default, returns
-None and is loaded through transformers, whose errors are also the better ones.
-:meth:`PlainModel.whole` builds the transformers module over the same tensors when it is needed.
+Importing transformers and building its configuration and module takes seconds, more than everything
+else in loading a small model. Our own forward needs neither: if ``config.json`` describes a shape that
+it computes (Llama, Mistral, Qwen2, Qwen3 with standard positions and full attention) and the files hold
+exactly the tensors of that shape, :func:`read_light` puts them into bare modules under the checkpoint's
+names. Anything unusual, and anything left to a default, returns None and is loaded through
+transformers, whose error messages are better too. :meth:`LightModel.whole` builds the transformers
+module over the same tensors when it is needed.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ _NEEDED = (
 _TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 
 
-def plain_config(folder: Path) -> SimpleNamespace | None:
-    """Return a folder's configuration if it leaves nothing to defaults or to transformers, else None."""
+def light_config(folder: Path) -> SimpleNamespace | None:
+    """Return a folder's configuration; None if it leaves anything to defaults or to transformers."""
     try:
         found = json.loads((folder / "config.json").read_text("utf-8"))
         theta = _theta(found)
@@ -68,7 +68,7 @@ def _theta(found: Mapping[str, Any]) -> float | None:
     return float(rope["rope_theta"]) if plain else None
 
 
-class PlainModel(nn.Module):
+class LightModel(nn.Module):
     """The weights under the checkpoint's names; computing is :class:`~.forward.FusedForward`'s work."""
 
     model: nn.Module
@@ -133,7 +133,7 @@ def expected(config: SimpleNamespace) -> dict[str, list[int]]:
     return found
 
 
-def read_plain(folder: Path, config: SimpleNamespace, weights: dict[str, Tensor]) -> PlainModel | None:
+def read_light(folder: Path, config: SimpleNamespace, weights: dict[str, Tensor]) -> LightModel | None:
     """Return a model over ``weights``; None if they are not exactly those that ``config`` asks for."""
     wanted = expected(config)
     if config.tie_word_embeddings and "model.embed_tokens.weight" in weights:
@@ -141,11 +141,11 @@ def read_plain(folder: Path, config: SimpleNamespace, weights: dict[str, Tensor]
     if set(weights) != set(wanted):
         return None
     check_shapes(folder, weights, wanted)
-    return PlainModel(config, {name: weights[name] for name in wanted}, folder)
+    return LightModel(config, {name: weights[name] for name in wanted}, folder)
 
 
 def check_shapes(folder: Path, weights: Mapping[str, Tensor], wanted: Mapping[str, list[int]]) -> None:
-    """Raise :class:`~autogpt.errors.ModelUnavailable` for a tensor whose shape the config denies."""
+    """Raise :class:`~autogpt.errors.ModelUnavailable` for a tensor whose shape contradicts the config."""
     for name, shape in wanted.items():
         if list(weights[name].shape) != shape:
             raise ModelUnavailable(
