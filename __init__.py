@@ -14,8 +14,8 @@ from importlib.machinery import ModuleSpec
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
-    from .agent import langchain as langchain
     from .agent.api import AutoGPT
+    from .agent.api import langchain as langchain
     from .agent.goals.load import Goal
     from .errors import AutoGPTError, ToolError, UserError
     from .llm.models.scripted import ScriptedModel
@@ -49,7 +49,7 @@ def __dir__() -> list[str]:
 
 
 class _LangChain:
-    """Finds ``autogpt.langchain``, which is ``agent/langchain.py``.
+    """Finds ``autogpt.langchain``, which is ``agent/api/langchain.py``.
 
     A ``langchain.py`` beside this file would hide LangChain itself from whoever has this folder on
     ``sys.path``, as ``python -m pytest`` in a clone does.
@@ -62,7 +62,7 @@ class _LangChain:
 
     def create_module(self, spec: ModuleSpec) -> Any:
         """Return the module under its own name, so that there is one of it."""
-        return importlib.import_module(".agent.langchain", __name__)
+        return importlib.import_module(".agent.api.langchain", __name__)
 
     def exec_module(self, module: object) -> None:
         """Nothing is left to do."""

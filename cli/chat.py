@@ -26,8 +26,8 @@ from ..agent.run.runner import Interrupted, Runner
 from ..errors import UsageError, UserError
 from ..memory.entry import Draft, Kind, Verdict
 from ..settings import Settings, load
+from .parser import settings_of
 from .report import Report, ask_at_terminal, at_terminal, make_report
-from .run import settings_of
 from .runs import show_runs
 from .tables import show_table
 from .view import RunView, clean

@@ -25,7 +25,7 @@ from ..errors import UsageError
 from ..llm.message import Model
 from ..settings import Settings
 from ..tools.registry import Registry
-from .run import settings_of
+from .parser import settings_of
 from .tables import progress_line, show_table
 from .view import clean
 

@@ -21,7 +21,7 @@ from ..llm.registry import ModelRegistry
 from ..settings import load
 from .evaluate import holds_sessions
 from .memory import say_models
-from .run import settings_of
+from .parser import settings_of
 from .tables import progress_line, show_table
 
 

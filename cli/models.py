@@ -131,7 +131,7 @@ def judge(args: argparse.Namespace) -> int:
     from ..llm.models.local import LocalModel
     from ..llm.nn.forward import can_fuse
     from ..llm.training.fit_value_head import fit_value, write_value
-    from .run import settings_of
+    from .parser import settings_of
 
     if args.attempts < 2:
         raise UsageError("--attempts must be at least 2")

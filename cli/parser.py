@@ -13,9 +13,12 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..errors import UserError
+
+if TYPE_CHECKING:
+    from ..settings import Settings
 from .alive import process as alive
 
 Group: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -255,6 +258,14 @@ def model_flags(parser: argparse.ArgumentParser, loads: bool = True) -> None:
     parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], help="where to compute")
     formats = ["auto", "float32", "bfloat16", "float16", "int8"]
     parser.add_argument("--dtype", choices=formats, help="number format")
+
+
+def settings_of(args: argparse.Namespace, **flags: Any) -> Settings:
+    """Return the settings in force, with the flags of :func:`model_flags` and ``flags`` on top."""
+    from ..agent.open import with_model
+    from ..settings import load
+
+    return with_model(load(model=args.model, device=args.device, dtype=args.dtype, **flags))
 
 
 def best_of_flag(parser: argparse.ArgumentParser) -> None:

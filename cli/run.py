@@ -11,7 +11,6 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ..agent.goals.load import adapt, load_goals
 from ..agent.learn.promotion import check_canary_release
@@ -22,7 +21,6 @@ from ..agent.open import (
     open_store,
     tool_names,
     with_memory,
-    with_model,
 )
 from ..agent.record.events import Event, PersonAnswered, PersonAsked
 from ..agent.record.record import Record
@@ -35,17 +33,13 @@ from ..agent.run.memory import Memory
 from ..agent.run.runner import Runner
 from ..errors import UsageError
 from ..llm.message import Sampling
-from ..settings import Settings, load
+from ..settings import Settings
+from .parser import settings_of
 from .report import Report, ask_at_terminal, at_terminal, make_report
 from .tables import show_outcomes
 
 FILE_NAME = re.compile(r"[^\s?!]+\.[A-Za-z][A-Za-z0-9]{0,5}|[^\s?!]*/[^\s?!]*")
 """One word with a suffix or a slash: surely meant as a file."""
-
-
-def settings_of(args: argparse.Namespace, **flags: Any) -> Settings:
-    """Return the settings in force, with the command's flags on top."""
-    return with_model(load(model=args.model, device=args.device, dtype=args.dtype, **flags))
 
 
 def run(args: argparse.Namespace) -> int:

@@ -21,7 +21,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FILE_LINES = 600
-FILES_OVER: dict[str, str] = {}
+FILES_OVER = {
+    "memory/vectors/chroma.py": "the index and the collection that it keeps in step are one subject",
+}
 """Files that may be longer, each with its reason."""
 FUNCTION_LINES = 60
 MODULES_A_FOLDER = 15
@@ -60,7 +62,6 @@ FLOORS = {
     "agent.learn": 60,
     "agent.experts": 70,
     "agent.api": 70,
-    "langchain": 80,
     "cli": 80,
 }
 """The floor of each room. A module imports its own room and lower floors; ``tools``, ``llm`` and
@@ -69,6 +70,7 @@ BASEMENT = 10
 TOP = 90
 TRAINERS = ("agent.learn", "agent.experts", "cli", "llm.training")
 """Who may import ``llm.training``: nothing that only serves."""
+PAGE = ROOT / "agent" / "learn" / "page.html.jinja"
 CHECKOUT_ONLY = {"autogpt.agent.experts", "autogpt.llm.training.pretraining", "autogpt.memory.training"}
 """Packages that make training data and weights: in the repository, not in the wheel."""
 
@@ -322,7 +324,7 @@ def test_the_wheel_holds_every_module_and_text(tmp_path: Path) -> None:
         if ".".join(("autogpt", *file.relative_to(ROOT).parts[:-1])) not in CHECKOUT_ONLY
     }
     want = {f"autogpt/{file.relative_to(ROOT)}" for file in shipped.values()}
-    want |= {f"autogpt/prompts/{file.name}" for file in (ROOT / "prompts").glob("*.jinja")}
+    want |= {f"autogpt/{file.relative_to(ROOT)}" for file in [*ROOT.glob("prompts/*.jinja"), PAGE]}
     for folder in ("llm/adapters", "llm/nano", "llm/replay", "memory/weights", "agent/learn/held_out"):
         files = [
             file for file in (ROOT / folder).rglob("*") if file.is_file() and "__pycache__" not in file.parts

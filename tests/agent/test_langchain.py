@@ -19,7 +19,7 @@ from pydantic import BaseModel, Field
 
 from autogpt import AutoGPT, langchain
 from autogpt import tool as our_tool
-from autogpt.agent.langchain import ChatAutoGPT, LangChainModel, MemoryVectorStore, langchain_tools
+from autogpt.agent.api.langchain import ChatAutoGPT, LangChainModel, MemoryVectorStore, langchain_tools
 from autogpt.errors import ToolError, UsageError
 from autogpt.labels import Label
 from autogpt.llm.message import CallSpec, Message, Prompt, ToolCall

@@ -21,7 +21,7 @@ from langchain_tests.integration_tests import (
 from langchain_tests.unit_tests import ChatModelUnitTests, ToolsUnitTests
 
 from autogpt import tool
-from autogpt.agent.langchain import ChatAutoGPT, MemoryVectorStore, langchain_tools
+from autogpt.agent.api.langchain import ChatAutoGPT, MemoryVectorStore, langchain_tools
 from autogpt.llm.message import CallSpec, OnText, Prompt, ToolCall, Turn
 from autogpt.memory.entry import Vectors
 from autogpt.memory.store import MemoryStore

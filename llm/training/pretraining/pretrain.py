@@ -35,7 +35,7 @@ from ..trainer import (
     find_path,
     read_config,
 )
-from .build import build_model, build_tokenizer
+from .from_scratch import build_model, build_tokenizer
 
 _MESSAGE = re.compile(r"<\|im_start\|>(system|user|assistant)\n(.*?)<\|im_end\|>", re.DOTALL)
 

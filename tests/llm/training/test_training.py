@@ -340,7 +340,7 @@ def test_a_model_from_nothing_reads_episodes_of_another_tokenizer_and_loads(tmp_
     from autogpt.llm.message import Message
     from autogpt.llm.nn.load import load_model
     from autogpt.llm.text.tokenizer import ChatTokenizer
-    from autogpt.llm.training.pretraining.build import build_tokenizer
+    from autogpt.llm.training.pretraining.from_scratch import build_tokenizer
     from autogpt.llm.training.pretraining.pretrain import conversations
 
     text = "The quick brown fox jumps over the lazy dog. 12345 times, it's said!\n"

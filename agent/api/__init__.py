@@ -14,16 +14,16 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import UsageError
-from ..llm.message import Model, Sampling
-from ..settings import load
+from ...errors import UsageError
+from ...llm.message import Model, Sampling
+from ...settings import load
 
 if TYPE_CHECKING:
-    from .goals.load import Goal
-    from .record.events import Event, PersonAnswered, PersonAsked
-    from .record.result import RunResult
-    from .run.chat import ChatSession
-    from .run.runner import Runner
+    from ..goals.load import Goal
+    from ..record.events import Event, PersonAnswered, PersonAsked
+    from ..record.result import RunResult
+    from ..run.chat import ChatSession
+    from ..run.runner import Runner
 
 
 class AutoGPT:
@@ -63,7 +63,7 @@ class AutoGPT:
     def model(self) -> Model:
         """The model, loaded on first use. Raises ModelUnavailable, saying what to fetch."""
         if self._model is None:
-            from .open import open_model
+            from ..open import open_model
 
             self._model = open_model(self.settings)
         return self._model
@@ -72,8 +72,8 @@ class AutoGPT:
     def runner(self) -> Runner:
         """The durable driver under this object, for what the short methods do not offer."""
         if self._runner is None:
-            from .open import open_memory, open_registry, open_store
-            from .run.runner import Runner
+            from ..open import open_memory, open_registry, open_store
+            from ..run.runner import Runner
 
             store = open_store(self.settings)
             self._runner = Runner(
@@ -93,7 +93,7 @@ class AutoGPT:
         A failed check or a limit is an outcome, not an error. Raises UserError for what a person can
         put right, and Interrupted on Ctrl-C (``resume`` goes on).
         """
-        from .goals.load import adapt
+        from ..goals.load import adapt
 
         return self.runner.run(adapt(goal, inputs))
 
@@ -103,8 +103,8 @@ class AutoGPT:
 
     def chat(self, inputs: Sequence[str | Path] = ()) -> ChatSession:
         """Begin a conversation: ``reply = session.say("...")``, and ``session.close()`` at its end."""
-        from .goals.load import adapt
-        from .run.chat import ChatSession
+        from ..goals.load import adapt
+        from ..run.chat import ChatSession
 
         return ChatSession(self.runner, adapt("a conversation", inputs))
 
@@ -113,8 +113,8 @@ class AutoGPT:
 
         Raises UsageError for a value outside 0 to 1, an unknown run, and one without an answer.
         """
-        from .record.events import Rating
-        from .run.feedback import rate_run, who
+        from ..record.events import Rating
+        from ..run.feedback import rate_run, who
 
         store = self.runner.store
         rating = Rating(value=value, text=why, by=who())

@@ -54,18 +54,18 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from langchain_core.vectorstores import VectorStore
 from pydantic import Field, PrivateAttr, field_validator
 
-from ..errors import ToolError, UsageError
-from ..labels import Label
-from ..llm.message import CallSpec, Message, Prompt, Sampling, ToolCall, Turn
-from ..llm.models.langchain import LangChainModel, RemoteModelError, safe_name, text_of
-from ..memory.entry import GLOBAL, Draft, Embedder, Entry, Kind, VectorIndex
-from ..memory.store import MemoryStore
-from ..memory.upkeep.forgetting import forget
-from ..memory.vectors.chroma import FOLDER, purge
-from ..settings import load
-from ..tools.base import Tool, ToolContext, merge_facts
-from ..tools.functions import LangChainTool, as_tool
-from .open import open_model
+from ...errors import ToolError, UsageError
+from ...labels import Label
+from ...llm.message import CallSpec, Message, Prompt, Sampling, ToolCall, Turn
+from ...llm.models.langchain import LangChainModel, RemoteModelError, safe_name, text_of
+from ...memory.entry import GLOBAL, Draft, Embedder, Entry, Kind, VectorIndex
+from ...memory.store import MemoryStore
+from ...memory.upkeep.forgetting import forget
+from ...memory.vectors.chroma import FOLDER, purge
+from ...settings import load
+from ...tools.base import Tool, ToolContext, merge_facts
+from ...tools.functions import LangChainTool, as_tool
+from ..open import open_model
 
 __all__ = [
     "ChatAutoGPT",
