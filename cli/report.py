@@ -47,8 +47,8 @@ from .view import (
     StepView,
     answer_text,
     clean,
+    compacted,
     delivery,
-    folded,
     kept,
     one_line,
 )
@@ -359,7 +359,7 @@ def plain_lines(view: RunView, event: Event) -> Iterator[str]:
             for entry in event.entries:
                 yield f"recall  [{entry.id}] {one_line(clean(entry.text))[:PREVIEW_WIDTH]}"
         case ConversationFolded():
-            yield f"folded  {folded(event).removeprefix('folded ')}"
+            yield f"compact {compacted(event).removeprefix('compacted ')}"
         case MemoryWritten() if event.kind != "episode":  # every run leaves one
             yield f"memory  {one_line(kept(event))[:PREVIEW_WIDTH]}"
         case PersonAsked():

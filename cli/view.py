@@ -166,7 +166,7 @@ class RunView:
             case MemoryRecalled():
                 self.notes += [f"recalled [{entry.id}] {clean(entry.text)}" for entry in event.entries]
             case ConversationFolded():
-                self.notes.append(folded(event))
+                self.notes.append(compacted(event))
             case MemoryWritten() if event.kind != "episode":
                 self.notes.append(kept(event))
             case CheckResult():
@@ -255,12 +255,12 @@ def kept(event: MemoryWritten) -> str:
     return clean(f"kept {what}[{event.entry}]{instead}: {event.text}")
 
 
-def folded(event: ConversationFolded) -> str:
-    """Return what a fold did, as people read it."""
+def compacted(event: ConversationFolded) -> str:
+    """Return what a compaction did, as people read it."""
     ids = [f"[{row.entry}]" for row in event.exchanges if row.entry is not None]
     where = f"in memory {' '.join(ids)}" if ids else "in the journal alone"
     count = len(event.exchanges)
-    return f"folded the oldest {count} message{'s' * (count != 1)}, {event.tokens} tokens; {where}"
+    return f"compacted the oldest {count} message{'s' * (count != 1)}, {event.tokens} tokens; {where}"
 
 
 def clean(text: str) -> str:

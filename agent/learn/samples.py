@@ -62,10 +62,10 @@ def encode_run(tokenizer: ChatTokenizer, events: Sequence[Event], unlearned: Col
     """Encode the whole run; ``unlearned`` are turns (counted from 0) whose tokens carry no loss.
 
     Raises ValueError where the record does not hold every turn's tokens as they stand in the prompt: a
-    model that does not own its tokens, or a conversation that was folded.
+    model that does not own its tokens, or a conversation that was compacted.
     """
     if any(isinstance(event, ConversationFolded) for event in events):
-        raise ValueError("the conversation was folded")
+        raise ValueError("the conversation was compacted")
     conversation = messages(events)
     encoded = tokenizer.encode_messages(conversation, continue_assistant=False)
     turns = [event for event in events if isinstance(event, ModelTurn)]

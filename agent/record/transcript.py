@@ -1,10 +1,10 @@
 """From events to the conversation that the model reads.
 
 The first user message holds the goal, what was recalled and what was inspected beforehand; then turns
-and results alternate. Where a conversation was folded it begins with the first message that was kept, and
+and results alternate. Where a conversation was compacted it begins with the first message that was kept, and
 what was inspected before is shown there again. Append-only: the messages of n events are a prefix of those
-of n+1 (once the first turn has been taken, and between two folds), so a kept KV cache always fits. A message
-that the model could not take is left out, with all that came of it.
+of n+1 (once the first turn has been taken, and between two compactions), so a kept KV cache always fits. A
+message that the model could not take is left out, with all that came of it.
 """
 
 from __future__ import annotations

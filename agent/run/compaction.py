@@ -1,13 +1,13 @@
-"""Folding a long conversation: its oldest exchanges go from the prompt into memory, by an exact ledger.
+"""Compacting a long conversation: its oldest exchanges go from the prompt into memory, by an exact ledger.
 
-A conversation that would outgrow its budget is folded before the next message is answered. Each folded
+A conversation that would outgrow its budget is compacted before the next message is answered. Each compacted
 exchange (a message, the work, the answer) becomes an entry of memory that a recall can bring back, and the
-ledger, one event, says which events were folded, how many tokens of the prompt they had, and under which
+ledger, one event, says which events were compacted, how many tokens of the prompt they had, and under which
 entry they can be found, or why there is none. The journal keeps every event, so nothing is lost, and as
-the loop asks for a fold from the events alone, replay stays pure.
+the loop asks for a compaction from the events alone, replay stays pure.
 
 Counts are exact for models that own their tokens: a turn records the length of its prompt. Other models
-record none and are never folded; nor is a single exchange that is too long by itself.
+record none and are never compacted; nor is a single exchange that is too long by itself.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ SAID, ANSWERED = 240, 400
 """Characters of a message and of an answer that the memory keeps; the journal has them whole."""
 
 
-def fold(
+def compact(
     upto: int, events: Sequence[Event], memory: RunMemory
 ) -> Iterator[MemoryWritten | ConversationFolded]:
-    """Yield the events that fold all before event ``upto``: what the memory keeps, then the ledger."""
+    """Yield the events that compact all before event ``upto``: what the memory keeps, then the ledger."""
     state = State.of(events)
     starts = [start for start in state.messages if start < upto]
     rows = []

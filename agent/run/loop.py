@@ -2,7 +2,7 @@
 
 ``decide(events, tools)`` returns one of seven requests: :class:`Think` (ask the model, with the calls
 that are allowed now), :class:`Act` (run this call), :class:`Ask` (a person must answer),
-:class:`Recall` or :class:`Remember` (in runs with a memory), :class:`Fold` (compact a conversation that
+:class:`Recall` or :class:`Remember` (in runs with a memory), :class:`Compact` (compact a conversation that
 has grown too long) or :class:`Stop`.
 Drivers (``runner`` on disk, ``rollout`` in memory, ``replay`` over a record) carry requests out and
 append what happened. Planning, limits and loop detection are read from the events;
@@ -93,13 +93,13 @@ class Remember:
 
 
 @dataclass(frozen=True)
-class Fold:
+class Compact:
     """Take the exchanges before event ``upto`` out of a conversation's prompt, into memory."""
 
     upto: int
 
 
-Request = Think | Act | Ask | Recall | Remember | Fold | Stop
+Request = Think | Act | Ask | Recall | Remember | Compact | Stop
 
 
 def decide(events: Sequence[Event], tools: Mapping[str, Tool]) -> Request:
@@ -119,7 +119,7 @@ def decide(events: Sequence[Event], tools: Mapping[str, Tool]) -> Request:
         return Stop("idle", "waiting for a message")
     upto = _too_long(state)
     if upto:
-        return Fold(upto)
+        return Compact(upto)
     if state.started.memory and not state.looked_back:
         return Recall(state.said, "driver")
     if state.memory_call:

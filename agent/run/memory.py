@@ -124,7 +124,7 @@ class RunMemory:
         """Return what the memory holds on a query, as the model will see it.
 
         What the driver recalls leaves out entries that the conversation shows already. Of episodes
-        only the folded exchanges of this very conversation come back.
+        only the compacted exchanges of this very conversation come back.
         """
         begun = time.perf_counter()
         state = State.of(events)

@@ -25,7 +25,7 @@ from ..record.events import (
     ToolOutcome,
 )
 from ..record.record import Record
-from .loop import Act, Ask, Fold, Recall, Remember, Request, Stop, Think, decide
+from .loop import Act, Ask, Compact, Recall, Remember, Request, Stop, Think, decide
 
 
 @dataclass(frozen=True)
@@ -135,8 +135,8 @@ def _shown(what: Event | Request) -> str:
             return f"an outcome of {what.tool} ({what.call_id})"
         case MemoryRecalled() | Recall():
             return f"the {what.by}'s recall of {what.query!r}"
-        case ConversationFolded() | Fold():
-            return f"a fold up to event {what.upto}"
+        case ConversationFolded() | Compact():
+            return f"a compaction up to event {what.upto}"
         case MemoryWritten() | Remember():
             return f"the memory of {what.text!r}"
         case PersonAsked() | Ask():

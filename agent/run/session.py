@@ -47,8 +47,8 @@ from ..record.record import Record
 from ..record.result import resolved_answer, stub_calls
 from ..record.state import State
 from .approvals import decide_for
-from .compaction import fold
-from .loop import Act, Ask, Fold, Recall, Remember, Stop, Think, decide
+from .compaction import compact
+from .loop import Act, Ask, Compact, Recall, Remember, Stop, Think, decide
 from .memory import RunMemory
 from .verdict import verdict_of
 from .workbench import Workbench, model_turn
@@ -126,8 +126,8 @@ class Session:
                     self._act(act)
                 case Recall() | Remember() as request:
                     self.append(self.memory.answer(request, self.events))
-                case Fold(upto=upto):
-                    for event in fold(upto, tuple(self.events), self.memory):
+                case Compact(upto=upto):
+                    for event in compact(upto, tuple(self.events), self.memory):
                         self.append(event)
                 case Ask() as ask:
                     if not self._ask(ask):

@@ -118,7 +118,7 @@ def test_the_prompt_begins_anew_with_the_kept_messages_and_the_inputs(session: C
     assert "zebra" not in "".join(message.content for message in prompt)
     folds = [event for event in session.events if isinstance(event, ConversationFolded)]
     notes = RunView.of(session.events[: session.events.index(folds[-1]) + 1]).notes
-    assert notes[-1].startswith("folded the oldest ") and " tokens; in memory [" in notes[-1]
+    assert notes[-1].startswith("compacted the oldest ") and " tokens; in memory [" in notes[-1]
 
 
 def test_what_was_folded_comes_back_when_it_is_asked_for(session: ChatSession) -> None:
