@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.calls import finish, of, plan
 
 from autogpt import AutoGPT
 from autogpt.agent.evaluate.suite import evaluate
@@ -49,16 +50,8 @@ from autogpt.tools.registry import builtins
 Line = ToolCall | Callable[[Prompt], ToolCall]
 
 
-def finish(answer: str = "done") -> ToolCall:
-    return ToolCall("finish", {"answer": answer})
-
-
 def remember(text: str) -> ToolCall:
     return ToolCall("remember", {"text": text})
-
-
-def plan(*tools: str) -> ToolCall:
-    return ToolCall("plan", {"steps": [{"tool": name, "for": "it"} for name in tools]})
 
 
 def last_memory(prompt: Prompt) -> ToolCall:
@@ -84,10 +77,6 @@ def memory(tmp_path: Path) -> HomeMemory:
     return HomeMemory(tmp_path / "home")
 
 
-def of(kind: type[Any], events: Sequence[Event]) -> list[Any]:
-    return [event for event in events if isinstance(event, kind)]
-
-
 def test_without_a_memory_nothing_of_it_is_read_or_offered() -> None:
     with_memory, without = (
         [RunStarted(run="r", goal={"goal": "Count"}, memory=memory), *looked]
@@ -107,8 +96,10 @@ def test_what_one_run_was_told_the_next_is_shown(tmp_path: Path, memory: HomeMem
     result = told.run(goal("Remember that my dentist is Dr. Wu.", tmp_path))
     written = of(MemoryWritten, told.store.load(result.run))[0]
     assert (written.verdict, written.by, written.label) == ("written", "model", Label.TRUSTED)
+    assert written.entry is not None
     entry = memory.store.get([written.entry])[0]
     assert (entry.text, entry.run, entry.hash) == ("My dentist is Dr. Wu.", result.run, written.hash)
+    assert entry.event is not None
     assert isinstance(told.store.load(result.run)[entry.event], ModelTurn)
 
     asked = runner(home, [last_memory], memory)

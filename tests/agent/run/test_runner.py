@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.calls import of, plan, write
 
 from autogpt.agent.goals.load import Goal
 from autogpt.agent.record.events import (
@@ -33,14 +34,6 @@ from autogpt.tools.registry import Registry, builtins, tool
 
 Line = ToolCall | Callable[[Prompt], Any]
 FINISH = ToolCall("finish", {"answer": "done"})
-
-
-def plan(*tools: str) -> ToolCall:
-    return ToolCall("plan", {"steps": [{"tool": name, "for": "it"} for name in tools]})
-
-
-def write(path: str, content: str) -> ToolCall:
-    return ToolCall("files.write", {"path": path, "content": content})
 
 
 def by_place(lines: Sequence[Line]) -> ScriptedModel:
@@ -82,10 +75,6 @@ class World:
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     return World(tmp_path)
-
-
-def of(kind: type[Any], events: Sequence[Event]) -> list[Any]:
-    return [event for event in events if isinstance(event, kind)]
 
 
 def test_a_goal_runs_to_a_checked_recorded_and_delivered_end(world: World) -> None:

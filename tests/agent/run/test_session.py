@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.calls import plan, write
 
 from autogpt.agent.goals.load import Goal
 from autogpt.agent.record.events import Event, ToolIntent, ToolOutcome, dump_event
@@ -26,14 +27,6 @@ from autogpt.tools.registry import builtins
 
 FINISH = ToolCall("finish", {"answer": "done"})
 TOO_LONG = "the conversation has 9000 tokens, the model small takes at most 8191"
-
-
-def plan(*tools: str) -> ToolCall:
-    return ToolCall("plan", {"steps": [{"tool": name, "for": "it"} for name in tools]})
-
-
-def write(path: str) -> ToolCall:
-    return ToolCall("files.write", {"path": path, "content": "x"})
 
 
 class Narrow(ScriptedModel):
@@ -78,9 +71,7 @@ class Both:
         self.memories = [HomeMemory(root / name, background=False) for name in ("live", "rolled")]
 
     def goal(self, text: str = "do it", **fields: Any) -> Goal:
-        goal = Goal.model_validate({"goal": text, **fields})
-        goal._base = self.folder
-        return goal
+        return Goal.model_validate({"goal": text, **fields}).at(self.folder)
 
     def live(self, lines: Sequence[Line], *goals: Goal, memory: bool = False) -> list[Sequence[Event]]:
         kept = self.memories[0] if memory else None

@@ -287,7 +287,8 @@ def test_the_judge_learns_calibrates_and_is_read_back(tmp_path: Path) -> None:
 
 
 def test_a_judge_for_other_features_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    judge = Ranker(*(np.ones(2, np.float32) for _ in range(5)), scale=1.0, bias=0.0, threshold=0.0, reach=0.0)
+    ones = np.ones(2, np.float32)
+    judge = Ranker(ones, ones, ones, ones, ones, scale=1.0, bias=0.0, threshold=0.0, reach=0.0)
     judge.save(tmp_path / "judge.json")
     monkeypatch.setattr(rank, "FEATURES", ("other",))
     with pytest.raises(DefectError, match="made for other features"):

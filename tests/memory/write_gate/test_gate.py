@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.drafts import fact
 
 from autogpt.labels import Label
 from autogpt.memory.embedding.embed import load
@@ -24,10 +25,6 @@ def store(tmp_path: Path) -> MemoryStore:
 def shared(tmp_path_factory: pytest.TempPathFactory) -> MemoryStore:
     """One store for many pairs, each in a namespace of its own."""
     return MemoryStore(tmp_path_factory.mktemp("shared"))
-
-
-def fact(text: str, **more: object) -> Draft:
-    return Draft(Kind.FACT, text, **more)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
