@@ -332,7 +332,11 @@ def test_the_facade_has_a_memory_unless_told_otherwise(isolated: Path) -> None:
     assert off.run("What is my boat called?").answer == "nothing was shown"
 
 
-def test_a_suite_gives_each_goal_its_own_memory_and_runs_what_came_earlier() -> None:
+def test_a_suite_gives_each_goal_its_own_memory_and_runs_what_came_earlier(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
     def act(prompt: Prompt) -> ToolCall:
         text = prompt.messages[1].content
         if "Goal: Note" in text:
@@ -348,10 +352,9 @@ def test_a_suite_gives_each_goal_its_own_memory_and_runs_what_came_earlier() -> 
                              "check": [{"answer": {"equals": "nothing was shown"}}]}),
     ]  # fmt: skip
     model = ScriptedModel([act] * 9)
-    memories = SuiteMemories()
-    found = evaluate("s", goals, model, builtins(), memories=memories)
+    found = evaluate("s", goals, model, builtins(), memories=SuiteMemories())
     assert [row.status for row in found.rows] == ["achieved"] * 3
-    assert not memories._open
+    assert not list(tmp_path.iterdir()), "every memory is closed and removed"
     blind = evaluate("s", goals, ScriptedModel([act] * 9), builtins())
     assert [row.status for row in blind.rows] == ["not_met", "not_met", "achieved"]
 

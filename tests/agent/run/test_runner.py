@@ -111,18 +111,19 @@ def test_a_failed_check_is_not_met_and_a_limit_is_said(world: World) -> None:
     assert limited.cause == "the limit of 4 steps was reached"
 
 
-def test_goals_run_side_by_side_with_batched_model_calls(world: World) -> None:
+def test_goals_run_side_by_side_with_batched_model_calls(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lines = [plan("files.write"), write("o.txt", "x"), FINISH]
     runner = world.runner(lines)
-    model = runner.model
     batches: list[int] = []
-    respond = model.respond
+    respond = runner.model.respond
 
     def counting(prompts: Sequence[Prompt], on_text: Any = None) -> list[Turn]:
         batches.append(len(prompts))
         return respond(prompts, on_text)
 
-    model.respond = counting  # type: ignore[method-assign]
+    monkeypatch.setattr(runner.model, "respond", counting)
     goals = [world.goal(f"goal {n}", id=f"g{n}") for n in range(5)]
     results = runner.run_all(goals, parallel=3)
     assert [result.id for result in results] == [f"g{n}" for n in range(5)]
@@ -280,7 +281,8 @@ def test_a_no_is_read_by_the_model_with_its_reason(world: World) -> None:
 
     runner = world.runner([*WRITES[:2], FINISH], ask=ask)
     runner.run(world.goal(grants={"write": ["late.txt"]}))
-    last = runner.model.prompts[-1]  # type: ignore[attr-defined]
+    assert isinstance(runner.model, ScriptedModel)
+    last = runner.model.prompts[-1]
     assert "refused: not that file" in last.messages[-1].content
 
 
@@ -311,7 +313,8 @@ def test_a_question_needs_a_person(world: World) -> None:
     )
     runner = world.runner(lines, ask=lambda run, asked: PersonAnswered(text="March"))
     assert runner.run(world.goal()).status == "answered"
-    assert "March" in runner.model.prompts[-1].messages[-1].content  # type: ignore[attr-defined]
+    assert isinstance(runner.model, ScriptedModel)
+    assert "March" in runner.model.prompts[-1].messages[-1].content
 
 
 def test_a_conversation_is_one_run_that_another_process_continues(world: World, tmp_path: Path) -> None:

@@ -49,8 +49,8 @@ def model() -> LocalModel:
     return LocalModel.load(str(NANO), device="cpu", dtype="float32")
 
 
-def prompt(session: str, text: str = "hello", **sampling: float) -> Prompt:
-    return Prompt(session, (Message("user", text),), CALLS, Sampling(max_tokens=24, **sampling))  # type: ignore[arg-type]
+def prompt(session: str, text: str = "hello") -> Prompt:
+    return Prompt(session, (Message("user", text),), CALLS, Sampling(max_tokens=24))
 
 
 def made_up(goals: int = 60, attempts: int = 4, width: int = 6, seed: int = 0) -> list[Outcome]:

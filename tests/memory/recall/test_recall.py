@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from support.drafts import fact
 
 from autogpt.errors import DefectError, UserError
 from autogpt.labels import Label
 from autogpt.memory.embedding.static import StaticEmbedder, shipped
-from autogpt.memory.entry import GLOBAL, Draft, Embedder, Entry, Kind, VectorIndex, Vectors
+from autogpt.memory.entry import GLOBAL, Embedder, Entry, Kind, VectorIndex, Vectors
 from autogpt.memory.recall import rank
 from autogpt.memory.recall.rank import (
     FEATURES,
@@ -58,10 +60,9 @@ class Clock:
         return self.now
 
 
-def write(store: MemoryStore, text: str, **more: object) -> Entry:
+def write(store: MemoryStore, text: str, **more: Any) -> Entry:
     embedder = StaticEmbedder()
-    draft = Draft(Kind.FACT, text, **more)  # type: ignore[arg-type]
-    entry = store.write(draft, embedder.embed([text])[0], embedder.id).entry
+    entry = store.write(fact(text, **more), embedder.embed([text])[0], embedder.id).entry
     assert entry is not None
     return entry
 
