@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from autogpt.llm.engine.engine import Engine, Request
 from autogpt.llm.message import Sampling
 from autogpt.llm.nn import device, low_precision, precision
 from autogpt.llm.nn.build import make_forward
-from autogpt.llm.nn.device import DeviceChoice, _decide, probe_device
+from autogpt.llm.nn.device import DeviceChoice, probe_device
 from autogpt.llm.nn.forward import FusedForward
 from autogpt.llm.nn.load import LoadedModel
 from autogpt.llm.nn.low_precision import PRECISIONS, Dense, available, has_bf16
@@ -203,22 +204,30 @@ def test_an_engine_decodes_packed_and_follows_changed_weights() -> None:
 
 
 def test_timings_decide(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert _decide({"float32": 10, "one thread": 20, "float16": 6, "int8": 4}, 2) == DeviceChoice(
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(device, "physical_cores", lambda: 2)
+
+    def decide(times: dict[str, float]) -> DeviceChoice:
+        """Choose as if these milliseconds had been measured before."""
+        monkeypatch.setattr(device, "read_measurements", lambda _: defaultdict(lambda: times))
+        return probe_device("cpu", "auto")
+
+    assert decide({"float32": 10, "one thread": 20, "float16": 6, "int8": 4}) == DeviceChoice(
         "cpu", "float32", 2, ("int8", "float16")
     )
-    assert _decide({"float32": 10, "one thread": 8, "float16": 9.8, "int8": 11}, 2) == DeviceChoice(
+    assert decide({"float32": 10, "one thread": 8, "float16": 9.8, "int8": 11}) == DeviceChoice(
         "cpu", "float32", 1
     )
-    times = {"float32": 10, "bfloat16": 4, "float16": 6, "int8": 7}
+    times: dict[str, float] = {"float32": 10, "bfloat16": 4, "float16": 6, "int8": 7}
     monkeypatch.setattr(low_precision, "has_bf16", lambda: True)
-    assert _decide(times, 2).precisions == ("bfloat16", "float16", "int8")
-    assert _decide({**times, "bfloat16": 5.9}, 2).precisions == (
+    assert decide(times).precisions == ("bfloat16", "float16", "int8")
+    assert decide({**times, "bfloat16": 5.9}).precisions == (
         "float16",
         "bfloat16",
         "int8",
     )  # precision counts
     monkeypatch.setattr(low_precision, "has_bf16", lambda: False)
-    assert _decide(times, 2).precisions == ("float16", "int8")  # a file from another chip of the same name
+    assert decide(times).precisions == ("float16", "int8")  # a file from another chip of the same name
     assert "bfloat16" not in available()
     assert probe_device("cpu", "int8").precisions == ("int8",)
     assert not probe_device("cpu", "float16").verify
