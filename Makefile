@@ -41,8 +41,9 @@ test: $(VENV)/.dev ## the whole suite, on two processes
 lint: $(VENV)/.dev ## ruff
 	$(BIN)/ruff check .
 
-types: $(VENV)/.dev ## mypy, strict, on the package
-	MYPYPATH=$(VENV)/link $(BIN)/mypy -p autogpt
+types: $(VENV)/.dev ## mypy, strict, on the package and its tests
+	cd tests && MYPYPATH=../$(VENV)/link:. ../$(BIN)/mypy --config-file mypy.ini --cache-dir ../.mypy_cache . \
+		../$(VENV)/link/autogpt
 
 wheel: $(VENV)/.dev ## build dist/autogpt-*.whl
 	rm -rf build  # else files that are gone from the tree come back

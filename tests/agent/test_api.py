@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from support.calls import finish
 
 import autogpt
 from autogpt import AutoGPT, Goal, ScriptedModel, tool
@@ -35,7 +36,7 @@ def test_every_public_name_exists() -> None:
 
 def test_a_passed_in_tool_is_called_and_recorded() -> None:
     seen = []
-    model = scripted(PLAN, ASK_PRICE, ToolCall("finish", {"answer": "$1"}))
+    model = scripted(PLAN, ASK_PRICE, finish("$1"))
     agent = AutoGPT(model, tools=[postage], on_event=lambda run, event: seen.append(event))
     result = agent.run(Goal.model_validate({"goal": "the price?", "check": [{"answer": {"equals": 1.6}}]}))
     assert (result.status, result.answer, result.reward) == ("achieved", 1.6, 1.0)
@@ -48,7 +49,7 @@ def test_inputs_are_relative_to_the_current_folder(tmp_path: Path, monkeypatch: 
     model = scripted(
         ToolCall("plan", {"steps": [{"tool": "files.read", "for": "the note"}]}),
         ToolCall("files.read", {"path": "note.txt"}),
-        ToolCall("finish", {"answer": "$2"}),
+        finish("$2"),
     )
     assert AutoGPT(model).run("what does it say?", inputs=["note.txt"]).answer == "hello"
     with pytest.raises(UsageError, match=r"gone\.txt"):
@@ -58,7 +59,7 @@ def test_inputs_are_relative_to_the_current_folder(tmp_path: Path, monkeypatch: 
 def test_a_question_goes_to_the_caller() -> None:
     from autogpt.agent.record.events import PersonAnswered
 
-    model = scripted(ToolCall("ask", {"question": "which?"}), ToolCall("finish", {"answer": "that one"}))
+    model = scripted(ToolCall("ask", {"question": "which?"}), finish("that one"))
     agent = AutoGPT(model, ask=lambda run, asked: PersonAnswered(text=f"{asked.text} the blue one"))
     result = agent.run("take it")
     assert (result.status, result.checked) == ("answered", False)
@@ -66,14 +67,14 @@ def test_a_question_goes_to_the_caller() -> None:
 
 
 def test_home_keeps_the_runs(tmp_path: Path) -> None:
-    agent = AutoGPT(scripted(ToolCall("finish", {"answer": "hi"})), home=tmp_path / "elsewhere")
+    agent = AutoGPT(scripted(finish("hi")), home=tmp_path / "elsewhere")
     run = agent.run("greet").run
     assert (tmp_path / "elsewhere" / "autogpt.db").exists()
     assert AutoGPT(scripted(), home=tmp_path / "elsewhere").resume(run).answer == "hi"
 
 
 def test_chat_keeps_its_state_between_messages() -> None:
-    model = scripted(ToolCall("finish", {"answer": "Hi!"}), ToolCall("finish", {"answer": "Bye!"}))
+    model = scripted(finish("Hi!"), finish("Bye!"))
     session = AutoGPT(model).chat()
     assert [session.say("hello").text, session.say("bye").text] == ["Hi!", "Bye!"]
     session.close()

@@ -16,6 +16,7 @@ from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import BaseTool, StructuredTool, Tool, tool
 from pydantic import BaseModel, Field
+from support.calls import finish
 
 from autogpt import AutoGPT, langchain
 from autogpt import tool as our_tool
@@ -52,16 +53,12 @@ def late_deliveries(supplier: str, month: int = 3) -> str:
     return f"{supplier}: {month * 4}"
 
 
-def answer(text: str) -> ToolCall:
-    return ToolCall("finish", {"answer": text})
-
-
 def count(supplier: str) -> ToolCall:
     return ToolCall("late_deliveries", {"supplier": supplier})
 
 
 def test_create_agent_calls_tools_and_answers() -> None:
-    model = ScriptedModel([count("Nordfracht"), answer("12 deliveries")])
+    model = ScriptedModel([count("Nordfracht"), finish("12 deliveries")])
     agent: Any = create_agent(ChatAutoGPT(model=model), [late_deliveries], system_prompt="Be brief.")
     talk = agent.invoke({"messages": [("user", "How many were late?")]})["messages"]
     assert [type(message) for message in talk] == [HumanMessage, AIMessage, ToolMessage, AIMessage]
@@ -113,25 +110,25 @@ def test_structured_answers_force_the_call() -> None:
     ],
 )
 def test_tool_choice_decides_what_is_allowed(choice: str | None, allowed: list[str]) -> None:
-    model = ScriptedModel([answer("x")], check=False)
+    model = ScriptedModel([finish("x")], check=False)
     ChatAutoGPT(model=model).bind_tools([late_deliveries], tool_choice=choice).invoke("hi")
     assert [call.name for call in model.prompts[0].calls] == allowed
 
 
 def test_an_unknown_tool_choice_is_refused() -> None:
-    bound = ChatAutoGPT(model=ScriptedModel([answer("x")])).bind_tools([late_deliveries], tool_choice="gone")
+    bound = ChatAutoGPT(model=ScriptedModel([finish("x")])).bind_tools([late_deliveries], tool_choice="gone")
     with pytest.raises(UsageError, match=r"'gone'.*late_deliveries"):
         bound.invoke("hi")
 
 
 def test_without_tools_it_just_answers_and_earlier_answers_are_kept() -> None:
-    model = ScriptedModel([answer("Hello."), answer("Bye. now")])
+    model = ScriptedModel([finish("Hello."), finish("Bye. now")])
     chat = ChatAutoGPT(model=model, max_tokens=50, temperature=0.5, seed=9)
     first = chat.invoke([SystemMessage("Be kind."), HumanMessage("hi")])
     assert first.content == "Hello."
     second = chat.invoke([HumanMessage("hi"), first, HumanMessage("bye")], stop=["."])
     assert second.content == "Bye"
-    assert model.prompts[1].messages[2].content == answer("Hello.").text()
+    assert model.prompts[1].messages[2].content == finish("Hello.").text()
     sampling = model.prompts[0].sampling
     assert (sampling.max_tokens, sampling.temperature, sampling.seed) == (50, 0.5, 9)
 
@@ -228,7 +225,7 @@ def postage(grams: int, express: bool = False) -> float:
 def test_our_tools_serve_langchains_agent(tmp_path: Path) -> None:
     (price, calculator) = langchain_tools([postage, Calculator], folder=tmp_path)
     model = ScriptedModel(
-        [ToolCall("postage", {"grams": 20}), ToolCall("postage", {"grams": 900}), answer("1.6 euros")]
+        [ToolCall("postage", {"grams": 20}), ToolCall("postage", {"grams": 900}), finish("1.6 euros")]
     )
     agent: Any = create_agent(ChatAutoGPT(model=model), [price, calculator])
     talk = agent.invoke({"messages": [("user", "What does a letter cost?")]})["messages"]

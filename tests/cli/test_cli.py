@@ -10,11 +10,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from support.scripts import script
 
 from autogpt.cli.parser import main
 
@@ -38,13 +38,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a table and the script of a model that answers about it."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "deliveries.csv").write_text(CSV)
-    script(tmp_path / "s.yaml", [PLAN, CALL, FINISH])
+    script(tmp_path / "s.yaml", PLAN, CALL, FINISH)
     return tmp_path
-
-
-def script(file: Path, turns: Sequence[object]) -> str:
-    file.write_text(json.dumps(turns))
-    return f"scripted:{file}"
 
 
 def last_run(capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
@@ -87,7 +82,7 @@ def test_a_limit_is_exit_code_4(here: Path) -> None:
 
 
 def test_a_question_unattended_is_exit_code_5(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = script(here / "ask.json", [{"name": "ask", "arguments": {"question": "Which month?"}}])
+    model = script(here / "ask.json", {"name": "ask", "arguments": {"question": "Which month?"}})
     assert main(["run", GOAL, "--model", model]) == 5
     assert "Which month?" in capsys.readouterr().out
 
@@ -118,11 +113,9 @@ def test_several_goals_give_a_table_and_the_largest_code(
 def test_write_delivers_a_file_here(here: Path) -> None:
     model = script(
         here / "w.json",
-        [
-            {"name": "plan", "arguments": {"steps": [{"tool": "files.write", "for": "the note"}]}},
-            {"name": "files.write", "arguments": {"path": "late.txt", "content": "Nordfracht"}},
-            {"name": "finish", "arguments": {"answer": "done"}},
-        ],
+        {"name": "plan", "arguments": {"steps": [{"tool": "files.write", "for": "the note"}]}},
+        {"name": "files.write", "arguments": {"path": "late.txt", "content": "Nordfracht"}},
+        {"name": "finish", "arguments": {"answer": "done"}},
     )
     assert main(["run", "note it", "--write", "late.txt", "--model", model]) == 0
     assert (here / "late.txt").read_text() == "Nordfracht"
@@ -134,7 +127,7 @@ def test_write_delivers_a_file_here(here: Path) -> None:
 def test_a_file_that_was_to_be_written_and_is_not_is_exit_code_3(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = script(here / "w.json", [{"name": "finish", "arguments": {"answer": "Wrote late.txt"}}])
+    model = script(here / "w.json", {"name": "finish", "arguments": {"answer": "Wrote late.txt"}})
     assert main(["run", "note it", "--write", "late.txt", "--model", model]) == 3
     assert "\nnot met: late.txt was not written (" in capsys.readouterr().out
 
@@ -206,18 +199,16 @@ def test_runs_show_replay_and_export_read_the_record(here: Path, capsys: pytest.
 def test_a_parked_run_waits_for_approval_and_goes_on(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = script(
         here / "w.json",
-        [
-            {"name": "plan", "arguments": {"steps": [{"tool": "files.write", "for": "the note"}]}},
-            {"name": "files.write", "arguments": {"path": "other.txt", "content": "x"}},
-            {"name": "finish", "arguments": {"answer": "done"}},
-        ],
+        {"name": "plan", "arguments": {"steps": [{"tool": "files.write", "for": "the note"}]}},
+        {"name": "files.write", "arguments": {"path": "other.txt", "content": "x"}},
+        {"name": "finish", "arguments": {"answer": "done"}},
     )
     goal = {"goal": "note it", "on_approval": "park", "grants": {"read": ["."], "write": ["late.txt"]}}
     (here / "goal.json").write_text(json.dumps(goal))
     assert main(["run", "goal.json", "--model", model]) == 5
     run = str(last_run(capsys)["run"])
     # A script starts from its beginning in a new process; this one continues where the run stopped.
-    later = script(here / "later.json", [{"name": "finish", "arguments": {"answer": "done"}}])
+    later = script(here / "later.json", {"name": "finish", "arguments": {"answer": "done"}})
     assert main(["approve", run, "perhaps", "--model", later]) == 2
     assert main(["approve", run, "--model", later]) == 3
     assert last_run(capsys)["status"] == "not_met", "late.txt was asked for, other.txt was written"
@@ -232,7 +223,7 @@ def test_a_conversation_can_be_piped_in_and_resumed(
         {"name": "tables.query", "arguments": count},
         {"name": "finish", "arguments": {"answer": "$2"}},
     ]
-    model = script(here / "c.json", turns)
+    model = script(here / "c.json", *turns)
     monkeypatch.setattr(
         sys, "stdin", io.StringIO("How many deliveries?\n/good\n/plan\n/nonsense\n/exit\nnever\n")
     )
@@ -243,7 +234,7 @@ def test_a_conversation_can_be_piped_in_and_resumed(
     assert "no command /nonsense" in captured.out
     assert "never" not in captured.out
     run = captured.err.split()[-1]
-    model = script(here / "d.json", [{"name": "finish", "arguments": {"answer": "You are welcome!"}}])
+    model = script(here / "d.json", {"name": "finish", "arguments": {"answer": "You are welcome!"}})
     monkeypatch.setattr(sys, "stdin", io.StringIO("thanks\n"))
     assert main(["resume", run, "--model", model]) == 0
     assert "answer  You are welcome!" in capsys.readouterr().out
@@ -277,7 +268,7 @@ def test_eval_holds_conversations(here: Path, capsys: pytest.CaptureFixture[str]
     session = {"id": "s1", "files": {"a.txt": "x"}, "turns": turns}
     (here / "sessions.jsonl").write_text(json.dumps(session))
     model = script(
-        here / "c.json", [{"name": "finish", "arguments": {"answer": text}} for text in ("Hi!", "Bye!")]
+        here / "c.json", *({"name": "finish", "arguments": {"answer": text}} for text in ("Hi!", "Bye!"))
     )
     assert main(["eval", "sessions.jsonl", "--model", model]) == 0
     out = capsys.readouterr().out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ from autogpt.llm.models.local import LocalModel
 from autogpt.llm.registry import NANO
 from autogpt.tools.registry import builtins
 
-GOALS = [
+GOALS: list[dict[str, Any]] = [
     {"goal": "which town has the most people?", "files": {"towns.csv": "town,people\nA,3\nB,9\nC,5\n"}},
     {"goal": "What is 12 times 7?"},
     {"goal": "Copy a.txt to b.txt.", "files": {"a.txt": "one\ntwo\n"}},

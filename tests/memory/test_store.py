@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from support.drafts import fact
 
 from autogpt.labels import Label
 from autogpt.memory.database import MIGRATIONS, Database, StorageError, StorageFull
@@ -29,17 +31,14 @@ def store(tmp_path: Path) -> MemoryStore:
     return MemoryStore(tmp_path)
 
 
-def fact(text: str, **more: Any) -> Draft:
-    return Draft(Kind.FACT, text, **more)
-
-
 def piece(text: str, namespace: str = "", place: str = "/f.md#0") -> Draft:
     return Draft(Kind.DOCUMENT, text, namespace, Label.UNTRUSTED, source=place)
 
 
-def unit(*rows: list[float]) -> np.ndarray[Any, np.dtype[np.float32]]:
+def unit(*rows: list[float]) -> NDArray[np.float32]:
     matrix = np.array(rows, np.float32)
-    return matrix / np.linalg.norm(matrix, axis=1, keepdims=True)
+    lengths: NDArray[np.float32] = np.linalg.norm(matrix, axis=1, keepdims=True)
+    return matrix / lengths
 
 
 def test_every_field_comes_back(store: MemoryStore, tmp_path: Path) -> None:

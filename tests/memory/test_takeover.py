@@ -14,7 +14,7 @@ import pytest
 from autogpt.cli.parser import main
 from autogpt.memory.database import StorageError
 from autogpt.memory.embedding import embed
-from autogpt.memory.entry import GLOBAL, Draft, Kind, Vectors
+from autogpt.memory.entry import GLOBAL, Draft, Embedder, Kind, Vectors
 from autogpt.memory.store import MemoryStore
 from autogpt.memory.vectors.chroma import MemoryIndex, open_index
 from autogpt.memory.vectors.reembed import BATCH, Reembedding, vector_counts
@@ -66,10 +66,10 @@ def test_old_vectors_answer_until_the_new_are_complete(tmp_path: Path) -> None:
     remember(store, None, texts[-1:])
     new.gate.clear()
 
-    def index(embedder: Words) -> MemoryIndex:
+    def index(embedder: Embedder) -> MemoryIndex:
         return open_index(store, embedder)
 
-    work = Reembedding(store, new, {"old": old}.get, index)  # type: ignore[arg-type]
+    work = Reembedding(store, new, {"old": old}.get, index)
     work.start()
     assert work.serving.embedder is old
     assert [nearest(work, text) for text in texts[:5]] == texts[:5], "the old vectors answer"
@@ -94,12 +94,12 @@ def test_embedding_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
     old, new = Words("old", 256), Words("new", 512)
     ids = remember(store, old, [f"{colour} {thing}" for colour in COLOURS for thing in THINGS])
     store.set_vectors(ids[:60], new.embed(["x"] * 60), "new")
-    first = Reembedding(store, new, {"old": old}.get, lambda embedder: open_index(store, embedder))  # type: ignore[arg-type]
+    first = Reembedding(store, new, {"old": old}.get, lambda embedder: open_index(store, embedder))
     assert first.serving.embedder is old
     first.start()
     assert first.wait(20) and new.calls == 2, "only what was missing is embedded"
     first.close()
-    again = Reembedding(store, new, {}.get, lambda embedder: open_index(store, embedder))
+    again = Reembedding(store, new, lambda _: None, lambda embedder: open_index(store, embedder))
     assert again.serving.embedder is new
 
 
@@ -127,7 +127,7 @@ def test_a_model_exchanged_under_its_name_costs_no_entry(
         StorageError, match=r"gives 512 numbers .* has its vectors with 256; .*memory rebuild"
     ):
         store.write(Draft(Kind.FACT, "coral door"), changed.embed(["coral door"])[0], "model")
-    work = Reembedding(store, changed, {}.get, lambda embedder: open_index(store, embedder))
+    work = Reembedding(store, changed, lambda _: None, lambda embedder: open_index(store, embedder))
     (line,) = [record.getMessage() for record in caplog.records]
     assert "gives 512 numbers" in line and "2 vectors of before" in line
     work.start()

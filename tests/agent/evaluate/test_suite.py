@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.calls import finish, plan
 
 from autogpt.agent.evaluate.statistics import bootstrap, wilson
 from autogpt.agent.evaluate.suite import Evaluation, converse, evaluate, write_report
@@ -16,14 +17,6 @@ from autogpt.agent.record.result import RunResult
 from autogpt.llm.message import Prompt, ToolCall, Turn
 from autogpt.llm.models.scripted import Line, ScriptedModel
 from autogpt.tools.registry import builtins
-
-
-def finish(answer: str) -> ToolCall:
-    return ToolCall("finish", {"answer": answer})
-
-
-def plan(*tools: str) -> ToolCall:
-    return ToolCall("plan", {"steps": [{"tool": name, "for": "it"} for name in tools]})
 
 
 def goals(*fields: dict[str, Any]) -> list[Goal]:
@@ -159,7 +152,8 @@ def test_a_session_is_judged_message_by_message() -> None:
 
 def test_every_message_counts_whatever_happened_before() -> None:
     """A question is answered by the next message; a limit or bad calls end a message, not the session."""
-    turns = [("fix it", []), ("the red one", []), ("1?", []), ("and?", []), ("bye", [])]
+    messages = ("fix it", "the red one", "1?", "and?", "bye")
+    turns: list[tuple[str, list[dict[str, Any]]]] = [(said, []) for said in messages]
     script: list[Line] = [
         ToolCall("ask", {"question": "which?"}), finish("done"),
         plan("calculator"), ToolCall("calculator", {"expression": "1"}),

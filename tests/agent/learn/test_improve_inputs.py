@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -34,7 +35,7 @@ from autogpt.llm.message import Message
 from autogpt.llm.registry import NANO, ModelRegistry
 from autogpt.llm.text.tokenizer import ChatTokenizer
 from autogpt.llm.training.trainer import Report
-from autogpt.settings import load
+from autogpt.settings import Settings, load
 
 TOKENIZER = ChatTokenizer(NANO)
 
@@ -352,12 +353,17 @@ def test_watching_begins_again_when_there_are_new_runs(
 
     looked: list[int] = []
 
-    def look(_: object) -> int:
-        looked.append(next(looks))
-        return looked[-1]
+    def once(settings: Settings, *_: object) -> Settings:
+        begun.append(len(looked))
+        return settings
 
-    monkeypatch.setattr(improve_commands, "once", lambda *_: begun.append(len(looked)))
-    monkeypatch.setattr(improve_commands, "_learnable", look)
+    def look(*_: object) -> SimpleNamespace:
+        looked.append(next(looks))
+        found = SimpleNamespace(learnable=looked[-1])
+        return SimpleNamespace(stats=lambda: found)
+
+    monkeypatch.setattr(improve_commands, "once", once)
+    monkeypatch.setattr(improve_commands, "collect", look)
     monkeypatch.setattr("time.sleep", sleep)
     assert main(["improve", "--watch"]) == 130
     assert begun == [1, 3]  # at first, and not for five runs, but for ten

@@ -76,10 +76,14 @@ def say(prompt: Prompt) -> ToolCall:
 
 
 @pytest.fixture
-def session(tmp_path: Path, chat_folder: Path, monkeypatch: pytest.MonkeyPatch) -> ChatSession:
-    monkeypatch.setattr(loop, "CONVERSATION", BUDGET)
+def runner(tmp_path: Path, chat_folder: Path) -> Runner:
     memory = HomeMemory(tmp_path / "home")
-    runner = Runner(RunStore(tmp_path / "home"), Counting(chat_folder, say), builtins(), memory=memory)
+    return Runner(RunStore(tmp_path / "home"), Counting(chat_folder, say), builtins(), memory=memory)
+
+
+@pytest.fixture
+def session(runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ChatSession:
+    monkeypatch.setattr(loop, "CONVERSATION", BUDGET)
     (tmp_path / "t.csv").write_text("a,b\n1,2\n")
     made = ChatSession(runner)
     made.say("The zebra is called Otto. " + "filler words here " * 8, inputs=[tmp_path / "t.csv"])
@@ -129,10 +133,11 @@ def test_what_was_folded_comes_back_when_it_is_asked_for(session: ChatSession) -
     assert replay(session.events, builtins().select(None)).same
 
 
-def test_a_conversation_that_goes_on_later_folds_as_it_would_have(session: ChatSession) -> None:
-    run, runner = session.run, session._runner
+def test_a_conversation_that_goes_on_later_folds_as_it_would_have(
+    session: ChatSession, runner: Runner
+) -> None:
     session.close(end=False)
-    again = ChatSession(runner, run=run)
+    again = ChatSession(runner, run=session.run)
     count = sum(isinstance(event, ConversationFolded) for event in again.events)
     for words in TALK[5:9]:
         again.say(f"{words} " * 5)

@@ -32,7 +32,7 @@ TOOLS: dict[str, Tool] = dict(builtins().select())
 
 
 @pytest.fixture(scope="module")
-def recorded() -> list[Event]:
+def recorded() -> Sequence[Event]:
     """A real run with inspections, a repetition, a second plan and a failure."""
     steps: Sequence[ToolCall] = [
         ToolCall("plan", {"steps": [{"tool": "tables.query", "for": "sum"},
@@ -54,7 +54,7 @@ def recorded() -> list[Event]:
 
 
 @given(data=st.data())
-def test_decide_is_pure(recorded: list[Event], data: st.DataObject) -> None:
+def test_decide_is_pure(recorded: Sequence[Event], data: st.DataObject) -> None:
     """The same events give the same request: again, from other objects, and read back from JSON."""
     size = data.draw(st.integers(1, len(recorded)))
     events = recorded[:size]
@@ -65,7 +65,7 @@ def test_decide_is_pure(recorded: list[Event], data: st.DataObject) -> None:
     assert [dump_event(event) for event in events] == before
 
 
-def test_the_record_is_what_decide_asks_for(recorded: list[Event]) -> None:
+def test_the_record_is_what_decide_asks_for(recorded: Sequence[Event]) -> None:
     for size in range(1, len(recorded)):
         request, event = decide(recorded[:size], TOOLS), recorded[size]
         if isinstance(event, ModelTurn):
@@ -78,7 +78,7 @@ def test_the_record_is_what_decide_asks_for(recorded: list[Event]) -> None:
             assert isinstance(request, Stop)
 
 
-def test_the_conversation_only_grows(recorded: list[Event]) -> None:
+def test_the_conversation_only_grows(recorded: Sequence[Event]) -> None:
     requests = [decide(recorded[:size], TOOLS) for size in range(1, len(recorded))]
     asked = [request.conversation for request in requests if isinstance(request, Think)]
     assert len(asked) == 7
@@ -87,7 +87,7 @@ def test_the_conversation_only_grows(recorded: list[Event]) -> None:
         assert len(longer) > len(shorter)
 
 
-def test_a_run_begins_with_its_first_event(recorded: list[Event]) -> None:
+def test_a_run_begins_with_its_first_event(recorded: Sequence[Event]) -> None:
     assert isinstance(recorded[0], RunStarted)
     for events in ([], recorded[1:]):
         with pytest.raises(ValueError, match=r"begins with run\.started"):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.calls import finish, plan
 
 from autogpt.agent.goals.load import adapt
 from autogpt.agent.record.events import Event, ToolOutcome
@@ -19,9 +20,9 @@ from autogpt.llm.models.scripted import ScriptedModel
 from autogpt.tools.registry import builtins
 
 MOVE = [
-    ToolCall("plan", {"steps": [{"tool": "files.move", "for": "it"}]}),
+    plan("files.move"),
     ToolCall("files.move", {"source": "friday.txt", "target": "weekend.txt"}),
-    ToolCall("finish", {"answer": "done"}),
+    finish(),
 ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -16,6 +16,7 @@ from autogpt.agent.record.events import (
     PersonAsked,
     PersonSaid,
     RunEnded,
+    RunStarted,
     ToolIntent,
     ToolOutcome,
     dump_event,
@@ -34,14 +35,16 @@ from autogpt.tools.base import Tool
 from autogpt.tools.registry import builtins
 
 TOOLS: dict[str, Tool] = dict(builtins().select())
+Mode = Literal["goal", "chat", "eval"]
+Outcome = Literal["done", "failed", "refused", "uncertain"]
 
 
 class Run:
     """Events written by hand, as a driver would append them."""
 
-    def __init__(self, mode: str = "eval", plan: bool = True, rules: int = RULES, **goal: Any) -> None:
+    def __init__(self, mode: Mode = "eval", plan: bool = True, rules: int = RULES, **goal: Any) -> None:
         made = Goal.model_validate({"goal": "do it", **goal}).model_dump(mode="json")
-        started = opening("r", made, ScriptedModel([]), TOOLS, {}, mode=mode, plan=plan)  # type: ignore[arg-type]
+        started = opening("r", made, ScriptedModel([]), TOOLS, {}, mode=mode, plan=plan)
         self.events: list[Event] = [started.model_copy(update={"rules": rules})]
         self.calls = 0
         self.handles = 0
@@ -58,18 +61,18 @@ class Run:
     def plan(self, *tools: str) -> Run:
         return self.turn("plan", steps=[{"tool": name, "for": "it"} for name in tools])
 
-    def outcome(self, tool: str, preview: str = "ok", state: str = "done", **fields: Any) -> Run:
+    def outcome(self, tool: str, preview: str = "ok", state: Outcome = "done", **fields: Any) -> Run:
         handle = None
         if state == "done":
             self.handles += 1
             handle = f"${self.handles}"
         fields = {"call_id": f"c{self.calls}", **fields}
         self.events.append(
-            ToolOutcome(tool=tool, state=state, preview=preview, handle=handle, seconds=0.25, **fields)  # type: ignore[arg-type]
+            ToolOutcome(tool=tool, state=state, preview=preview, handle=handle, seconds=0.25, **fields)
         )
         return self
 
-    def compute(self, expression: str = "1 + 1", preview: str = "2", state: str = "done") -> Run:
+    def compute(self, expression: str = "1 + 1", preview: str = "2", state: Outcome = "done") -> Run:
         self.turn("calculator", expression=expression)
         return self.outcome("calculator", preview, state)
 
@@ -218,8 +221,9 @@ def test_an_input_that_the_question_does_not_need_binds_nothing() -> None:
     run.outcome("tables.describe", "error: a.csv is empty", "failed", call_id="d:a.csv", by="driver")
     run.outcome("tables.describe", "table b (1 row)", call_id="d:b.csv", by="driver")
     assert may_finish(run, "1")
-    named = run.events[0].model_copy(update={"goal": {**run.events[0].goal, "goal": "Rows of a.csv?"}})  # type: ignore[attr-defined]
-    run.events[0] = named
+    started = run.events[0]
+    assert isinstance(started, RunStarted)
+    run.events[0] = started.model_copy(update={"goal": {**started.goal, "goal": "Rows of a.csv?"}})
     assert not may_finish(run, "1")
 
 
@@ -241,7 +245,8 @@ def test_the_rules_are_part_of_the_record() -> None:
     assert dump_event(started)["rules"] == RULES == 1
     old = dump_event(started)
     del old["rules"]
-    assert parse_event(old).rules == 0  # type: ignore[attr-defined]
+    read = parse_event(old)
+    assert isinstance(read, RunStarted) and read.rules == 0
 
 
 QUERY = {"table": "t", "select": ["n"], "where": [["n", "=", 9]]}

@@ -5,21 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from support.calls import finish
 
 from autogpt.agent.goals.load import Goal
 from autogpt.agent.record.store import RunStore
 from autogpt.agent.run.runner import Runner
 from autogpt.errors import UsageError
-from autogpt.llm.message import ToolCall
 from autogpt.llm.models.scripted import ScriptedModel
 from autogpt.tools.registry import builtins
-
-FINISH = ToolCall("finish", {"answer": "done"})
 
 
 def test_a_goal_that_cannot_begin_leaves_the_others_alone(tmp_path: Path) -> None:
     goals = [Goal(goal="one"), Goal(goal="two", tools=["no.such"]), Goal(goal="three")]
-    runner = Runner(RunStore(tmp_path), ScriptedModel([FINISH, FINISH]), builtins())
+    runner = Runner(RunStore(tmp_path), ScriptedModel([finish(), finish()]), builtins())
     results = runner.run_all(goals)
     assert [result.status for result in results] == ["answered", "error", "answered"]
     assert "no.such" in results[1].cause and results[1].exit_code == 1

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.calls import finish, of, plan
 
 from autogpt import AutoGPT
 from autogpt.agent.evaluate.suite import evaluate
@@ -49,16 +50,8 @@ from autogpt.tools.registry import builtins
 Line = ToolCall | Callable[[Prompt], ToolCall]
 
 
-def finish(answer: str = "done") -> ToolCall:
-    return ToolCall("finish", {"answer": answer})
-
-
 def remember(text: str) -> ToolCall:
     return ToolCall("remember", {"text": text})
-
-
-def plan(*tools: str) -> ToolCall:
-    return ToolCall("plan", {"steps": [{"tool": name, "for": "it"} for name in tools]})
 
 
 def last_memory(prompt: Prompt) -> ToolCall:
@@ -84,10 +77,6 @@ def memory(tmp_path: Path) -> HomeMemory:
     return HomeMemory(tmp_path / "home")
 
 
-def of(kind: type[Any], events: Sequence[Event]) -> list[Any]:
-    return [event for event in events if isinstance(event, kind)]
-
-
 def test_without_a_memory_nothing_of_it_is_read_or_offered() -> None:
     with_memory, without = (
         [RunStarted(run="r", goal={"goal": "Count"}, memory=memory), *looked]
@@ -107,8 +96,10 @@ def test_what_one_run_was_told_the_next_is_shown(tmp_path: Path, memory: HomeMem
     result = told.run(goal("Remember that my dentist is Dr. Wu.", tmp_path))
     written = of(MemoryWritten, told.store.load(result.run))[0]
     assert (written.verdict, written.by, written.label) == ("written", "model", Label.TRUSTED)
+    assert written.entry is not None
     entry = memory.store.get([written.entry])[0]
     assert (entry.text, entry.run, entry.hash) == ("My dentist is Dr. Wu.", result.run, written.hash)
+    assert entry.event is not None
     assert isinstance(told.store.load(result.run)[entry.event], ModelTurn)
 
     asked = runner(home, [last_memory], memory)
@@ -341,7 +332,11 @@ def test_the_facade_has_a_memory_unless_told_otherwise(isolated: Path) -> None:
     assert off.run("What is my boat called?").answer == "nothing was shown"
 
 
-def test_a_suite_gives_each_goal_its_own_memory_and_runs_what_came_earlier() -> None:
+def test_a_suite_gives_each_goal_its_own_memory_and_runs_what_came_earlier(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
     def act(prompt: Prompt) -> ToolCall:
         text = prompt.messages[1].content
         if "Goal: Note" in text:
@@ -357,10 +352,9 @@ def test_a_suite_gives_each_goal_its_own_memory_and_runs_what_came_earlier() -> 
                              "check": [{"answer": {"equals": "nothing was shown"}}]}),
     ]  # fmt: skip
     model = ScriptedModel([act] * 9)
-    memories = SuiteMemories()
-    found = evaluate("s", goals, model, builtins(), memories=memories)
+    found = evaluate("s", goals, model, builtins(), memories=SuiteMemories())
     assert [row.status for row in found.rows] == ["achieved"] * 3
-    assert not memories._open
+    assert not list(tmp_path.iterdir()), "every memory is closed and removed"
     blind = evaluate("s", goals, ScriptedModel([act] * 9), builtins())
     assert [row.status for row in blind.rows] == ["not_met", "not_met", "achieved"]
 

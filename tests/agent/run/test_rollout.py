@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.calls import finish, plan
 
 from autogpt.agent.goals.load import Goal
 from autogpt.agent.record.events import (
@@ -49,16 +50,8 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return place
 
 
-def plan(*tools: str) -> ToolCall:
-    return ToolCall("plan", {"steps": [{"tool": name, "for": "it"} for name in tools]})
-
-
 def compute(expression: str) -> ToolCall:
     return ToolCall("calculator", {"expression": expression})
-
-
-def finish(answer: str) -> ToolCall:
-    return ToolCall("finish", {"answer": answer})
 
 
 def goal(text: str = "do it", **fields: Any) -> Goal:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.calls import finish, of, plan, write
 
 from autogpt.agent.goals.load import Goal
 from autogpt.agent.record.events import (
@@ -32,15 +33,6 @@ from autogpt.llm.models.scripted import ScriptedModel
 from autogpt.tools.registry import Registry, builtins, tool
 
 Line = ToolCall | Callable[[Prompt], Any]
-FINISH = ToolCall("finish", {"answer": "done"})
-
-
-def plan(*tools: str) -> ToolCall:
-    return ToolCall("plan", {"steps": [{"tool": name, "for": "it"} for name in tools]})
-
-
-def write(path: str, content: str) -> ToolCall:
-    return ToolCall("files.write", {"path": path, "content": content})
 
 
 def by_place(lines: Sequence[Line]) -> ScriptedModel:
@@ -84,14 +76,10 @@ def world(tmp_path: Path) -> World:
     return World(tmp_path)
 
 
-def of(kind: type[Any], events: Sequence[Event]) -> list[Any]:
-    return [event for event in events if isinstance(event, kind)]
-
-
 def test_a_goal_runs_to_a_checked_recorded_and_delivered_end(world: World) -> None:
     (world.folder / "n.txt").write_text("Nordfracht\n")
     lines = [plan("files.read", "files.write"), ToolCall("files.read", {"path": "n.txt"}),
-             write("late.txt", "The name is {$2}"), ToolCall("finish", {"answer": "$2"})]  # fmt: skip
+             write("late.txt", "The name is {$2}"), finish("$2")]  # fmt: skip
     result = world.run(
         lines,
         id="late",
@@ -114,7 +102,7 @@ def test_a_goal_runs_to_a_checked_recorded_and_delivered_end(world: World) -> No
 
 
 def test_a_failed_check_is_not_met_and_a_limit_is_said(world: World) -> None:
-    failed = world.run([FINISH], check=[{"answer": {"equals": "other"}}])
+    failed = world.run([finish()], check=[{"answer": {"equals": "other"}}])
     assert (failed.status, failed.exit_code, failed.reward) == ("not_met", 3, 0.0)
     steps = [plan("files.list"), *[ToolCall("files.list", {"pattern": f"{n}*"}) for n in range(9)]]
     limited = world.run(steps, limits={"steps": 4}, files={"a.txt": "a"})
@@ -122,18 +110,19 @@ def test_a_failed_check_is_not_met_and_a_limit_is_said(world: World) -> None:
     assert limited.cause == "the limit of 4 steps was reached"
 
 
-def test_goals_run_side_by_side_with_batched_model_calls(world: World) -> None:
-    lines = [plan("files.write"), write("o.txt", "x"), FINISH]
+def test_goals_run_side_by_side_with_batched_model_calls(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [plan("files.write"), write("o.txt", "x"), finish()]
     runner = world.runner(lines)
-    model = runner.model
     batches: list[int] = []
-    respond = model.respond
+    respond = runner.model.respond
 
     def counting(prompts: Sequence[Prompt], on_text: Any = None) -> list[Turn]:
         batches.append(len(prompts))
         return respond(prompts, on_text)
 
-    model.respond = counting  # type: ignore[method-assign]
+    monkeypatch.setattr(runner.model, "respond", counting)
     goals = [world.goal(f"goal {n}", id=f"g{n}") for n in range(5)]
     results = runner.run_all(goals, parallel=3)
     assert [result.id for result in results] == [f"g{n}" for n in range(5)]
@@ -142,7 +131,7 @@ def test_goals_run_side_by_side_with_batched_model_calls(world: World) -> None:
 
 
 def test_a_missing_input_stops_before_anything_runs(world: World) -> None:
-    runner = world.runner([FINISH])
+    runner = world.runner([finish()])
     with pytest.raises(UsageError, match=r"no such file: gone\.csv"):
         runner.run_all([world.goal(), world.goal(inputs=["gone.csv"])])
     assert world.store.list_runs() == []
@@ -158,7 +147,7 @@ def test_ctrl_c_leaves_a_run_that_another_process_finishes(world: World) -> None
     assert isinstance(world.store.load(run)[-1], RunInterrupted)
     assert world.store.last_resumable() == run
 
-    result = World.runner(world, [*lines[:2], FINISH]).resume(run)
+    result = World.runner(world, [*lines[:2], finish()]).resume(run)
     assert (result.status, result.tool_calls) == ("answered", 1)
     assert world.runner([]).resume(run).status == "answered"  # an ended run gives its result again
 
@@ -176,7 +165,7 @@ def test_ctrl_c_in_a_callers_tool_is_uncertain_and_never_repeated(world: World) 
 
     registry = builtins()
     registry.register(send)
-    lines = [plan("send"), ToolCall("send", {"text": "hello"}), FINISH]
+    lines = [plan("send"), ToolCall("send", {"text": "hello"}), finish()]
     with pytest.raises(Interrupted) as caught:
         world.runner(lines, registry).run(world.goal())
     run = caught.value.runs[0]
@@ -204,7 +193,7 @@ def test_a_full_disk_pauses_and_resumes(world: World) -> None:
 
     registry = builtins()
     registry.register(fill)
-    lines = [plan("fill"), *[ToolCall("fill", {})] * 2, FINISH]
+    lines = [plan("fill"), *[ToolCall("fill", {})] * 2, finish()]
     with pytest.raises(Paused, match=r"paused: disk full while journalling .*autogpt.db; free space and run"):
         world.runner(lines, registry).run(world.goal())
     world.store.database.close()
@@ -217,7 +206,7 @@ def test_delivery_never_overwrites_what_changed_meanwhile(world: World) -> None:
 
     def edit(prompt: Prompt) -> ToolCall:
         out.write_text("edited by the user meanwhile")
-        return FINISH
+        return finish()
 
     lines: list[Line] = [plan("files.write"), write("out.txt", "new"), edit]
     result = world.run(lines, grants={"write": ["out.txt"]})
@@ -227,7 +216,8 @@ def test_delivery_never_overwrites_what_changed_meanwhile(world: World) -> None:
     assert (world.folder / name).read_text() == "new"
 
     out.write_text("old again")
-    result = world.run([plan("files.write"), write("out.txt", "new"), FINISH], grants={"write": ["out.txt"]})
+    lines = [plan("files.write"), write("out.txt", "new"), finish()]
+    result = world.run(lines, grants={"write": ["out.txt"]})
     assert (result.delivered, out.read_text()) == (["out.txt"], "new")
 
 
@@ -237,7 +227,7 @@ def test_in_place_works_on_the_folder_itself(world: World) -> None:
     lines = [
         plan("files.move"),
         ToolCall("files.move", {"source": "sub/here.txt", "target": "there.txt"}),
-        FINISH,
+        finish(),
     ]
     refused = world.run(lines, workspace=".", inputs=["sub/here.txt"])  # the user's own files need a grant
     assert [event.state for event in of(ToolOutcome, world.store.load(refused.run))][-1] == "refused"
@@ -249,7 +239,7 @@ def test_in_place_works_on_the_folder_itself(world: World) -> None:
 
 
 def test_an_ungranted_call_is_refused_unattended_and_the_run_goes_on(world: World) -> None:
-    lines = [plan("files.write"), write("secret.txt", "x"), FINISH]
+    lines = [plan("files.write"), write("secret.txt", "x"), finish()]
     result = world.run(lines, grants={"write": ["late.txt"]})
     assert (result.status, result.steps) == ("not_met", 3)
     (outcome,) = of(ToolOutcome, world.store.load(result.run))
@@ -259,7 +249,7 @@ def test_an_ungranted_call_is_refused_unattended_and_the_run_goes_on(world: Worl
     assert of(ToolIntent, world.store.load(result.run)) == []
 
 
-WRITES = [plan("files.write"), write("a.txt", "1"), write("b.txt", "2"), FINISH]
+WRITES = [plan("files.write"), write("a.txt", "1"), write("b.txt", "2"), finish()]
 
 
 @pytest.mark.parametrize(
@@ -289,9 +279,10 @@ def test_a_no_is_read_by_the_model_with_its_reason(world: World) -> None:
     def ask(run: str, question: PersonAsked) -> PersonAnswered:
         return PersonAnswered(text="not that file", decision="no")
 
-    runner = world.runner([*WRITES[:2], FINISH], ask=ask)
+    runner = world.runner([*WRITES[:2], finish()], ask=ask)
     runner.run(world.goal(grants={"write": ["late.txt"]}))
-    last = runner.model.prompts[-1]  # type: ignore[attr-defined]
+    assert isinstance(runner.model, ScriptedModel)
+    last = runner.model.prompts[-1]
     assert "refused: not that file" in last.messages[-1].content
 
 
@@ -313,7 +304,7 @@ def test_a_parked_run_waits_for_its_approval_and_goes_on(world: World) -> None:
 
 
 def test_a_question_needs_a_person(world: World) -> None:
-    lines = [ToolCall("ask", {"question": "Which month?"}), FINISH]
+    lines = [ToolCall("ask", {"question": "Which month?"}), finish()]
     result = world.run(lines)
     assert (result.status, result.exit_code, result.cause) == (
         "needs_person",
@@ -322,16 +313,17 @@ def test_a_question_needs_a_person(world: World) -> None:
     )
     runner = world.runner(lines, ask=lambda run, asked: PersonAnswered(text="March"))
     assert runner.run(world.goal()).status == "answered"
-    assert "March" in runner.model.prompts[-1].messages[-1].content  # type: ignore[attr-defined]
+    assert isinstance(runner.model, ScriptedModel)
+    assert "March" in runner.model.prompts[-1].messages[-1].content
 
 
 def test_a_conversation_is_one_run_that_another_process_continues(world: World, tmp_path: Path) -> None:
     extra = tmp_path / "n.txt"
     extra.write_text("42")
     lines: list[Line] = [
-        ToolCall("finish", {"answer": "hello"}),
-        plan("files.read"), ToolCall("files.read", {"path": "n.txt"}), ToolCall("finish", {"answer": "$2"}),
-        ToolCall("ask", {"question": "Which one?"}), ToolCall("finish", {"answer": "that one"}),
+        finish("hello"),
+        plan("files.read"), ToolCall("files.read", {"path": "n.txt"}), finish("$2"),
+        ToolCall("ask", {"question": "Which one?"}), finish("that one"),
     ]  # fmt: skip
     session = ChatSession(world.runner(lines))
     assert session.say("hi").text == "hello"
@@ -356,7 +348,7 @@ def test_a_conversation_is_one_run_that_another_process_continues(world: World, 
 
 
 def test_limits_of_a_conversation_count_per_message(world: World) -> None:
-    session = ChatSession(world.runner([FINISH] * 10), world.goal(limits={"steps": 1}))
+    session = ChatSession(world.runner([finish()] * 10), world.goal(limits={"steps": 1}))
     assert [session.say("hi").status for _ in range(4)] == ["answered"] * 4
     session.close()
 
@@ -368,11 +360,11 @@ def test_a_run_is_not_resumed_with_a_model_of_other_tokens(world: World) -> None
     with pytest.raises(Interrupted) as caught:
         Runner(world.store, Tokens([interrupt]), builtins()).run(world.goal())
     with pytest.raises(UsageError, match="whose tokens scripted cannot read; resume with --model scripted"):
-        world.runner([FINISH]).resume(caught.value.runs[0])
+        world.runner([finish()]).resume(caught.value.runs[0])
 
 
 def test_replay_finds_the_first_difference(world: World) -> None:
-    lines = [plan("files.write"), write("a.txt", "1"), FINISH]
+    lines = [plan("files.write"), write("a.txt", "1"), finish()]
     events = world.store.load(world.run(lines).run)
     tools = builtins().select()
     assert replay(events, tools).same

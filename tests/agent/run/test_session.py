@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.calls import finish, plan, write
 
 from autogpt.agent.goals.load import Goal
 from autogpt.agent.record.events import Event, ToolIntent, ToolOutcome, dump_event
@@ -24,16 +25,7 @@ from autogpt.llm.models.scripted import Line, ScriptedModel
 from autogpt.llm.models.token_budget import ContextOverflow
 from autogpt.tools.registry import builtins
 
-FINISH = ToolCall("finish", {"answer": "done"})
 TOO_LONG = "the conversation has 9000 tokens, the model small takes at most 8191"
-
-
-def plan(*tools: str) -> ToolCall:
-    return ToolCall("plan", {"steps": [{"tool": name, "for": "it"} for name in tools]})
-
-
-def write(path: str) -> ToolCall:
-    return ToolCall("files.write", {"path": path, "content": "x"})
 
 
 class Narrow(ScriptedModel):
@@ -78,9 +70,7 @@ class Both:
         self.memories = [HomeMemory(root / name, background=False) for name in ("live", "rolled")]
 
     def goal(self, text: str = "do it", **fields: Any) -> Goal:
-        goal = Goal.model_validate({"goal": text, **fields})
-        goal._base = self.folder
-        return goal
+        return Goal.model_validate({"goal": text, **fields}).at(self.folder)
 
     def live(self, lines: Sequence[Line], *goals: Goal, memory: bool = False) -> list[Sequence[Event]]:
         kept = self.memories[0] if memory else None
@@ -110,12 +100,12 @@ def both(tmp_path: Path) -> Both:
 
 def test_the_same_goal_gives_the_same_record(both: Both) -> None:
     checks = [{"answer": {"equals": "done"}}, {"file": {"path": "a.txt", "exists": True}}]
-    (record,) = both.same([plan("files.write"), write("a.txt"), FINISH], both.goal(check=checks))
+    (record,) = both.same([plan("files.write"), write("a.txt"), finish()], both.goal(check=checks))
     assert record.ended is not None and (record.ended.status, record.ended.reward) == ("achieved", 1.0)
 
 
 def test_a_refused_call_has_an_outcome_and_no_intent_in_both(both: Both) -> None:
-    lines = [plan("files.write"), write("secret.txt"), FINISH]
+    lines = [plan("files.write"), write("secret.txt"), finish()]
     (record,) = both.same(lines, both.goal(grants={"write": ["late.txt"]}))
     assert [outcome.state for outcome in record.outcomes] == ["refused"]
     assert record.of(ToolIntent) == []
@@ -124,7 +114,7 @@ def test_a_refused_call_has_an_outcome_and_no_intent_in_both(both: Both) -> None
 def test_a_folder_used_in_place_needs_a_grant_to_be_written_in_both(both: Both) -> None:
     (both.folder / "here.txt").write_text("x")
     move = ToolCall("files.move", {"source": "here.txt", "target": "there.txt"})
-    lines = [plan("files.move"), move, FINISH]
+    lines = [plan("files.move"), move, finish()]
     goal = both.goal(workspace=".", inputs=["here.txt"])
     states = [
         [event.state for event in events if isinstance(event, ToolOutcome)][-1]
@@ -137,7 +127,7 @@ def test_a_folder_used_in_place_needs_a_grant_to_be_written_in_both(both: Both) 
 
 def test_a_prompt_that_the_model_refuses_costs_its_own_goal_in_both(both: Both) -> None:
     goals = [both.goal("one"), both.goal("LONG"), both.goal("two")]
-    records = both.same([plan("files.list"), ToolCall("files.list", {}), FINISH], *goals)
+    records = both.same([plan("files.list"), ToolCall("files.list", {}), finish()], *goals)
     ends = [record.ended for record in records]
     assert [end and end.status for end in ends][1] == "not_met"
     assert [len(record.turns) for record in records] == [3, 1, 3]
@@ -145,8 +135,8 @@ def test_a_prompt_that_the_model_refuses_costs_its_own_goal_in_both(both: Both) 
 
 
 def test_alone_it_is_treated_as_among_several(both: Both) -> None:
-    (alone,) = both.same([FINISH], both.goal("LONG"))
-    _, among = both.same([FINISH], both.goal("one"), both.goal("LONG"))
+    (alone,) = both.same([finish()], both.goal("LONG"))
+    _, among = both.same([finish()], both.goal("one"), both.goal("LONG"))
     assert comparable(alone.events) == comparable(among.events)
     assert [turn.invalid for turn in alone.turns] == [TOO_LONG]
 
@@ -162,7 +152,7 @@ def test_another_error_of_a_model_still_ends_the_command(both: Both) -> None:
 
 def test_a_run_leaves_the_same_in_memory_in_both(both: Both) -> None:
     compute = ToolCall("calculator", {"expression": "6+7"})
-    wrong = [plan("calculator"), compute, ToolCall("finish", {"answer": "$1"})]
+    wrong = [plan("calculator"), compute, finish("$1")]
     (record,) = both.same(wrong, both.goal(check=[{"answer": {"number": 42}}]), memory=True)
     live, rolled = ([entry.text for entry in memory.store.entries()] for memory in both.memories)
     assert live == rolled and len(live) == 2
@@ -177,7 +167,7 @@ def seen(model: ScriptedModel) -> list[tuple[str, str]]:
 
 
 def test_a_message_too_long_for_the_model_is_refused_and_later_ones_are_answered(both: Both) -> None:
-    model = Narrow([FINISH] * 9)
+    model = Narrow([finish()] * 9)
     session = ChatSession(Runner(both.store, model, builtins()))
     assert session.say("hello").text == "done"
     refused = session.say("LONG " * 9000)
@@ -185,7 +175,7 @@ def test_a_message_too_long_for_the_model_is_refused_and_later_ones_are_answered
         "failed", f"{TOO_LONG}; the message was left out of the conversation",
     )  # fmt: skip
     assert session.say("and now?").text == "done"
-    assert seen(model) == [("user", "Goal: hello"), ("assistant", FINISH.text()), ("user", "and now?")]
+    assert seen(model) == [("user", "Goal: hello"), ("assistant", finish().text()), ("user", "and now?")]
     session.close()
     events = both.store.load(session.run)
     assert replay(events, builtins().select()).same
@@ -193,7 +183,7 @@ def test_a_message_too_long_for_the_model_is_refused_and_later_ones_are_answered
 
 
 def test_a_refused_first_message_leaves_the_inputs_to_the_next(both: Both) -> None:
-    model = Narrow([FINISH] * 9)
+    model = Narrow([finish()] * 9)
     session = ChatSession(Runner(both.store, model, builtins()), both.goal(files={"t.csv": "n\n1\n2\n"}))
     assert session.say("LONG").status == "failed"
     assert session.say("how many?").text == "done"
@@ -216,7 +206,7 @@ def test_a_conversation_that_was_stuck_goes_on_in_a_new_process(both: Both) -> N
         with pytest.raises(RuntimeError):
             stuck.say(text)
     stuck.close(end=False)
-    model = Narrow([FINISH] * 9)
+    model = Narrow([finish()] * 9)
     session = ChatSession(Runner(both.store, model, builtins()), run=stuck.run)
     assert session.continue_().status == "failed"
     assert session.say("hello").text == "done"
@@ -225,7 +215,7 @@ def test_a_conversation_that_was_stuck_goes_on_in_a_new_process(both: Both) -> N
 
 
 def test_a_long_answer_to_a_question_takes_the_whole_message_out(both: Both) -> None:
-    model = Narrow([ToolCall("ask", {"question": "which?"}), FINISH])
+    model = Narrow([ToolCall("ask", {"question": "which?"}), finish()])
     session = ChatSession(Runner(both.store, model, builtins()))
     assert session.say("fix it").status == "question"
     assert session.say("the LONG one").status == "failed"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.calls import finish, plan, write
 
 from autogpt.agent.goals.load import Goal
 from autogpt.agent.record.events import PersonAnswered
@@ -24,18 +25,6 @@ TOWNS = "town,n\nOslo,3\nBergen,4\nRome,9\n"
 
 def call(name: str, **arguments: Any) -> ToolCall:
     return ToolCall(name, arguments)
-
-
-def plan(*tools: str) -> ToolCall:
-    return call("plan", steps=[{"tool": name, "for": "it"} for name in tools])
-
-
-def finish(answer: str) -> ToolCall:
-    return call("finish", answer=answer)
-
-
-def write(path: str, content: str = "x") -> ToolCall:
-    return call("files.write", path=path, content=content)
 
 
 def read(path: str) -> ToolCall:
@@ -78,8 +67,7 @@ class World:
         self.folder.mkdir()
 
     def run(self, question: str, *script: Line, registry: Registry | None = None, **fields: Any) -> RunResult:
-        goal = Goal.model_validate({"goal": question, **fields})
-        goal._base = self.folder
+        goal = Goal.model_validate({"goal": question, **fields}).at(self.folder)
         return Runner(self.store, ScriptedModel(script), registry or builtins()).run(goal)
 
 

@@ -10,15 +10,8 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from support.tiny import tiny_shape
-from transformers import (
-    AutoModelForCausalLM,
-    GPT2Config,
-    LlamaConfig,
-    MistralConfig,
-    Qwen2Config,
-    Qwen3Config,
-)
+from support.tiny import generated, tiny_loaded, tiny_shape
+from transformers import GPT2Config, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
 from autogpt.errors import DefectError
 from autogpt.llm.engine.engine import Engine, Generated, Request
@@ -61,27 +54,15 @@ def models() -> Models:
 
 
 def build(config: Any) -> LoadedModel:
-    torch.manual_seed(3)
-    model = AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
-    for name, parameter in model.named_parameters():
+    loaded = tiny_loaded(config, 3)
+    for name, parameter in loaded.model.named_parameters():
         if name.endswith("bias"):
             torch.nn.init.normal_(parameter, std=0.1)
-    return LoadedModel(model, config, "cpu", torch.float32, "tiny", "f", "f", V)
+    return loaded
 
 
 def prompt(length: int, seed: int = 0) -> list[int]:
     return torch.randint(3, V, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
-
-
-def oracle(loaded: LoadedModel, ids: Sequence[int], count: int) -> list[int]:
-    """Greedy continuation, computed from nothing by transformers."""
-    with torch.inference_mode():
-        given = torch.tensor([list(ids)])
-        out = loaded.model.generate(
-            given, attention_mask=torch.ones_like(given), do_sample=False, max_new_tokens=count,
-            min_new_tokens=count, eos_token_id=None, pad_token_id=0,
-        )  # fmt: skip
-    return out[0, len(ids) :].tolist()
 
 
 def greedy(session: str, ids: Sequence[int], count: int = 20, **extra: Any) -> Request:
@@ -109,19 +90,19 @@ def test_greedy_equals_generate_cold_warm_cropped_and_forked(models: Models, nam
     loaded, engine = models[name], Engine(models[name])
     first = prompt(40)
     cold = one(engine, greedy("a", first))
-    assert cold.ids == oracle(loaded, first, 20) and cold.cached_tokens == 0
+    assert cold.ids == generated(loaded, first, 20) and cold.cached_tokens == 0
 
     second = [*first, *cold.ids, *prompt(9, 1)]
     warm = one(engine, greedy("a", second))
-    assert warm.ids == oracle(loaded, second, 20)
+    assert warm.ids == generated(loaded, second, 20)
     assert warm.cached_tokens == len(first) + len(cold.ids) - 1  # its last token was never fed
 
     engine.fork("a", "b")
     third = [*second[:50], *prompt(5, 2)]
     cropped = one(engine, greedy("a", third))
-    assert cropped.ids == oracle(loaded, third, 20) and cropped.cached_tokens == 50
+    assert cropped.ids == generated(loaded, third, 20) and cropped.cached_tokens == 50
     forked = one(engine, greedy("b", [*second, *warm.ids]))
-    assert forked.ids == oracle(loaded, [*second, *warm.ids], 20)
+    assert forked.ids == generated(loaded, [*second, *warm.ids], 20)
     assert forked.cached_tokens == len(second) + 19
     again = one(engine, greedy("a", third))  # nothing new: one row is computed all the same
     assert again.ids == cropped.ids and again.cached_tokens == len(third) - 1
@@ -133,7 +114,7 @@ def test_a_batch_of_mixed_lengths_equals_each_alone(models: Models, name: str) -
     counts = (12, 25, 7, 18)
     requests = [greedy(f"s{i}", prompt(length, i), counts[i]) for i, length in enumerate((5, 300, 41, 530))]
     for result, request, count in zip(engine.generate(requests), requests, counts, strict=True):
-        assert result.ids == oracle(loaded, request.ids, count)
+        assert result.ids == generated(loaded, request.ids, count)
     # 530 + 300 + ... rows exceed one forward; decoding steps are shared
     assert engine.stats.forwards < sum(counts)
 
@@ -145,7 +126,7 @@ def test_a_shared_prefix_is_computed_once_even_inside_one_batch(models: Models) 
     results = engine.generate(requests)
     assert [r.cached_tokens for r in results] == [0, 200, 200, 200, 200]
     for result, request in zip(results, requests, strict=True):
-        assert result.ids == oracle(loaded, request.ids, 6)
+        assert result.ids == generated(loaded, request.ids, 6)
     computed = engine.stats.prompt_tokens - engine.stats.cached_tokens
     assert computed == 200 + sum(10 + i for i in range(5))
     for i in range(5):
@@ -160,7 +141,7 @@ def test_a_small_budget_evicts_and_changes_nothing(models: Models) -> None:
     for turn in range(2):
         for name in ("a", "b"):
             ids = prompt(30 + 10 * turn, ord(name))
-            assert one(engine, greedy(name, ids)).ids == oracle(loaded, ids, 20)
+            assert one(engine, greedy(name, ids)).ids == generated(loaded, ids, 20)
     alone = Engine(loaded)
     one(alone, greedy("b", prompt(40, ord("b"))))
     assert engine.nbytes == alone.nbytes > 0  # "a" made room for "b"
@@ -234,7 +215,7 @@ def test_grammar_forced_and_sampled_tokens(models: Models, name: str, announce: 
 
 def test_an_output_ends_by_stop_grammar_or_limit(models: Models) -> None:
     loaded, engine, ids = models["llama"], Engine(models["llama"]), prompt(20)
-    plain = oracle(loaded, ids, 20)
+    plain = generated(loaded, ids, 20)
     stop = plain[7]
     stopped = one(engine, greedy("a", ids, stop_ids=frozenset({stop})))
     assert stopped.complete and stopped.ids == plain[: plain.index(stop) + 1]
@@ -246,7 +227,8 @@ def test_an_output_ends_by_stop_grammar_or_limit(models: Models) -> None:
 
 
 def test_tokens_are_streamed_once_and_in_order(models: Models) -> None:
-    engine, seen = Engine(models["llama"]), {0: [], 1: []}  # type: ignore[var-annotated]
+    engine = Engine(models["llama"])
+    seen: dict[int, list[int]] = {0: [], 1: []}
     requests = [greedy("a", prompt(20), 5), greedy("b", prompt(9), 9, grammar=Script([[5], [6], WIDE, [7]]))]
     results = engine.generate(requests, lambda i, ids: seen[i].extend(ids))
     assert [seen[0], seen[1]] == [r.ids for r in results]
@@ -271,19 +253,19 @@ def test_choose_follows_the_distribution() -> None:
     chi_square = ((counts - 4000 * expected)[:4] ** 2 / (4000 * expected[:4])).sum()
     assert chi_square < 16.3  # 3 degrees of freedom, p = 0.001
     index, logprob = choose(logits, Sampling(temperature=0.8), 0.0)
-    assert (index, logprob) == (0, pytest.approx(float(expected[0].log()), abs=1e-5))
+    assert index == 0 and logprob == pytest.approx(float(expected[0].log()), abs=1e-5)
 
 
 def test_one_bad_request_does_not_harm_the_others(models: Models) -> None:
     loaded = models["llama"]
     engine, good = Engine(loaded), prompt(20)
     poisoned = build(CONFIGS["llama"])
-    poisoned.model.model.embed_tokens.weight.data[2] = float("nan")
+    poisoned.model.get_parameter("model.embed_tokens.weight").data[2] = float("nan")
     results = Engine(poisoned).generate([greedy("bad", [5, 2, 6]), greedy("good", good)])
-    assert "not finite" in (results[0].error or "") and results[1].ids == oracle(loaded, good, 20)
+    assert "not finite" in (results[0].error or "") and results[1].ids == generated(loaded, good, 20)
     results = engine.generate([greedy("a", prompt(1100)), greedy("b", []), greedy("c", good)])
     assert "1100 tokens" in (results[0].error or "") and "empty" in (results[1].error or "")
-    assert results[2].ids == oracle(loaded, good, 20)
+    assert results[2].ids == generated(loaded, good, 20)
     with pytest.raises(DefectError):
         engine.generate([greedy("a", good), greedy("a", good)])
     edge = one(engine, greedy("edge", prompt(1020), 50))
@@ -299,18 +281,17 @@ def test_an_interrupted_step_leaves_sessions_usable(models: Models, name: str) -
 
     with pytest.raises(KeyboardInterrupt):
         engine.generate([greedy("a", ids)], interrupt)
-    layer = loaded.model.transformer.h[1] if name == "gpt2" else loaded.model.model.layers[1]
     if name == "gpt2":  # computed by its module: stop in the middle of a forward, layer 0 done
 
         def stop(*_: object) -> None:
             raise KeyboardInterrupt
 
-        hook = layer.register_forward_pre_hook(stop)
+        hook = loaded.model.get_submodule("transformer.h.1").register_forward_pre_hook(stop)
         with pytest.raises(KeyboardInterrupt):
             engine.generate([greedy("a", [*ids, 4, 5, 6])])
         hook.remove()
     result = one(engine, greedy("a", ids))
-    assert result.ids == oracle(loaded, ids, 20) and result.cached_tokens == len(ids) - 1
+    assert result.ids == generated(loaded, ids, 20) and result.cached_tokens == len(ids) - 1
 
 
 def test_changed_weights_are_seen_by_the_fused_forward() -> None:

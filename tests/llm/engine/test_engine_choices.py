@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig
+from support.tiny import tiny_loaded
+from transformers import LlamaConfig
 
 from autogpt.llm.engine import sampling
 from autogpt.llm.engine.engine import Engine, Generated, Request
@@ -17,6 +18,7 @@ from autogpt.llm.engine.sequence import TokenLog, permits, read_mask
 from autogpt.llm.engine.speculation import Acceptance, DraftToken, History, NgramIndex, NgramProposer
 from autogpt.llm.message import Sampling
 from autogpt.llm.nn.build import make_forward
+from autogpt.llm.nn.forward import Forward
 from autogpt.llm.nn.load import LoadedModel
 
 
@@ -26,9 +28,7 @@ def tiny(vocabulary: int, spread: float = 0.2) -> LoadedModel:
         num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=2048,
         initializer_range=spread,
     )  # fmt: skip
-    torch.manual_seed(4)
-    model = AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
-    return LoadedModel(model, config, "cpu", torch.float32, "tiny", "f", "f", vocabulary)
+    return tiny_loaded(config, 4)
 
 
 def prompt(vocabulary: int, length: int, seed: int = 0) -> list[int]:
@@ -77,7 +77,7 @@ def test_drafted_sampling_follows_the_models_distribution() -> None:
     ids, first = next(
         (ids, first) for ids in prompts if (first := logits(ids)[-1].softmax(-1))[ids[0]] > 0.15
     )
-    expected = n * sum(float(first[t]) * logits([*ids, t])[-1].softmax(-1) for t in range(v))
+    expected = n * torch.stack([first[t] * logits([*ids, t])[-1].softmax(-1) for t in range(v)]).sum(0)
     drawn: dict[bool, list[list[int]]] = {}
     for speculate in (False, True):
         engine = Engine(loaded, speculate=speculate, row_cost=0.0)
@@ -102,11 +102,13 @@ def test_deciding_all_rows_at_once_chooses_the_same(
         for i in range(3)
     ]
     expected = Engine(loaded).generate(requests)
-    made: list[Any] = []
+    made: list[sampling.Sampler] = []
 
     class AtOnce(sampling.Sampler):
-        def __init__(self, *given: Any) -> None:
-            super().__init__(*given, at_once=True)
+        def __init__(
+            self, forward: Forward, device: torch.device, hidden: torch.Tensor, batch: Sequence[sampling.Work]
+        ) -> None:
+            super().__init__(forward, device, hidden, batch, at_once=True)
             made.append(self)
 
     monkeypatch.setattr("autogpt.llm.engine.engine.Sampler", AtOnce)

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
+from support.tiny import tiny_loaded
+from transformers import GPT2Config, LlamaConfig
 
 from autogpt.llm.engine.engine import Engine, Request
 from autogpt.llm.message import CallSpec, Message, Prompt, Sampling, Turn
@@ -38,9 +39,7 @@ def tiny(vocabulary: int = 300, kind: str = "llama") -> LoadedModel:
     )  # fmt: skip
     if kind == "gpt2":
         config = GPT2Config(vocab_size=vocabulary, n_embd=32, n_layer=3, n_head=2, n_positions=600)
-    torch.manual_seed(6)
-    model = AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
-    return LoadedModel(model, config, "cpu", torch.float32, "tiny", "f", "f", vocabulary)
+    return tiny_loaded(config, 6)
 
 
 @pytest.fixture
@@ -92,16 +91,15 @@ def test_short_memory_frees_what_is_idle_and_tries_once_more(
 @pytest.mark.parametrize(("kind", "layer"), [("llama", "model.layers.1"), ("gpt2", "transformer.h.1")])
 def test_numbers_that_are_not_finite_name_the_first_bad_layer(kind: str, layer: str) -> None:
     broken = tiny(kind=kind)
-    body: Any = broken.model.model.layers[1] if kind == "llama" else broken.model.transformer.h[1]
-    next(body.mlp.parameters()).data.fill_(float("nan"))
+    next(broken.model.get_submodule(f"{layer}.mlp").parameters()).data.fill_(float("nan"))
     error = Engine(broken).generate([request("a", 1)])[0].error
     assert error is not None and "not finite at token 40" in error and f"first in {layer}.mlp" in error
 
 
 def test_numbers_that_are_not_finite_stop_their_goal_only() -> None:
     expected = Engine(tiny()).generate([request("good", 1)])[0].ids
-    poisoned: Any = tiny()
-    poisoned.model.model.embed_tokens.weight.data[7] = float("inf")
+    poisoned = tiny()
+    poisoned.model.get_parameter("model.embed_tokens.weight").data[7] = float("inf")
     good = request("good", 1)
     assert 7 not in [*good.ids, *expected]
     bad = Request("bad", [*good.ids, 7, 5], sampling=Sampling(max_tokens=4))

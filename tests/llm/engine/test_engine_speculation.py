@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import torch
 from support.reference_decoder import Slow, slow_greedy
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MistralConfig, Qwen3Config
+from support.tiny import generated, tiny_loaded
+from transformers import GPT2Config, LlamaConfig, MistralConfig, Qwen3Config
 
 from autogpt.llm.engine.engine import Engine, Generated, Request
 from autogpt.llm.message import CallSpec, Sampling
-from autogpt.llm.nn.load import LoadedModel
 from autogpt.llm.text.grammar import Grammar, GrammarCompiler
 from autogpt.llm.text.tokenizer import ChatTokenizer
 
@@ -72,8 +72,7 @@ class World:
             ),
             "mistral": MistralConfig(vocab_size=v, sliding_window=48, **SHAPE),
         }
-        torch.manual_seed(11)
-        self.loaded = {name: load(config) for name, config in configs.items()}
+        self.loaded = {name: tiny_loaded(config, 11) for name, config in configs.items()}
         self.grammar: Grammar = GrammarCompiler(tokenizer, v).compile(CALLS)
         self.tokenizer = tokenizer
 
@@ -82,16 +81,10 @@ class World:
             return slow_greedy(self.loaded[name].model, ids, LIMIT, self.grammar if grammar else None, forced)
 
         @cache
-        def generated(name: str, ids: tuple[int, ...]) -> list[int]:
-            given = torch.tensor([ids])
-            with torch.inference_mode():
-                out = self.loaded[name].model.generate(
-                    given, attention_mask=torch.ones_like(given), do_sample=False, max_new_tokens=LIMIT,
-                    min_new_tokens=LIMIT, eos_token_id=None, pad_token_id=0,
-                )  # fmt: skip
-            return list(out[0, len(ids) :].tolist())
+        def free(name: str, ids: tuple[int, ...]) -> list[int]:
+            return generated(self.loaded[name], ids, LIMIT)
 
-        self.answer, self.generated = answer, generated
+        self.answer, self.generated = answer, free
 
     def prompt(self, seed: int) -> list[int]:
         """Return a prompt in which calls stand that can be copied from."""
@@ -102,11 +95,6 @@ class World:
 
 
 LIMIT = 48
-
-
-def load(config: Any) -> LoadedModel:
-    model = AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
-    return LoadedModel(model, config, "cpu", torch.float32, "tiny", "f", "f", config.vocab_size)
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.tiny import tiny_shape
+from support.tiny import tiny_loaded, tiny_shape
 from torch import Tensor
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MistralConfig
+from transformers import GPT2Config, LlamaConfig, MistralConfig
 
 from autogpt.llm.engine.engine import Engine, Request
 from autogpt.llm.kv import cache, prompt_cache
@@ -39,9 +39,7 @@ CONFIGS: dict[str, Any] = {
 
 
 def build(name: str) -> LoadedModel:
-    torch.manual_seed(5)
-    model = AutoModelForCausalLM.from_config(CONFIGS[name]).eval().requires_grad_(False)
-    return LoadedModel(model, CONFIGS[name], "cpu", torch.float32, name, "f", "f", V)
+    return tiny_loaded(CONFIGS[name], 5, name)
 
 
 @pytest.fixture(scope="module")
@@ -282,7 +280,11 @@ def test_a_damaged_or_foreign_prompt_cache_is_ignored(how: str, tmp_path: Path) 
     assert later.find([*ids, 7], 40) is None  # 60 positions more are not worth a file
     if how == "another model":
         assert PromptCache(tmp_path, "them", "cpu").find(ids, 0) is None
-        path.rename(tmp_path / f"{PromptCache(tmp_path, 'them', torch.device('cpu'))._name}-x.safetensors")
+        them = PromptCache(tmp_path, "them", "cpu")
+        them.computed(1, 1000.0)
+        them.save(ids, [span])
+        (other,) = set(tmp_path.iterdir()) - {path}
+        path.replace(other)
         assert PromptCache(tmp_path, "them", "cpu").find(ids, 0) is None
         return
     damage(path, how)

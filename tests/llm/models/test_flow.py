@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig
+from support.tiny import tiny_loaded
+from transformers import LlamaConfig
 
 from autogpt.agent.goals.load import Goal
 from autogpt.agent.record.store import RunStore
@@ -34,13 +35,11 @@ CALLS = (CallSpec("finish", ANSWER),)
 
 @pytest.fixture(scope="module")
 def loaded() -> LoadedModel:
-    torch.manual_seed(11)
     config = LlamaConfig(
         vocab_size=V, hidden_size=48, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, max_position_embeddings=512, initializer_range=0.2,
     )  # fmt: skip
-    model = AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
-    return LoadedModel(model, config, "cpu", torch.float32, "tiny", "f", "f", V)
+    return tiny_loaded(config, 11)
 
 
 @pytest.fixture(scope="module")

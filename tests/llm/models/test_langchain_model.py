@@ -13,15 +13,12 @@ from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from langchain_core.messages.tool import invalid_tool_call
 from langchain_core.outputs import ChatGeneration, ChatResult
+from support.calls import finish
 
 from autogpt.errors import ModelUnavailable, UsageError
 from autogpt.llm.message import CallSpec, Message, Prompt, ToolCall
 from autogpt.llm.models.langchain import ATTEMPTS, LangChainModel, RemoteModelError
 from autogpt.llm.models.token_budget import ContextOverflow
-
-
-def answer(text: str) -> ToolCall:
-    return ToolCall("finish", {"answer": text})
 
 
 class Remote(BaseChatModel):
@@ -95,8 +92,8 @@ def test_what_does_not_fit_is_an_invalid_turn(said: AIMessage, says: str) -> Non
 
 
 def test_models_without_tool_binding_may_write_the_call() -> None:
-    model = LangChainModel(GenericFakeChatModel(messages=iter([answer("ok").text(), "hm"])))
-    assert model.respond([prompt()])[0].call == answer("ok")
+    model = LangChainModel(GenericFakeChatModel(messages=iter([finish("ok").text(), "hm"])))
+    assert model.respond([prompt()])[0].call == finish("ok")
     assert model.respond([prompt()])[0].call is None
 
 
@@ -111,7 +108,7 @@ def test_the_conversation_becomes_linked_calls_and_results() -> None:
                 Message("tool", "$1 = hello"),
                 Message("assistant", "nonsense"),
                 Message("tool", "invalid call: no call"),
-                Message("assistant", answer("first").text()),
+                Message("assistant", finish("first").text()),
                 Message("user", "and then?"),
             )
         ]
@@ -131,7 +128,7 @@ def test_the_conversation_becomes_linked_calls_and_results() -> None:
     assert isinstance(said, AIMessage) and isinstance(result, ToolMessage)
     assert said.tool_calls[0]["name"] == "files__read" and said.tool_calls[0]["args"] == {"path": "a.txt"}
     assert result.tool_call_id == said.tool_calls[0]["id"] and result.content == "$1 = hello"
-    assert seen[6].content == answer("first").text()
+    assert seen[6].content == finish("first").text()
 
 
 class Overloaded(Exception):
@@ -142,7 +139,7 @@ def test_what_may_pass_is_tried_again_and_logged(caplog: pytest.LogCaptureFixtur
     remote = Remote(answers=[ConnectionResetError("gone"), Overloaded("busy"), calls("finish", answer="ok")])
     with caplog.at_level(logging.WARNING):
         turn = LangChainModel(remote, wait=0.001).respond([prompt()])[0]
-    assert turn.call == answer("ok")
+    assert turn.call == finish("ok")
     assert len([record for record in caplog.records if "Retrying" in record.message]) == 2
 
 

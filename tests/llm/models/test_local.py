@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from transformers import AutoModelForCausalLM, LlamaConfig
+from support.tiny import tiny_module
+from transformers import LlamaConfig
 
 from autogpt.errors import ModelUnavailable
 from autogpt.llm.message import CallSpec, Message, Prompt, Sampling, why_invalid
@@ -39,7 +39,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory, chat_folder: Path) -> Path:
     """A model folder with random weights and the suite's tokenizer."""
     place = tmp_path_factory.mktemp("model")
     tokenizer = ChatTokenizer(chat_folder)
-    torch.manual_seed(5)
     config = LlamaConfig(
         vocab_size=tokenizer.vocab_size + 13,  # padded, as many models are
         hidden_size=32,
@@ -51,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, chat_folder: Path) -> Path:
         initializer_range=0.2,
         tie_word_embeddings=True,
     )
-    AutoModelForCausalLM.from_config(config).save_pretrained(place)
+    tiny_module(config, 5).save_pretrained(place)
     (place / "tokenizer.json").write_text((chat_folder / "tokenizer.json").read_text())
     return place
 

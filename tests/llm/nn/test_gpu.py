@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib
 import random
 import warnings
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import pytest
 import torch
 from support.paths import BENCHMARKS
-from support.tiny import tiny_shape
-from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
+from support.tiny import generated, tiny_loaded, tiny_shape
+from transformers import LlamaConfig, Qwen3Config
 
 from autogpt.llm.engine.engine import Engine, Request
 from autogpt.llm.message import Sampling
@@ -27,28 +28,19 @@ CONFIGS: dict[str, Any] = {
 }
 
 
-def needs(device: str) -> Any:
+Test = TypeVar("Test", bound=Callable[..., None])
+
+
+def needs(device: str) -> Callable[[Test], Test]:
     """Mark for ``device`` and skip without it."""
     there = torch.cuda.is_available() if device == "cuda" else torch.backends.mps.is_available()
-    both = [getattr(pytest.mark, device), pytest.mark.skipif(not there, reason=f"no {device} device")]
-    return lambda test: both[0](both[1](test))
+    mark: pytest.MarkDecorator = getattr(pytest.mark, device)
+    skip = pytest.mark.skipif(not there, reason=f"no {device} device")
+    return lambda test: mark(skip(test))
 
 
 def build(name: str, device: str, dtype: torch.dtype = torch.float32) -> LoadedModel:
-    torch.manual_seed(3)
-    model = AutoModelForCausalLM.from_config(CONFIGS[name]).to(device, dtype).eval().requires_grad_(False)
-    return LoadedModel(model, CONFIGS[name], device, dtype, "tiny", "f", "f", V)
-
-
-def generate(loaded: LoadedModel, ids: list[int], count: int) -> list[int]:
-    """Greedy continuation by transformers, from nothing."""
-    with torch.inference_mode():
-        given = torch.tensor([ids], device=loaded.device)
-        out = loaded.model.generate(
-            given, attention_mask=torch.ones_like(given), do_sample=False, max_new_tokens=count,
-            min_new_tokens=count, eos_token_id=None, pad_token_id=0,
-        )  # fmt: skip
-    return out[0, len(ids) :].tolist()
+    return tiny_loaded(CONFIGS[name], 3, device=device, dtype=dtype)
 
 
 def check_against_generate(device: str, name: str) -> None:
@@ -61,7 +53,7 @@ def check_against_generate(device: str, name: str) -> None:
         outs = engine.generate([Request(w, t, sampling=Sampling(max_tokens=16)) for w, t in texts.items()])
         for (who, text), out in zip(list(texts.items()), outs, strict=True):
             assert out.error is None
-            assert out.ids == generate(loaded, text, 16)
+            assert out.ids == generated(loaded, text, 16)
             texts[who] = [*text, *out.ids, *draw.choices(range(V), k=7)]
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, LlamaConfig
+from support.tiny import tiny_module
+from transformers import AutoConfig, GPT2Config, LlamaConfig
 
 from autogpt.errors import ModelUnavailable, UsageError
 from autogpt.llm.engine.engine import Engine
@@ -33,15 +34,15 @@ def tiny_llama(**extra: Any) -> LlamaConfig:
 
 
 def save(folder: Path, config: Any, seed: int = 0) -> Any:
-    torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(config)
+    model = tiny_module(config, seed)
     model.save_pretrained(folder)
-    return model.eval()
+    return model
 
 
 def logits(model: Any, ids: list[int]) -> torch.Tensor:
     with torch.inference_mode():
-        return model(torch.tensor([ids])).logits[0].float()
+        found: torch.Tensor = model(torch.tensor([ids])).logits[0]
+        return found.float()
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -50,7 +51,8 @@ def test_fast_loading_gives_the_same_model_as_transformers(tmp_path: Path, tied:
     loaded = load_model(tmp_path, device="cpu", dtype="float32")
     assert torch.equal(logits(loaded.model, [1, 2, 3]), logits(saved, [1, 2, 3]))
     assert loaded.vocabulary == VOCABULARY and not loaded.model.training
-    loaded.model.save_pretrained(tmp_path / "again")
+    whole: Any = loaded.whole()
+    whole.save_pretrained(tmp_path / "again")
     assert weights_fingerprint(tmp_path / "again") == loaded.fingerprint
 
 
@@ -63,7 +65,7 @@ def adapter(model: Any, folder: Path, targets: list[str], **extra: Any) -> torch
     for name, parameter in wrapped.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
-    wrapped.save_pretrained(folder)
+    wrapped.save_pretrained(str(folder))
     return logits(wrapped.eval(), [7, 8, 9])
 
 
@@ -168,8 +170,7 @@ def test_plain_loading_gives_the_same_model_without_transformers(tmp_path: Path,
         "tie_word_embeddings": kind == "qwen3",
     }  # fmt: skip
     config = AutoConfig.for_model(kind, **shape)
-    saved = AutoModelForCausalLM.from_config(config).eval()
-    saved.save_pretrained(tmp_path)
+    saved = save(tmp_path, config)
     loaded = load_model(tmp_path, "cpu", "float32", light=True)
     assert isinstance(loaded.model, LightModel)
     ids = [1, 5, 9, 3]

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from support.tiny import tiny_loaded
 
 from autogpt.errors import DefectError
 from autogpt.llm.engine.engine import Engine, Request
 from autogpt.llm.message import Sampling
 from autogpt.llm.nn import device, low_precision, precision
-from autogpt.llm.nn import forward as forward_module
 from autogpt.llm.nn.build import make_forward
-from autogpt.llm.nn.device import DeviceChoice, _decide, probe_device
+from autogpt.llm.nn.device import DeviceChoice, probe_device
 from autogpt.llm.nn.forward import FusedForward
 from autogpt.llm.nn.load import LoadedModel
 from autogpt.llm.nn.low_precision import PRECISIONS, Dense, available, has_bf16
@@ -27,17 +29,17 @@ IDS = [(7 * i) % V for i in range(60)]
 
 def loaded(precisions: tuple[str, ...] = (), verify: bool = True, scale: float = 1.0) -> LoadedModel:
     """A random tiny Llama; ``scale`` blows up one column, which int8 activations cannot hold."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaConfig
 
     config = LlamaConfig(
         vocab_size=V, hidden_size=64, intermediate_size=96, num_hidden_layers=2,
         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256,
     )  # fmt: skip
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(config).eval().requires_grad_(False)
-    for layer in model.model.layers:
-        layer.input_layernorm.weight.data[3] *= scale
-    return LoadedModel(model, config, "cpu", torch.float32, "tiny", "f", "f", V, precisions, verify)
+    found = tiny_loaded(config, 0)
+    for name, weight in found.model.named_parameters():
+        if name.endswith("input_layernorm.weight"):
+            weight[3] *= scale
+    return replace(found, precisions=precisions, verify=verify)
 
 
 needs_bf16 = pytest.mark.skipif(not has_bf16(), reason="this processor multiplies no bf16")
@@ -111,9 +113,9 @@ def test_the_gate_takes_the_first_width_that_passes_and_remembers(
     (errors,) = json.loads((tmp_path / "widths.json").read_text()).values()
     assert errors["int8"] > MAX_ERROR >= errors["float16"] > 0
     assert found.precision == "float16"
-    assert isinstance(forward, FusedForward) and isinstance(forward._layers[0].qkv, low_precision.Float16)
+    assert isinstance(forward, FusedForward) and forward.precision is PRECISIONS["float16"]
     assert "float16" in found.numerics
-    monkeypatch.setattr(precision, "_error", None)  # a second measurement would fail
+    monkeypatch.setattr(precision, "logit_error", None)  # a second measurement would fail
     assert settle_precision(loaded(("int8", "float16"), scale=300.0), IDS, tmp_path)[0].precision == "float16"
 
 
@@ -124,7 +126,7 @@ def test_no_width_passes_and_a_damaged_file_is_measured_again(
     monkeypatch.setattr(precision, "MAX_ERROR", 0.0)
     found, forward = settle_precision(loaded(("float16",)), IDS, tmp_path)
     assert found.precision == ""
-    assert isinstance(forward, FusedForward) and isinstance(forward._layers[0].qkv, Dense)
+    assert isinstance(forward, FusedForward) and forward.precision is None
     assert json.loads((tmp_path / "widths.json").read_text())
 
 
@@ -141,15 +143,15 @@ def test_released_weights_are_gone_and_decoding_goes_on() -> None:
     )
     found, forward = settle_precision(tiny, IDS, None, release=True)
     assert found.released and not kept.released
-    assert tiny.model.model.layers[1].mlp.down_proj.weight.numel() == 0
-    assert tiny.model.model.layers[1].input_layernorm.weight.numel() == 64
+    assert tiny.model.get_parameter("model.layers.1.mlp.down_proj.weight").numel() == 0
+    assert tiny.model.get_parameter("model.layers.1.input_layernorm.weight").numel() == 64
     engine = Engine(found, forward=forward)
     assert engine.generate([Request("s", IDS, None, Sampling(max_tokens=8))])[0].ids == expected
     engine.clear()  # there is nothing to take over
     assert engine.generate([Request("s", IDS, None, Sampling(max_tokens=8))])[0].ids == expected
     with pytest.raises(DefectError, match="released"):
         found.whole()
-    tiny.model.model.layers[1].input_layernorm.weight.data[5] = float("nan")
+    tiny.model.get_parameter("model.layers.1.input_layernorm.weight").data[5] = float("nan")
     engine.clear()
     error = engine.generate([Request("s", IDS, None, Sampling(max_tokens=8))])[0].error
     assert error is not None and "first in model.layers.1" in error
@@ -157,20 +159,24 @@ def test_released_weights_are_gone_and_decoding_goes_on() -> None:
 
 def test_packing_in_the_background_stops_when_the_interpreter_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     ended = SimpleNamespace(is_alive=lambda: False)
-    half = PRECISIONS["float16"].linear(Dense(torch.randn(4, 4)))
-    monkeypatch.setattr(forward_module.threading, "main_thread", lambda: ended)
-    forward_module._prepare([half])
-    assert half._packed is None
-    monkeypatch.undo()
-    forward_module._prepare([half])
-    assert half._packed is not None
+    packed: list[low_precision.Float16] = []
+    monkeypatch.setattr(low_precision.Float16, "prepare", lambda layer: packed.append(layer))
+    tiny = loaded()
+    forward = make_forward(tiny.model, tiny.config)
+    assert isinstance(forward, FusedForward)
+    with monkeypatch.context() as patch:
+        patch.setattr("threading.main_thread", lambda: ended)
+        forward.set_precision(PRECISIONS["float16"])
+    assert not packed
+    forward.set_precision(PRECISIONS["float16"])
+    assert len(packed) == 2 * 4 + 1
 
 
 def test_weights_that_a_width_needs_are_not_released() -> None:
     tiny = loaded(("float16",), verify=False)
     found, _ = settle_precision(tiny, IDS, None, release=True)
     assert not found.released and found.whole() is tiny.model
-    assert tiny.model.model.layers[1].mlp.down_proj.weight.numel() > 0
+    assert tiny.model.get_parameter("model.layers.1.mlp.down_proj.weight").numel() > 0
 
 
 def test_the_logits_error_is_relative_and_sees_nan() -> None:
@@ -188,8 +194,9 @@ def test_an_engine_decodes_packed_and_follows_changed_weights() -> None:
     plain = Engine(loaded()).generate([request])[0].ids
     assert first == plain  # a tiny error: the same greedy tokens
     with torch.no_grad():
-        for layer in tiny.model.model.layers:
-            layer.mlp.down_proj.weight.normal_()
+        for name, weight in tiny.model.named_parameters():
+            if name.endswith("mlp.down_proj.weight"):
+                weight.normal_()
     engine.clear()
     changed = engine.logits(IDS[:20])
     exact = tiny.model(input_ids=torch.tensor([IDS[:20]])).logits[0]
@@ -197,22 +204,30 @@ def test_an_engine_decodes_packed_and_follows_changed_weights() -> None:
 
 
 def test_timings_decide(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert _decide({"float32": 10, "one thread": 20, "float16": 6, "int8": 4}, 2) == DeviceChoice(
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(device, "physical_cores", lambda: 2)
+
+    def decide(times: dict[str, float]) -> DeviceChoice:
+        """Choose as if these milliseconds had been measured before."""
+        monkeypatch.setattr(device, "read_measurements", lambda _: defaultdict(lambda: times))
+        return probe_device("cpu", "auto")
+
+    assert decide({"float32": 10, "one thread": 20, "float16": 6, "int8": 4}) == DeviceChoice(
         "cpu", "float32", 2, ("int8", "float16")
     )
-    assert _decide({"float32": 10, "one thread": 8, "float16": 9.8, "int8": 11}, 2) == DeviceChoice(
+    assert decide({"float32": 10, "one thread": 8, "float16": 9.8, "int8": 11}) == DeviceChoice(
         "cpu", "float32", 1
     )
-    times = {"float32": 10, "bfloat16": 4, "float16": 6, "int8": 7}
+    times: dict[str, float] = {"float32": 10, "bfloat16": 4, "float16": 6, "int8": 7}
     monkeypatch.setattr(low_precision, "has_bf16", lambda: True)
-    assert _decide(times, 2).precisions == ("bfloat16", "float16", "int8")
-    assert _decide({**times, "bfloat16": 5.9}, 2).precisions == (
+    assert decide(times).precisions == ("bfloat16", "float16", "int8")
+    assert decide({**times, "bfloat16": 5.9}).precisions == (
         "float16",
         "bfloat16",
         "int8",
     )  # precision counts
     monkeypatch.setattr(low_precision, "has_bf16", lambda: False)
-    assert _decide(times, 2).precisions == ("float16", "int8")  # a file from another chip of the same name
+    assert decide(times).precisions == ("float16", "int8")  # a file from another chip of the same name
     assert "bfloat16" not in available()
     assert probe_device("cpu", "int8").precisions == ("int8",)
     assert not probe_device("cpu", "float16").verify

@@ -16,6 +16,7 @@ from autogpt.llm.text.grammar import (
     Grammar,
     GrammarCompiler,
     GrammarError,
+    Matcher,
     NotAllowed,
     mark_forced,
     parse_call,
@@ -71,7 +72,7 @@ def random_schema(rng: random.Random, depth: int = 0) -> tuple[dict[str, Any], A
         }
         return schema, [value for _, value in pairs]
     cells = rng.sample(CELLS, 4)
-    return {
+    leaves: dict[str, tuple[dict[str, Any], Any]] = {
         "enum": ({"enum": cells}, rng.choice(cells)),
         "text": ({"type": "string"}, rng.choice(WORDS)),
         "integer": ({"type": "integer"}, rng.choice([0, 7, -12, 10**14])),
@@ -80,7 +81,8 @@ def random_schema(rng: random.Random, depth: int = 0) -> tuple[dict[str, Any], A
         "boolean": ({"type": "boolean"}, rng.random() < 0.5),
         "null": ({"type": ["string", "null"], "maxLength": 20}, rng.choice([None, "é"])),
         "pattern": ({"type": "string", "pattern": "^[a-z][a-z0-9_.]{0,9}$"}, rng.choice(["a", "late.txt"])),
-    }[kind]
+    }
+    return leaves[kind]
 
 
 def random_object(rng: random.Random, depth: int = 0) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -105,7 +107,7 @@ def sample(grammar: Grammar, rng: random.Random) -> tuple[list[int], list[bool]]
     while not matcher.done():
         run = matcher.must()
         if not run:
-            allowed = np.flatnonzero(np.unpackbits(matcher.bitmask().view(np.uint8), bitorder="little"))
+            allowed = allowed_ids(matcher)
             step = [int(rng.choice(allowed))]
         for token in run or step:
             assert matcher.consume(token)
@@ -144,14 +146,22 @@ def test_teacher_forcing_writes_the_same_text_as_the_engine_would(compiler: Gram
     assert free > 400, "hardly anything was left to decide"
 
 
+def allowed_ids(matcher: Matcher) -> list[int]:
+    """Return the ids that the grammar's mask lets through."""
+    bits = np.unpackbits(matcher.bitmask().view(np.uint8), bitorder="little")
+    ids: list[int] = np.flatnonzero(bits).tolist()
+    return ids
+
+
 def engine_walk(grammar: Grammar, ids: list[int]) -> list[bool]:
     """What the engine does, written out: forced runs, then single-token masks, then one sampled token."""
-    matcher, marks = grammar.matcher(), []
+    matcher = grammar.matcher()
+    marks: list[bool] = []
     while len(marks) < len(ids):
         run = matcher.forced()
-        allowed = np.flatnonzero(np.unpackbits(matcher.bitmask().view(np.uint8), bitorder="little"))
+        allowed = allowed_ids(matcher)
         assert ids[len(marks)] in allowed
-        run = run or ([int(allowed[0])] if len(allowed) == 1 else [])
+        run = run or ([allowed[0]] if len(allowed) == 1 else [])
         step = run or [ids[len(marks)]]
         assert ids[len(marks) : len(marks) + len(step)] == step
         assert all(matcher.consume(token) for token in step)

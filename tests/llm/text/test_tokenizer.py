@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -101,11 +102,13 @@ def test_the_jinja_template_writes_the_same_text(chat_folder: Path, tokenizer: C
     from transformers import PreTrainedTokenizerFast
 
     full = Tokenizer.from_file(str(chat_folder / "tokenizer.json"))
-    other = PreTrainedTokenizerFast(tokenizer_object=full, eos_token="<|im_end|>")
+    other = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=full, eos_token="<|im_end|>"
+    )
     other.chat_template = (chat_folder / "chat_template.jinja").read_text()
     ids = tokenizer.encode_messages(TALK, continue_assistant=True).ids
     ours = full.decode(ids, skip_special_tokens=False)
-    plain = [{"role": m.role, "content": m.content} for m in TALK]
+    plain: list[dict[str, Any]] = [{"role": m.role, "content": m.content} for m in TALK]
     assert other.apply_chat_template(plain, tokenize=False, add_generation_prompt=True) == ours
     function = {"name": CALL.name, "arguments": dict(CALL.arguments)}
     structured = list(plain)

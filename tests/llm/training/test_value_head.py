@@ -6,8 +6,10 @@ import json
 import logging
 import random
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,9 +22,12 @@ from autogpt.agent.run.rollout import Episode, Rollout
 from autogpt.cli.parser import main
 from autogpt.errors import ModelUnavailable, UsageError
 from autogpt.llm.engine.value_head import FILE, SURENESS, ValueHead, sureness
+from autogpt.llm.kv.cache import Cache
 from autogpt.llm.message import CallSpec, Message, Prompt, Sampling, ToolCall, Turn
 from autogpt.llm.models.best_of import best
 from autogpt.llm.models.local import LocalModel, value_in
+from autogpt.llm.nn.build import make_forward
+from autogpt.llm.nn.forward import FusedForward
 from autogpt.llm.registry import NANO
 from autogpt.llm.training.card import read_card
 from autogpt.llm.training.fit_value_head import (
@@ -44,8 +49,8 @@ def model() -> LocalModel:
     return LocalModel.load(str(NANO), device="cpu", dtype="float32")
 
 
-def prompt(session: str, text: str = "hello", **sampling: float) -> Prompt:
-    return Prompt(session, (Message("user", text),), CALLS, Sampling(max_tokens=24, **sampling))  # type: ignore[arg-type]
+def prompt(session: str, text: str = "hello") -> Prompt:
+    return Prompt(session, (Message("user", text),), CALLS, Sampling(max_tokens=24))
 
 
 def made_up(goals: int = 60, attempts: int = 4, width: int = 6, seed: int = 0) -> list[Outcome]:
@@ -67,20 +72,33 @@ def head_of(model: LocalModel, weight: float = 1.0, bias: float = 0.0) -> ValueH
     )
 
 
-def test_a_state_is_the_cold_forward_s_and_costs_few_rows(model: LocalModel) -> None:
+def test_a_state_is_the_cold_forward_s_and_costs_few_rows(
+    model: LocalModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[list[int]] = []
+    hidden = FusedForward.hidden
+
+    def counting(
+        forward: FusedForward, batch: Sequence[tuple[Cache, Sequence[int]]], *more: Any, **named: Any
+    ) -> torch.Tensor:
+        rows.append([len(ids) for _, ids in batch])
+        return hidden(forward, batch, *more, **named)
+
     model.engine.clear()
     asked = [prompt("a"), prompt("b", "good morning")]
     turns = model.respond(asked)
-    before = [len(model.engine._sessions.open(p.session).ids) for p in asked]
-    states = model.states(asked, turns)
-    for one, turn, state, held in zip(asked, turns, states, before, strict=True):
-        ids = [*model._encode(one.messages), *turn.ids]
-        cold = model.engine._forward.hidden([(model.engine._forward.new_cache(), ids)])[0]
-        assert torch.allclose(state, cold, atol=1e-4)
-        assert len(ids) - held <= 4, "what the turn has computed is not computed again"
-        assert model.engine._sessions.open(one.session).ids == ids
-    again = model.states(asked, turns)
+    with monkeypatch.context() as patch:
+        patch.setattr(FusedForward, "hidden", counting)
+        states = model.states(asked, turns)
+        again = model.states(asked, turns)
+    assert max(rows[0]) <= 4, "what the turn has computed is not computed again"
+    assert rows[1:] == [[1, 1]], "and what the state has computed is kept"
     assert torch.allclose(again, states, atol=1e-4)
+    forward = make_forward(model.loaded.model, model.loaded.config)
+    for one, turn, state in zip(asked, turns, states, strict=True):
+        ids = [*model.tokenizer.encode_messages(one.messages, continue_assistant=True).ids, *turn.ids]
+        cold = forward.hidden([(forward.new_cache(), ids)])[0]
+        assert torch.allclose(state, cold, atol=1e-4)
     said = Message("assistant", turns[0].text, turns[0].ids)
     longer = [replace(asked[0], messages=(*asked[0].messages, said, Message("user", "and now?")))]
     kept = model.respond(longer)[0]

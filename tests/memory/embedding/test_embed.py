@@ -137,9 +137,10 @@ def test_a_hugging_face_encoder_by_folder(tmp_path: Path) -> None:
     vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "query", "passage", ":", "cat", "dog"])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(
-        folder
+    fast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]"
     )
+    fast.save_pretrained(folder)
     config = BertConfig(
         vocab_size=8, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
     )

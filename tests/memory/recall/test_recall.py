@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from support.drafts import fact
 
 from autogpt.errors import DefectError, UserError
 from autogpt.labels import Label
 from autogpt.memory.embedding.static import StaticEmbedder, shipped
-from autogpt.memory.entry import GLOBAL, Draft, Embedder, Entry, Kind, VectorIndex, Vectors
+from autogpt.memory.entry import GLOBAL, Embedder, Entry, Kind, VectorIndex, Vectors
 from autogpt.memory.recall import rank
 from autogpt.memory.recall.rank import (
     FEATURES,
@@ -58,10 +60,9 @@ class Clock:
         return self.now
 
 
-def write(store: MemoryStore, text: str, **more: object) -> Entry:
+def write(store: MemoryStore, text: str, **more: Any) -> Entry:
     embedder = StaticEmbedder()
-    draft = Draft(Kind.FACT, text, **more)  # type: ignore[arg-type]
-    entry = store.write(draft, embedder.embed([text])[0], embedder.id).entry
+    entry = store.write(fact(text, **more), embedder.embed([text])[0], embedder.id).entry
     assert entry is not None
     return entry
 
@@ -287,7 +288,8 @@ def test_the_judge_learns_calibrates_and_is_read_back(tmp_path: Path) -> None:
 
 
 def test_a_judge_for_other_features_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    judge = Ranker(*(np.ones(2, np.float32) for _ in range(5)), scale=1.0, bias=0.0, threshold=0.0, reach=0.0)
+    ones = np.ones(2, np.float32)
+    judge = Ranker(ones, ones, ones, ones, ones, scale=1.0, bias=0.0, threshold=0.0, reach=0.0)
     judge.save(tmp_path / "judge.json")
     monkeypatch.setattr(rank, "FEATURES", ("other",))
     with pytest.raises(DefectError, match="made for other features"):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.drafts import fact
 
 from autogpt.agent.record.events import MemoryRecalled, RunStarted
 from autogpt.agent.record.store import RunStore
@@ -32,10 +33,6 @@ RUN = "20260101-000000-aaaaaa"
 @pytest.fixture
 def store(tmp_path: Path) -> MemoryStore:
     return MemoryStore(tmp_path / "home")
-
-
-def fact(text: str, **more: Any) -> Draft:
-    return Draft(Kind.FACT, text, **more)
 
 
 def piece(text: str, place: int) -> Draft:

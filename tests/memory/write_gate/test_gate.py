@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from support.drafts import fact
 
 from autogpt.labels import Label
 from autogpt.memory.embedding.embed import load
@@ -24,10 +26,6 @@ def store(tmp_path: Path) -> MemoryStore:
 def shared(tmp_path_factory: pytest.TempPathFactory) -> MemoryStore:
     """One store for many pairs, each in a namespace of its own."""
     return MemoryStore(tmp_path_factory.mktemp("shared"))
-
-
-def fact(text: str, **more: object) -> Draft:
-    return Draft(Kind.FACT, text, **more)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -131,10 +129,10 @@ def test_the_shipped_embedder_makes_no_duplicates_of_different_things(shared: Me
 def test_recalled_text_is_not_written_again(store: MemoryStore) -> None:
     told = store.write(fact("The staging database lives on host db7, port 5433, and is wiped each night"))
     assert told.entry is not None
-    run = {"run": "20260101-000000-aaaaaa", "event": 4, "recalled": (told.entry.id,)}
+    run: dict[str, Any] = {"run": "20260101-000000-aaaaaa", "event": 4, "recalled": (told.entry.id,)}
     echo = store.write(fact("Staging database: host db7, port 5433", **run))
     assert echo.verdict is Verdict.REFUSED and "recalled" in echo.reason
-    other_kind = store.write(Draft(Kind.LESSON, told.entry.text, **run))  # type: ignore[arg-type]
+    other_kind = store.write(Draft(Kind.LESSON, told.entry.text, **run))
     assert other_kind.verdict is Verdict.REFUSED and "recalled" in other_kind.reason
     news = store.write(fact("The staging database uses MySQL", **run))
     assert news.verdict is Verdict.WRITTEN
@@ -143,7 +141,7 @@ def test_recalled_text_is_not_written_again(store: MemoryStore) -> None:
 def test_an_update_of_something_recalled_is_allowed(store: MemoryStore) -> None:
     told = store.write(fact("The build server is ci1"))
     assert told.entry is not None
-    run = {"run": "20260101-000000-aaaaaa", "event": 4, "recalled": (told.entry.id,)}
+    run: dict[str, Any] = {"run": "20260101-000000-aaaaaa", "event": 4, "recalled": (told.entry.id,)}
     assert store.write(fact("The build server is ci2", **run)).verdict is Verdict.SUPERSEDED
 
 
