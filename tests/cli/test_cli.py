@@ -221,6 +221,8 @@ def test_a_parked_run_waits_for_approval_and_goes_on(here: Path, capsys: pytest.
     assert main(["approve", run, "perhaps", "--model", later]) == 2
     assert main(["approve", run, "--model", later]) == 3
     assert last_run(capsys)["status"] == "not_met", "late.txt was asked for, other.txt was written"
+    assert main(["approve", run, "perhaps", "--model", later]) == 2
+    assert f"run {run} has ended and waits for no answer" in capsys.readouterr().err
 
 
 def test_a_conversation_can_be_piped_in_and_resumed(
