@@ -186,8 +186,8 @@ def undelivered(
     for name, fact in files.items():
         if fact is not None and name not in there:
             if any(paths.covers(pattern, name) for pattern in granted):
-                why = "was written as it was before" if finished else "was not delivered: the run did not finish"
-                lines.append(f"{name} {why}")
+                as_before, cut = "was written as it was before", "was not delivered: the run did not finish"
+                lines.append(f"{name} {as_before if finished else cut}")
                 continue
             lines.append(f"{name} is in the run's own workspace only; --write {name} delivers it")
         elif fact is None and name in input_names(dict(goal)):
