@@ -284,7 +284,8 @@ def _talk(repl: Repl, settings: Settings) -> None:
 def _lines(settings: Settings) -> Iterator[str | None]:
     """Yield the person's lines; None for a Ctrl-C at the prompt. Ends at end of input."""
     if not at_terminal():
-        yield from sys.stdin
+        for line in sys.stdin:  # bytes that are no text become question marks
+            yield line.encode(errors="replace").decode()
         return
     read = _editor(settings)
     while True:

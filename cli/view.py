@@ -178,7 +178,8 @@ class RunView:
                 self.answer = self.answer if event.answer is None else event.answer
                 self.delivered = [delivery(name, self.run) for name in event.delivered]
                 if self.mode == "goal":
-                    left = undelivered(self.recorded, self.changed, event.delivered)
+                    there = [original(name, self.run) or name for name in event.delivered]
+                    left = undelivered(self.recorded, self.changed, there, finished=event.answer is not None)
                     self.undelivered = list(map(clean, left))
 
     def _next_message(self, event: PersonSaid) -> None:

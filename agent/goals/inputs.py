@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 
 from ...errors import UsageError
+from ...text import is_unicode
 
 MAX_FILES = 10_000
 """Files in one input folder."""
@@ -36,6 +37,7 @@ def near_file(path: Path) -> str:
 
 def look(path: Path) -> None:
     """Raise UsageError if what ``path`` leads to cannot be copied: a link to nothing, or too much."""
+    _check_name(path)
     if path.is_dir():
         for _ in _files(path):
             pass
@@ -71,6 +73,7 @@ def _files(folder: Path) -> Iterator[tuple[PurePath, Path]]:
         seen.add((status.st_dev, status.st_ino))
         for entry in entries:
             path, name = Path(entry.path), below / entry.name
+            _check_name(path)
             if not path.exists():
                 raise UsageError(f"{path}: a link to nothing; remove it, or name the files that are needed")
             if path.is_dir():
@@ -81,3 +84,9 @@ def _files(folder: Path) -> Iterator[tuple[PurePath, Path]]:
                     most = f"{MAX_FILES:,} files or {MAX_BYTES // 10**9} GB"
                     raise UsageError(f"{folder}: more than {most} to copy; name the files that are needed")
                 yield name, path
+
+
+def _check_name(path: Path) -> None:
+    """Raise UsageError for a name that no prompt can hold."""
+    if not is_unicode(path.name):
+        raise UsageError(f"{path.parent / repr(path.name)}: the file's name is not valid UTF-8; rename it")

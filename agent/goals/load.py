@@ -94,7 +94,7 @@ def load_goals(source: str | Path, tools: Collection[str] | None = None) -> list
         raise UsageError("the goal is empty; say what should be done")
     path = find_source(text)
     if path is None:
-        return [Goal(goal=text)]
+        return [adapt(text)]
     goals: list[Goal] = []
     problems: list[Problem] = []
     for item in _read(path, tools):
@@ -152,7 +152,7 @@ def _from_stdin(text: str) -> list[Goal]:
     if not records or not all(isinstance(record.data, dict) for record in records):
         if not text.strip():
             raise UsageError("-: the goal on standard input is empty")
-        return [Goal(goal=text.strip())]
+        return [adapt(text.strip())]
     items = [item for record in records for item in _check_record(record, "-", Path.cwd(), None)]
     _refuse([item for item in items if isinstance(item, Problem)])
     return [item for item in items if isinstance(item, Goal)]

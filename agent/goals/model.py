@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, JsonValue, PrivateAttr, field_validator, model_validator
 
 from ...errors import UsageError
+from ...text import is_unicode
 from .checks import AnyCheck, Strict, inside
 from .inputs import copy, look, named, near_file
 
@@ -145,6 +146,8 @@ class Goal(Strict):
     def _not_empty(cls, goal: str) -> str:
         if not goal.strip():
             raise ValueError("the goal is empty; say what should be done")
+        if not is_unicode(goal):
+            raise ValueError("the goal is not valid UTF-8 text; a file of bytes can only be an input")
         return goal
 
     @model_validator(mode="after")

@@ -107,7 +107,8 @@ def settled(events: Sequence[Event], answer: PersonAnswered, approvals: Approval
             raise UsageError(f"run {run} asks: {asked.text} (answer: autogpt approve {run} 'ANSWER')")
         return answer.model_copy(update={"call_id": asked.call_id, "decision": None})
     if answer.decision not in DECISIONS:
-        raise UsageError(f"run {run} waits for an approval: {', '.join(DECISIONS)}")
+        said = f", not {answer.decision!r}" if answer.decision else ""
+        raise UsageError(f"run {run} waits for an approval: {', '.join(DECISIONS)}{said}")
     tool = tool_asked(events, asked)
     if answer.decision == "always" and tool:
         approvals.add(state.started.folder, tool)

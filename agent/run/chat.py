@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ...errors import UsageError
+from ...text import is_unicode
 from ...tools.handles import text_form
 from ..goals.load import Goal
 from ..record.events import (
@@ -139,6 +140,8 @@ class ChatSession:
         """
         if not text.strip():
             raise UsageError("the message is empty")
+        if not is_unicode(text):
+            raise UsageError("the message is not valid UTF-8 text")
         waiting = State.of(self._run.events).waiting
         if waiting is not None:  # a message is no approval, so it turns one down
             decision = "no" if waiting.kind == "approval" else None

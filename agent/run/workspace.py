@@ -170,17 +170,25 @@ def deliver(
     return delivered
 
 
-def undelivered(goal: Mapping[str, Any], files: Mapping[str, Any], delivered: Iterable[str]) -> list[str]:
+def undelivered(
+    goal: Mapping[str, Any], files: Mapping[str, Any], delivered: Iterable[str], finished: bool = True
+) -> list[str]:
     """Return one line for each file that a run changed in its own copies alone.
 
     ``goal`` is the goal as it was recorded, ``files`` what the run's writes and moves say of files (None:
-    moved away), ``delivered`` the names that reached the goal's folder.
+    moved away), ``delivered`` the names whose content reached the goal's folder. Only a run that ``finished``
+    delivers; it leaves out what is the same as before.
     """
     if goal.get("workspace") is not None:
         return []
     lines, there = [], set(delivered)
+    granted = (goal.get("grants") or {}).get("write") or []
     for name, fact in files.items():
         if fact is not None and name not in there:
+            if any(paths.covers(pattern, name) for pattern in granted):
+                as_before, cut = "was written as it was before", "was not delivered: the run did not finish"
+                lines.append(f"{name} {as_before if finished else cut}")
+                continue
             lines.append(f"{name} is in the run's own workspace only; --write {name} delivers it")
         elif fact is None and name in input_names(dict(goal)):
             lines.append(f"{name} itself was not moved or renamed, only the run's copy of it")

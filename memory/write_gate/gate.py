@@ -9,16 +9,15 @@ is judged in ``relation``, secrets are found in ``secrets``. Reasons never quote
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ...labels import Label, merge
+from ...text import is_unicode
 from ..entry import Draft, Kind, Verdict
 from .relation import Relation, relate
 from .secrets import find_secret
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
 MOST_CHARACTERS = 8_000
 """An entry is something to be read in one glance; longer texts are documents and come in pieces."""
 
@@ -53,7 +52,7 @@ class Decision:
 def inspect(draft: Draft) -> str | None:
     """Return why ``draft`` is refused whatever else is stored, or None."""
     text = draft.text
-    if _SURROGATE.search(text):
+    if not is_unicode(text):
         return "the text is not valid Unicode (it has a lone surrogate); decode it properly first"
     if not text.strip():
         return "the text is empty"

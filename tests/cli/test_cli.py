@@ -212,6 +212,17 @@ def test_a_parked_run_waits_for_approval_and_goes_on(here: Path, capsys: pytest.
     assert main(["approve", run, "perhaps", "--model", later]) == 2
     assert main(["approve", run, "--model", later]) == 3
     assert last_run(capsys)["status"] == "not_met", "late.txt was asked for, other.txt was written"
+    assert main(["approve", run, "perhaps", "--model", later]) == 2
+    assert f"run {run} has ended and waits for no answer" in capsys.readouterr().err
+
+
+def test_bytes_that_are_no_text_do_not_end_a_piped_conversation(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = script(here / "hi.json", [{"name": "finish", "arguments": {"answer": "hi"}}])
+    monkeypatch.setattr(sys, "stdin", io.StringIO("hello \udcff\n"))
+    assert main(["chat", "--model", model]) == 0
+    assert "said    hello ?" in capsys.readouterr().out
 
 
 def test_a_conversation_can_be_piped_in_and_resumed(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
 
-from autogpt.agent.goals.load import Goal, adapt
+from autogpt.agent.goals.load import Goal, adapt, load_goals
 from autogpt.errors import UsageError
 
 
@@ -60,3 +61,22 @@ def test_what_cannot_be_added_is_one_clear_line(folder: Path, tmp_path: Path) ->
         assert "\n" not in str(caught.value)
     with pytest.raises(UsageError, match="the goal is empty"):
         adapt(" ")
+
+
+def test_bytes_that_are_no_text_are_refused_as_a_goal_and_as_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageError, match="the goal is not valid UTF-8 text"):
+        adapt("Say \udcff.")
+    with pytest.raises(UsageError, match="the goal is not valid UTF-8 text"):
+        load_goals("Say \udcff.")
+    monkeypatch.setattr("sys.stdin", io.StringIO("\udc80\udcff"))
+    with pytest.raises(UsageError, match="the goal is not valid UTF-8 text"):
+        load_goals("-")
+    odd = tmp_path / "data" / "na\udcffme.csv"
+    odd.parent.mkdir()
+    odd.write_text("a,b")
+    wanted = r"'na\\udcffme\.csv': the file's name is not valid UTF-8; rename it"
+    for given in (odd, odd.parent):
+        with pytest.raises(UsageError, match=wanted):
+            adapt("How many rows?", inputs=[given]).input_paths()

@@ -94,3 +94,10 @@ def test_the_model_sees_the_folder_that_it_works_in(desk: Desk) -> None:
     _, events = desk.run(workspace=desk.folder)
     seen = [event.preview for event in events if isinstance(event, ToolOutcome) and event.by == "driver"]
     assert "city text" in seen[0] and seen[1] == "2 files: friday.txt (2 B), sales.csv (14 B)"
+
+
+def test_a_granted_file_that_did_not_change_is_not_called_ungranted(desk: Desk) -> None:
+    desk.run(inputs=["friday.txt"], write=["weekend.txt"])
+    result, events = desk.run(inputs=["friday.txt"], write=["weekend.txt"])
+    assert result.delivered == []
+    assert "note    weekend.txt was written as it was before" in said(events)

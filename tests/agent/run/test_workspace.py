@@ -207,6 +207,11 @@ def test_what_changed_in_the_copies_alone_is_said() -> None:
         "weekend.txt is in the run's own workspace only; --write weekend.txt delivers it",
     ]
     assert undelivered({**goal, "workspace": "."}, files, []) == []
+    granted = {**goal, "inputs": [], "grants": {"write": ["late.txt"]}}
+    assert undelivered(granted, {"late.txt": {"bytes": 1}}, []) == ["late.txt was written as it was before"]
+    assert undelivered(granted, {"late.txt": {"bytes": 1}}, [], finished=False) == [
+        "late.txt was not delivered: the run did not finish"
+    ]
 
 
 def test_an_input_in_place_that_leads_out_of_the_folder_is_refused(place: Place, tmp_path: Path) -> None:
