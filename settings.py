@@ -66,6 +66,13 @@ class Settings(BaseSettings):
     def _expand(cls, value: Path | None) -> Path | None:
         return None if value is None else value.expanduser().absolute()
 
+    @field_validator("home")
+    @classmethod
+    def _is_folder(cls, value: Path) -> Path:
+        if any(map(os.path.isfile, (value, *value.parents))):
+            raise ValueError("a folder is wanted, not a file")
+        return value
+
     @field_validator("chroma")
     @classmethod
     def _server(cls, value: str) -> str:
@@ -134,8 +141,9 @@ def load(**flags: Any) -> Settings:
         if first["type"] == "extra_forbidden":
             known = ", ".join(Settings.model_fields)
             raise UsageError(f"setting {name!r} is unknown; known settings: {known}") from error
+        reason = first["msg"].removeprefix("Value error, ")
         where = f"--{name}, AUTOGPT_{name.upper()} or {PROJECT_FILE}"
-        raise UsageError(f"setting {name!r} ({where}): {first['msg']}, got {first['input']!r}") from error
+        raise UsageError(f"setting {name!r} ({where}): {reason}, got {first['input']!r}") from error
 
 
 def debugging() -> bool:

@@ -69,6 +69,7 @@ def add(args: argparse.Namespace) -> int:
                     raise UsageError(f"{what}: --expires is for texts; the pieces of a file go with the file")
                 done = add_documents(store, path, space, embedder)
                 print(_added(what, done))
+                failed |= not (done.added or done.changed or done.removed or done.unchanged)
                 for file, reason in done.skipped:
                     print(f"  skipped {clean(file)}: {reason}", file=sys.stderr)
                 for answer in done.refused[:5]:

@@ -121,7 +121,7 @@ def _runs(groups: Group) -> None:
     remove = command(actions, "remove", "runs:remove", "delete runs for good, with their copies of inputs",
                       "autogpt runs remove --older-than 30d")  # fmt: skip
     remove.add_argument("run", metavar="RUN", nargs="?", help="run id or a unique beginning")
-    remove.add_argument("--older-than", metavar="TIME", help="all that ended before this, as 30d, 12h or 8w")
+    remove.add_argument("--older-than", metavar="TIME", help="all untouched since then, as 30d, 12h or 8w")
     for parser in (show, replay, export):
         parser.add_argument("run", metavar="RUN", nargs="?",
                             help="run id or a unique beginning (default: the last)")  # fmt: skip

@@ -93,13 +93,16 @@ def resume(args: argparse.Namespace) -> int:
     settings = settings_of(args)
     store = open_store(settings)
     name = store.resolve_run(args.run) if args.run else store.last_resumable()
-    if store.info(name).mode == "chat":
+    info = store.info(name)
+    if info.mode == "chat":
         from .chat import continue_chat
 
         return continue_chat(args, name)
     with make_report(args.json) as report, with_memory(settings, store) as memory:
         runner = _runner_for(name, args, settings, store, report, memory)
         result = runner.resume(name)
+    if info.ended is not None:
+        print(f"run {name} has ended already; 'autogpt runs show {name}' shows it", file=sys.stderr)
     if result.status == "needs_person" and not args.json:
         print(result.cause)
     return finish([result], args.json, store)

@@ -92,12 +92,12 @@ def export(args: argparse.Namespace) -> int:
 
 
 def remove(args: argparse.Namespace) -> int:
-    """Delete a run, or all that ended before ``--older-than``, for good; say which models have seen them."""
+    """Delete a run, or all that are untouched since ``--older-than``, and say which models have seen them."""
     from ..agent.learn.forget import remove
     from .memory import say_models
 
     if (args.run is None) == (args.older_than is None):
-        raise UsageError("name a run, or --older-than TIME (such as 30d) for all that ended before that")
+        raise UsageError("name a run, or --older-than TIME (such as 30d) for all untouched since then")
     store = open_store(load())
     if args.run is not None:
         runs = [store.resolve_run(args.run)]

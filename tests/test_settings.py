@@ -49,6 +49,14 @@ def test_home_moves_everything(here: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert settings.load().home == Path.home() / ".local/share/autogpt"
 
 
+def test_a_home_that_is_a_file_is_said_to_be_one(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / "file").write_text("x")
+    for home in (here / "file", here / "file" / "below"):
+        monkeypatch.setenv("AUTOGPT_HOME", str(home))
+        with pytest.raises(UsageError, match=r"AUTOGPT_HOME .*: a folder is wanted, not a file, got '.*file"):
+            settings.load()
+
+
 def test_loading_makes_no_folder(here: Path) -> None:
     assert not settings.load().home.exists()
 

@@ -22,6 +22,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from ..errors import ToolError
+from ..text import is_unicode
 
 TEMPORARY = ".autogpt-tmp-"
 MAX_FILES = 5000
@@ -197,14 +198,15 @@ def finish_move(workspace: Path, source: str, target: str) -> bool:
 def walk(workspace: Path) -> list[tuple[str, int]]:
     """Return (path, bytes) of the regular files, sorted; hidden names and links are left out.
 
-    Stops at ``MAX_FILES`` so that a huge folder opened in place cannot hang a run.
+    So are names that are not valid UTF-8: no prompt can show them and no call can name them. Stops at
+    ``MAX_FILES`` so that a huge folder opened in place cannot hang a run.
     """
     found: list[tuple[str, int]] = []
     for folder, folders, files, descriptor in os.fwalk(workspace, follow_symlinks=False):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(name for name in folders if _is_shown(name))
         base = os.path.relpath(folder, workspace)
         for name in sorted(files):
-            if name.startswith("."):
+            if not _is_shown(name):
                 continue
             try:
                 status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
@@ -215,6 +217,10 @@ def walk(workspace: Path) -> list[tuple[str, int]]:
         if len(found) >= MAX_FILES:
             break
     return sorted(found[:MAX_FILES])
+
+
+def _is_shown(name: str) -> bool:
+    return not name.startswith(".") and is_unicode(name)
 
 
 def like(path: str, pattern: str) -> bool:

@@ -21,7 +21,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from ...errors import UsageError
-from ...text import clip
+from ...text import clip, is_unicode
 from ...tools.paths import covers
 from ...tools.tables.read import TABLE_SUFFIXES
 from .checks import Check, check_class, kinds
@@ -368,7 +368,7 @@ def adapt(
     everything. Raises UsageError.
     """
     try:
-        goal = Goal(goal=goal) if isinstance(goal, str) else goal
+        goal = goal if isinstance(goal, Goal) else Goal(goal=goal)
         if not (inputs or workspace or write):
             return goal
         body = goal.model_dump(mode="json", by_alias=True)
@@ -401,7 +401,7 @@ def _in_place(folder: Path, inputs: Sequence[str]) -> list[str]:
     sees their columns.
     """
     if not inputs:
-        names = sorted(path.name for path in folder.iterdir())
+        names = sorted(path.name for path in folder.iterdir() if is_unicode(path.name))
         tables = [name for name in names if name.lower().endswith(TABLE_SUFFIXES)]
         return [*(tables if len(tables) <= SHOWN_TABLES else []), "."]
     found = []

@@ -86,7 +86,7 @@ def read_run(events: Sequence[Event], prices: Prices, *, live: bool = False, lea
         events=0 if live else len(events),
         reader=_reader(prices, learn),
         reason=reason,
-        wording=_wording(events),
+        wording=_wording(events).encode(errors="replace").decode(),  # lone surrogates cannot be stored
         consent="default" if said is None else "given" if said.learn else "refused",
         model=started.model,
         model_hash=started.model_hash,

@@ -49,3 +49,12 @@ def test_with_the_run_it_is_gone(tmp_path: Path, isolated: Path, capsys: pytest.
     assert first == "forgot entry 1: gone from memory, its index and its backups"
     assert any("removed run" in line for line in rest)
     assert FACT.encode() not in b"".join(path.read_bytes() for path in isolated.rglob("*") if path.is_file())
+
+
+def test_a_file_that_cannot_be_kept_is_named_and_the_exit_code_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "photo.md").write_bytes(b"\x00\x01\x02" * 99)
+    assert main(["memory", "add", str(tmp_path / "photo.md")]) == 1
+    said = capsys.readouterr()
+    assert "no file to read" in said.out and "photo.md: a binary file, not text" in said.err

@@ -100,6 +100,14 @@ def test_a_question_unattended_says_how_to_answer_and_goes_on(
     assert f"run {run} has ended and waits for no answer" in capsys.readouterr().err
 
 
+def test_resuming_a_run_that_has_ended_says_so(
+    tmp_path: Path, store: RunStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = made(store, 1, 1)
+    assert main(["resume", run, "--model", script(tmp_path / "s.json", FINISH)]) == 0
+    assert f"run {run} has ended already; 'autogpt runs show {run}' shows it" in capsys.readouterr().err
+
+
 def test_an_approval_unattended_says_how_to_answer(
     tmp_path: Path, store: RunStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

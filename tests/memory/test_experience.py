@@ -188,6 +188,12 @@ def test_lengths_that_disagree_are_refused(store: RunStore) -> None:
         collect(store, load()).put(damaged)
 
 
+def test_a_conversation_that_holds_bytes_that_are_no_text_is_collected(store: RunStore) -> None:
+    chat = started(1, "").model_copy(update={"mode": "chat"})
+    record(store, chat, PersonSaid(text="Count \udcff boats"), turn(1, 2), ended())
+    assert collect(store, load()).stats().runs == 1
+
+
 def test_removing_a_run_removes_its_samples(store: RunStore) -> None:
     kept, gone = (record(store, started(n), turn(n, 2), ended()) for n in (1, 2))
     experience = collect(store, load())

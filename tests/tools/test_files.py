@@ -54,6 +54,13 @@ def test_list_shows_sizes_and_learns_what_exists(ctx: ToolContext) -> None:
     assert "a.txt" not in ctx.facts["files"], "a file that went away is forgotten"
 
 
+def test_names_that_are_no_text_are_left_out(ctx: ToolContext) -> None:
+    before = call(ctx, "files.list").value
+    (ctx.workspace / "na\udcffme.csv").write_text("pay")
+    assert call(ctx, "files.list").value == before
+    assert "udcff" not in repr(call(ctx, "files.search", text="pay").value)
+
+
 def test_list_matches_patterns_in_any_folder(ctx: ToolContext) -> None:
     assert call(ctx, "files.list", pattern="*.MD").value == ["notes/b.md"]
     assert call(ctx, "files.list", pattern="notes/*").value == ["notes/b.md"]

@@ -61,6 +61,8 @@ def test_what_cannot_be_added_is_one_clear_line(folder: Path, tmp_path: Path) ->
         assert "\n" not in str(caught.value)
     with pytest.raises(UsageError, match="the goal is empty"):
         adapt(" ")
+    with pytest.raises(UsageError, match="goal: input should be a valid string"):
+        adapt(5)  # type: ignore[arg-type]
 
 
 def test_bytes_that_are_no_text_are_refused_as_a_goal_and_as_a_name(
@@ -77,6 +79,7 @@ def test_bytes_that_are_no_text_are_refused_as_a_goal_and_as_a_name(
     odd.parent.mkdir()
     odd.write_text("a,b")
     wanted = r"'na\\udcffme\.csv': the file's name is not valid UTF-8; rename it"
+    assert adapt("How many rows?", workspace=odd.parent).inputs == ["."]
     for given in (odd, odd.parent):
         with pytest.raises(UsageError, match=wanted):
             adapt("How many rows?", inputs=[given]).input_paths()
