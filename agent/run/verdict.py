@@ -91,7 +91,7 @@ def unread_inputs(state: State) -> dict[str, str]:
 
 
 def _needed(unread: Mapping[str, str], state: State) -> dict[str, str]:
-    others = [path for path in state.inputs if path not in unread]
+    others = [path for path in state.inputs if path not in unread and path != "."]  # the folder itself
     if others:
         if any(_names(state.said, path) for path in others):
             return {}
@@ -249,10 +249,14 @@ _ASKS_EFFECT = re.compile(
     re.I,
 )
 
+_ASKS_FILE = re.compile(r"\b(files?|folders?|names?|which|where|list)\b", re.I)
+"""A question that a list of the folder can answer; any other names a file at best as what it is about."""
+
 
 def _failed_calls(run: _Run) -> str | None:
     if run.calls and all(call.failed for call in run.calls):
-        if run.told or run.supplied(run.inspected):
+        seen = [one for one in run.inspected if one.tool != "files.list" or _ASKS_FILE.search(run.question)]
+        if run.told or run.supplied(seen):
             return None
         count = "the call" if len(run.calls) == 1 else "every call"
         return f"{count} failed: {run.calls[-1].error}"

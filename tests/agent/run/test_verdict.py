@@ -202,6 +202,14 @@ def test_a_refused_effect_that_was_asked_for_is_not_met() -> None:
     assert ended(run("What is the sum of n?", *script, **fields)) == ANSWERED
 
 
+def test_the_name_of_the_file_that_could_not_be_read_is_no_answer() -> None:
+    files = {"x.jpg": "\0\1", "y.txt": "hello"}
+    script = [plan("files.read"), read("x.jpg"), finish("x.jpg")]
+    found = run("What is the sum of amount?", *script, files=files)
+    assert ended(found) == not_met("the call failed: files.read: x.jpg is not text")
+    assert ended(run("Which file is damaged?", *script, files=files)) == ANSWERED
+
+
 def test_a_failure_on_the_way_is_no_verdict() -> None:
     tries = [call("calculator", expression=text) for text in ("6 *", "6 * 7")]
     assert ended(run("What is 6 * 7?", plan("calculator"), *tries, finish("$1"))) == ANSWERED
