@@ -120,7 +120,7 @@ def _added(what: str, done: Added) -> str:
         if names
     ]
     files += [f"{done.unchanged} unchanged"] if done.unchanged else []
-    pieces = f"{done.written} pieces remembered"
+    pieces = f"{done.written} piece{'s' * (done.written != 1)} remembered"
     pieces += f", {done.forgotten} forgotten" if done.forgotten else ""
     return (
         f"{clean(what)}: files: {', '.join(files)}; {pieces}" if files else f"{clean(what)}: no file to read"

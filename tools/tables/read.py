@@ -67,6 +67,10 @@ def clean_header(cells: Sequence[object]) -> list[str]:
 def read_sources(path: Path, shown: str) -> list[Source]:
     """Return the tables in the file at ``path``; ``shown`` names it in errors (ToolError)."""
     suffix = path.suffix.lower()
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise ToolError(f"cannot open {shown}: {error.strerror}") from None
     if path.stat().st_size == 0:
         raise ToolError(f"{shown} is empty")
     if suffix in (".xlsx", ".xlsm"):

@@ -13,6 +13,7 @@ import pytest
 
 from autogpt.errors import ToolError
 from autogpt.tools.base import ToolContext, ToolResult, merge_facts
+from autogpt.tools.tables.read import read_sources
 from autogpt.tools.tables.tools import TablesDescribe, TablesQuery
 
 
@@ -24,6 +25,12 @@ def describe(ctx: ToolContext, path: str) -> ToolResult:
 
 def ask(ctx: ToolContext, **arguments: Any) -> ToolResult:
     return TablesQuery().run(arguments, ctx)
+
+
+def test_what_the_system_will_not_open_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "sales.csv").mkdir()
+    with pytest.raises(ToolError, match=r"^cannot open sales\.csv: Is a directory$"):
+        read_sources(tmp_path / "sales.csv", "sales.csv")
 
 
 def test_types_are_inferred_from_whole_columns(tmp_path: Path) -> None:
