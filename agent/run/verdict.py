@@ -6,7 +6,8 @@ run can earn is ``answered``; and it is ``not_met`` where its own record contrad
 1. an input could not be read, and no call supplied anything else;
 2. every call failed or was refused, or every call that could have had the effect that was asked for;
 3. a file that a write grant names is missing, or was delivered under another name;
-4. the answer is empty, is a piece of the question, or names an effect that no call had.
+4. the answer is empty, is a piece of the question, or names an effect that no call had;
+5. the goal orders a named file to be deleted, moved or copied, and no call had any effect.
 
 All of this is read from the events and from which files exist, never from what the model says about itself.
 A doubt is decided for the answer: a rule applies only where its words leave no other reading.
@@ -75,6 +76,7 @@ def verdict_of(
         _empty,
         _piece_of_question,
         _claimed_effect,
+        _order_left,
     ):
         cause = rule(run)
         if cause:
@@ -440,6 +442,17 @@ def _claimed_effect(run: _Run) -> str | None:
     if any(_had(call, kind, files) for call in acted):
         return None
     return f'the answer says "{clip(claim[0], 80)}", but no call had this effect'
+
+
+_FILE_ORDER = re.compile(rf"(?:please )?(?:delete|remove|erase|rename|move|copy) {_THE_FILE}", re.I)
+
+
+def _order_left(run: _Run) -> str | None:
+    """An order that names a file as its object is not carried out by an answer alone."""
+    order = _FILE_ORDER.match(run.question.strip())
+    if order is None or any(not call.failed and (call.has_effect or not call.built_in) for call in run.calls):
+        return None
+    return f'no call did what was asked: "{clip(order[0], 80)}"'
 
 
 def _had(call: _Call, kind: str, files: Sequence[str]) -> bool:

@@ -202,6 +202,16 @@ def test_a_refused_effect_that_was_asked_for_is_not_met() -> None:
     assert ended(run("What is the sum of n?", *script, **fields)) == ANSWERED
 
 
+@pytest.mark.parametrize("answer", ["B", "I cannot delete files."])
+def test_an_order_that_no_call_carried_out_is_not_met(answer: str) -> None:
+    files = {"odd.csv": "a,b\n1,2\n"}
+    found = run("Delete odd.csv.", finish(answer), files=files)
+    assert ended(found) == not_met('no call did what was asked: "Delete odd.csv"')
+    moved = [plan("files.move"), call("files.move", source="odd.csv", target="even.csv"), finish("Renamed.")]
+    assert ended(run("Rename odd.csv to even.csv", *moved, files=files)) == ANSWERED
+    assert ended(run("Copy the first line of odd.csv here", finish("a,b"), files=files)) == ANSWERED
+
+
 def test_the_name_of_the_file_that_could_not_be_read_is_no_answer() -> None:
     files = {"x.jpg": "\0\1", "y.txt": "hello"}
     script = [plan("files.read"), read("x.jpg"), finish("x.jpg")]
