@@ -27,10 +27,10 @@ FILES_OVER = {
 """Files that may be longer, each with its reason."""
 FUNCTION_LINES = 60
 MODULES_A_FOLDER = 15
-REPOSITORY_LINES = 40_500
+REPOSITORY_LINES = 40_600
 """Of all modules of the package, data makers among them; without tests and benchmarks. The rebuild of the
 rooms aimed at 36,500 (31,500 in the wheel) and took away as much as its new rules and mended faults cost."""
-WHEEL_LINES = 35_600
+WHEEL_LINES = 35_700
 AGENT_ROOMS = 9
 AGENT_FLOORS = 5
 HELP_SECONDS = 0.15
