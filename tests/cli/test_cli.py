@@ -219,7 +219,7 @@ def test_a_parked_run_waits_for_approval_and_goes_on(here: Path, capsys: pytest.
 def test_bytes_that_are_no_text_do_not_end_a_piped_conversation(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = script(here / "hi.json", [{"name": "finish", "arguments": {"answer": "hi"}}])
+    model = script(here / "hi.json", {"name": "finish", "arguments": {"answer": "hi"}})
     monkeypatch.setattr(sys, "stdin", io.StringIO("hello \udcff\n"))
     assert main(["chat", "--model", model]) == 0
     assert "said    hello ?" in capsys.readouterr().out

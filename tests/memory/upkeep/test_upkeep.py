@@ -309,7 +309,7 @@ def test_the_commands(
     assert code == 2 and err == "autogpt: error: docs/missing.md: no such file or folder\n"
     assert run("add", "") == (1, "", "refused: the text is empty\n"), "not all files of this folder"
     (tmp_path / "notes.md").write_text("# Tea\n\nIt is served at four.\n")
-    assert "1 new; 1 pieces" in run("add", "notes.md")[1]
+    assert "1 new; 1 piece " in run("add", "notes.md")[1]
     assert run("add", "notes.md", "--expires", "2")[0] == 2 and run("add", "x", "--expires", "0")[0] == 2
     (tmp_path / "notes.md").unlink()
     assert "1 gone" in run("add", "notes.md")[1]
