@@ -5,7 +5,7 @@ files, in backups. So forgetting deletes under ``secure_delete``, merges the wor
 words of deleted entries), rewrites the database file, empties the log, and does the same in the backups
 that we made and can still find. Chroma's files are cleared by ``chroma.purge``, which the caller runs with
 the change number of the forgetting. Runs that read or wrote the entry keep that in their journals, which
-are in the same database file: :func:`remains` names those runs, and removing them is a choice. Not
+are in the same database file: :func:`seen_by` names those runs, and removing them is a choice. Not
 covered: copies that others made, snapshots of the file system or the disk, and what a model learned.
 """
 
@@ -43,27 +43,6 @@ class Forgotten:
     """Backups that were cleared too."""
     missing: tuple[str, ...]
     """Backups of ours that are not where they were made; they still hold it."""
-
-
-@dataclass(frozen=True)
-class Remains:
-    """Where a forgotten entry still is. False where nothing of it is known to be left."""
-
-    runs: dict[str, list[int]]
-    """Runs whose records have it, with the entries' ids; `runs remove` removes them."""
-    files: tuple[Path, ...]
-    """Files under the home that have its text: the database itself where runs have it."""
-    backups: tuple[str, ...]
-    """Backups of ours that are not where they were made."""
-
-    def __bool__(self) -> bool:
-        return bool(self.runs or self.files or self.backups)
-
-
-def remains(store: MemoryStore, gone: Forgotten) -> Remains:
-    """Return where what was forgotten still is. Reads every file of the home but the models."""
-    runs = seen_by(store.database, gone.entries)
-    return Remains(runs, tuple(traces(store.home, gone.entries)), gone.missing)
 
 
 def forget(store: MemoryStore, ids: Iterable[int], reason: str = "forgotten by the user") -> Forgotten:

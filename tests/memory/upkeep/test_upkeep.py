@@ -21,9 +21,8 @@ from autogpt.memory.documents.documents import PIECE_TOKENS, add, chunk, count_t
 from autogpt.memory.entry import Draft, Kind, Verdict
 from autogpt.memory.experience import Experience
 from autogpt.memory.store import MemoryStore
-from autogpt.memory.upkeep import forgetting
 from autogpt.memory.upkeep.backup import Lost, backup, check_file, export, import_lines
-from autogpt.memory.upkeep.forgetting import forget, seen_by
+from autogpt.memory.upkeep.forgetting import forget, seen_by, traces
 from autogpt.memory.upkeep.upkeep import audit
 
 SECRETIVE = "Zanzibar Kingfisher meets Wolpertinger at Möwenstraße 七十二号"
@@ -74,10 +73,12 @@ def test_forgetting_leaves_no_byte(store: MemoryStore, tmp_path: Path) -> None:
 def test_what_remains_of_a_forgotten_entry_is_told(store: MemoryStore) -> None:
     store.write_many([fact(SECRETIVE), fact("tea is served at four")])
     journal(store, RUN, [(1, SECRETIVE)])
-    left = forgetting.remains(store, forget(store, [1, 2]))
-    assert left and left.runs == {RUN: [1]} and left.files == (store.database.path,)
+    gone = forget(store, [1, 2])
+    assert seen_by(store.database, gone.entries) == {RUN: [1]} and not gone.missing
+    assert traces(store.home, gone.entries) == [store.database.path]
     RunStore(store.home, database=store.database).remove(RUN)
-    assert not forgetting.remains(store, forget(store, [2]))
+    again = forget(store, [2])
+    assert not (seen_by(store.database, again.entries) or traces(store.home, again.entries) or again.missing)
 
 
 def journal(store: MemoryStore, run: str, shown: list[tuple[int, str]]) -> None:
