@@ -17,6 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from ..text import Prompting
+
 Role = Literal["system", "user", "assistant", "tool"]
 OnText = Callable[[int, str], None]
 """Called with a prompt's number and each new piece of its text."""
@@ -130,6 +132,8 @@ class Model(Protocol):
     """Hash of the weights (or a name for remote models); kept in ``run.started``."""
     tokenizer_hash: str
     """Hash of the tokenizer, empty for models that do not own their tokens."""
+    prompting: Prompting
+    """How it wants to be prompted: decided by its training, never by its callers."""
 
     def respond(
         self,

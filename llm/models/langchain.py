@@ -26,6 +26,7 @@ from langchain_core.messages.tool import ToolCall as LangChainCall
 from langchain_core.runnables import Runnable
 
 from ...errors import ModelUnavailable, UsageError, UserError
+from ...text import Prompting
 from ..message import CallSpec, Message, OnText, Prompt, ToolCall, Turn, why_invalid
 from ..text.grammar import parse_call
 from .token_budget import ContextOverflow
@@ -47,6 +48,7 @@ class LangChainModel:
     """Any LangChain chat model as the model of our loop; use :meth:`load` for one by name."""
 
     tokenizer_hash = ""
+    prompting: Prompting = "teaching"
 
     def __init__(self, model: BaseChatModel, name: str | None = None, wait: float = 1.0) -> None:
         """Wrap ``model``; ``wait``: seconds before the second attempt, then doubling."""

@@ -14,10 +14,12 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast, get_args
 from uuid import uuid4
 
 from ...errors import ModelUnavailable, UserError
+from ...files import read_object
+from ...text import Prompting
 from ..message import Message, OnText, Prompt, Sampling, Turn
 from ..text.grammar import GrammarCompiler, parse_call
 from ..text.tokenizer import ChatTokenizer
@@ -49,6 +51,7 @@ class LocalModel:
         cache_bytes: int | None = None,
         prompt_cache: Path | None = None,
         forward: Forward | None = None,
+        prompting: Prompting = "names",
     ) -> None:
         """Wrap a loaded model; ``thought_chars`` > 0 lets it think before a call.
 
@@ -61,6 +64,7 @@ class LocalModel:
         self.loaded = loaded
         self.tokenizer = tokenizer
         self.thought_chars = thought_chars
+        self.prompting = prompting
         self.name = name or Path(loaded.name).name
         self.fingerprint = loaded.fingerprint
         self.tokenizer_hash = tokenizer.fingerprint
@@ -103,7 +107,15 @@ class LocalModel:
         prompt_cache = None if cache_dir is None else cache_dir / "kv"
         loaded, forward = settle_precision(loaded, tokenizer.plain(PROBE_TEXT), cache_dir, release=True)
         name = name or Path(folder).name
-        model = cls(loaded, tokenizer, name, thought_chars, prompt_cache=prompt_cache, forward=forward)
+        model = cls(
+            loaded,
+            tokenizer,
+            name,
+            thought_chars,
+            prompt_cache=prompt_cache,
+            forward=forward,
+            prompting=prompting_of(place, adapter),
+        )
         model.value = None if adapter is None else value_in(Path(adapter), loaded)
         return model
 
@@ -236,6 +248,22 @@ class LocalModel:
             cached_tokens=answer.cached_tokens,
             seconds=answer.seconds,
         )
+
+
+def prompting_of(source: Path, adapter: str | Path | None) -> Prompting:
+    """Return how a model wants to be prompted, from the card of its adapter or of its folder.
+
+    A card of before this was kept means a model that was trained on the short prompt; a model without any
+    card was not trained by us.
+    """
+    folder = source if adapter is None else Path(adapter).expanduser()
+    card = read_object(folder / "autogpt.json") if folder.is_dir() else {}
+    if not card:
+        return "teaching" if adapter is None else "names"
+    found = card.get("prompting", "names")
+    if found not in get_args(Prompting):
+        raise ModelUnavailable(f"{folder / 'autogpt.json'}: prompting {found!r} is not known; update AutoGPT")
+    return cast(Prompting, found)
 
 
 def value_in(folder: Path, loaded: LoadedModel) -> ValueHead | None:
