@@ -1,8 +1,8 @@
 """The tokenizer of a GGUF file, as the ``tokenizer.json`` that it was converted from.
 
 Two kinds are read: byte-level BPE (``gpt2``) with the pre-tokenizers of :data:`PRE_TOKENIZERS`, and
-SentencePiece BPE (``llama``), whose merges follow from the scores of its pieces. The patterns are those that the
-models were published with; llama.cpp's converter names them in ``tokenizer.ggml.pre``.
+SentencePiece BPE (``llama``), whose merges follow from the scores of its pieces. The patterns are those
+that the models were published with; llama.cpp's converter names them in ``tokenizer.ggml.pre``.
 """
 
 from __future__ import annotations
