@@ -1,9 +1,9 @@
 """Dequantisation: the blocks of a GGUF tensor back to numbers.
 
-The block formats are ggml's (https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h): Q5_0 has one scale for
-32 weights; the K formats have 256 weights a block, whose smaller groups have 6 or 8 bit scales (and minima) of
-their own. The usual formats are written here for torch, which is some ten times as fast as the ``gguf`` package;
-the rare ones go through that package.
+The block formats are ggml's (https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h): Q5_0 has one
+scale for 32 weights; the K formats have 256 weights a block, whose smaller groups have 6 or 8 bit scales (and
+minima) of their own. The usual formats are written here for torch, which is several times as fast as the
+``gguf`` package and gives the same bits; the rare ones go through that package.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .header import BLOCKS
 
 
 def dequantise(raw: Tensor, kind: str) -> Tensor:
-    """Return the weights of ``raw`` (bytes, whole blocks of type ``kind``) in fp32 or their own type, flat."""
+    """Return the weights of ``raw`` (bytes, whole blocks of ``kind``) in fp32 or their own type, flat."""
     plain = _PLAIN.get(kind)
     if plain is not None:
         return raw.view(plain)

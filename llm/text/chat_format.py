@@ -1,8 +1,9 @@
 """A model's chat format: what stands around each message, read off its own chat template.
 
-A template (Jinja, as Hugging Face defines it) is rendered a few times with marked messages, and what stands between
-the marks is what frames them. It fits if the framing of a message does not depend on what follows, so that the
-ids of n messages are a prefix of those of n+1; any other template, and one that does not render, gives None.
+A template (Jinja, as Hugging Face defines it) is rendered a few times with marked messages, and what stands
+between the marks is what frames them. It fits if the framing of a message does not depend on what follows, so
+that the ids of n messages are a prefix of those of n+1; any other template, and one that does not render,
+gives None.
 Rendering happens here alone, in Jinja's sandbox: no text of a user, a file or a tool ever passes through a
 template.
 
@@ -34,7 +35,7 @@ class ChatFormat:
     ends: Mapping[str, str]
     """After it; that of ``assistant`` begins with the token that ends an answer."""
     first_user: str | None = None
-    """The header of a user message right after the system message, where it is another."""
+    """The header of a user message right after the system message, where both are one turn."""
     lead: str = ""
     """What stands before an assistant's body but not in the prompt that asks for one (a space)."""
 
@@ -72,7 +73,7 @@ def read_template(template: str, bos: str, eos: str, controls: Sequence[str]) ->
     if len(template) > _LONGEST:
         return None
     render = _renderer(template, bos, eos)
-    for roles in (_ROLES, _ROLES[1:]):  # with a system message, or with its text in the user's first
+    for roles in (_ROLES, _ROLES[1:]):  # some refuse a system message: then its text opens the user's first
         try:
             found = _derive(render, roles, bos, controls)
         except Exception:  # a template is a program: it may fail in any way, and its own refusals come so too
@@ -147,13 +148,15 @@ def _derive(
         return None
     user = back[len(answer_end) :]
     begin = bos if bos and opening[0].startswith(bos) else ""
-    headers = {"user": user, "assistant": asked[-1][len(user_end) :]}
+    open_thought = "<think>" in asked[-1] and "</think>" not in asked[-1]  # calls come without one
+    headers = {"user": user, "assistant": (turn if open_thought else asked[-1])[len(user_end) :]}
     ends = {"user": user_end, "assistant": answer_end.lstrip(" ")}
-    first = None
     if roles[0] == "system":
         headers["system"] = opening[0][len(begin) :]
         own = bool(user) and opening[1].endswith(user)  # else its text stands in the user's first message
         ends["system"] = opening[1].removesuffix(user) if own else ""
         first = None if own else opening[1]
+    else:
+        headers["system"], ends["system"], first = user.removeprefix(begin), "", "\n\n"
     lead = turn[len(asked[-1]) :] if turn.startswith(asked[-1]) else ""
     return ChatFormat(begin, headers, ends, first, lead)
