@@ -102,6 +102,7 @@ BUILT_IN = {
                 "Qwen team, Alibaba Cloud",
                 MEDIUM_PARTS,
             ),
+            fingerprint="309555a1c3be0fea40d66556457066583d0c2e6f96762484490aae3cffe39617",
         ),
         BuiltIn(
             "large",
@@ -120,6 +121,7 @@ BUILT_IN = {
                 "Qwen team, Alibaba Cloud",
                 LARGE_PARTS,
             ),
+            fingerprint="7be1b4b83dfacbb26283bf87a3bb7f359e65ab7d0c0ebb8f3d421a7ea7d2509b",
         ),
         BuiltIn(
             "nano",

@@ -245,10 +245,11 @@ class _Batch:
         here = sum(part.size if part in done else self._under_way(part) for part in parts)
         whole = self._file.size
         there = whole - sum(part.size for part in parts) + here
-        rate = here / max(1e-3, time.monotonic() - self._began)
+        seconds = time.monotonic() - self._began
         detail = f"{there / 1e6:.0f} of {whole / 1e6:.0f} MB"
-        if rate > 1e4 and there < whole:
-            detail += f", {rate / 1e6:.1f} MB/s, {_spoken((whole - there) / rate)} left"
+        if seconds > 3 and here > seconds * 1e5 and there < whole:  # before that it would be a guess
+            left = (whole - there) * seconds / here
+            detail += f", {here / seconds / 1e6:.1f} MB/s, {_spoken(left)} left"
         share = there / whole if len(done) == len(parts) else min(0.99, there / whole)  # 1 is said once
         self._say(f"fetching {self._model.name}", share, detail)
 
@@ -284,12 +285,12 @@ def _what_is_missing(
         for part in missing
         if part.number in problems
     ]
-    again = f"`autogpt model fetch {model.name}`"
+    again = f"autogpt model fetch {model.name}"
     kept = count - len(missing)
     goes_on = f" goes on from the {kept} of {count} parts that are here" if kept else ""
     return (
-        f"{model.name} could not be fetched: {'; '.join([*named, *away])}. With network: {again}{goes_on}. "
-        f"{bring(file)} and run {again} --from FILE"
+        f"{model.name} could not be fetched: {'; '.join([*named, *away])}. With network: `{again}`{goes_on}. "
+        f"{bring(file)} and run `{again} --from FILE`"
     )
 
 
