@@ -36,8 +36,8 @@ class Settings(BaseSettings):
     data: Path | None = None
     """Folder of the public data sets, for building suites and training; nothing else needs it."""
     model: str = ""
-    """A registered name, a folder, a hub name, ``langchain:provider/name`` or ``scripted:FILE``.
-    Empty: the one in use (``autogpt model use``), at first ``small``."""
+    """A registered name, a folder, a GGUF file, a hub name, ``langchain:provider/name`` or ``scripted:FILE``.
+    Empty: the one in use (``autogpt model use``), at first the default of this machine."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"
     """Number format of the model; on a CPU float16 and int8 are weights, with fp32 arithmetic."""

@@ -1,6 +1,6 @@
 """From settings to the live objects that commands and the facade share: store, tools, model.
 
-A model is named by one word everywhere: a registered name (``small``), a folder or hub name, or
+A model is named by one word everywhere: a registered name (``small``), a folder, a GGUF file or hub name, or
 ``KIND:REST`` for other kinds of models: ``langchain:PROVIDER/NAME``, and ``scripted:FILE`` for
 demonstrations and tests. The name that was given is the name that is recorded, so that a resumed run finds
 its model again.
@@ -156,7 +156,10 @@ def _local(name: str, settings: Settings) -> Model:
     from ..llm.models.local import LocalModel, value_in
     from ..llm.registry import ModelRegistry
 
-    found = ModelRegistry(settings.home).resolve(name)
+    registry = ModelRegistry(settings.home)
+    found = registry.resolve(name)
+    if line := registry.too_little_memory(found):
+        log.warning("%s", line)
     model = LocalModel.load(
         found.source,
         adapter=found.adapter,
