@@ -42,7 +42,7 @@ def beside_tools(data: Path, seed: int = 34) -> list[Record]:
         words = set(re.findall(r"[a-z]{4,}", text.lower()))
         apart = [api for api in tools if words.isdisjoint(_words(api))]
         stubs = [seal_stub(api) for api in rng.sample(apart, rng.randint(1, 5))]
-        echo = r"^(?!\W*" + r"\W+".join(map(re.escape, re.findall(r"\w+", text)[:12])) + r"\W*$)"
+        echo = r"^(?!\W*" + r"\W+".join(map(re.escape, re.findall(r"\w+", text))) + r"\W*$)"
         checks = [{"calls": []}, answer(matches=pattern), answer(matches=echo)]
         made.append(
             {
@@ -71,7 +71,7 @@ def _facts(data: Path) -> Iterator[tuple[str, str, str]]:
     for record in read(data, "superni_train"):
         country, capital = record["input"], record["outputs"][0]
         plain = re.fullmatch(r"[A-Z][a-z]+", capital) and re.fullmatch(r"[A-Z][A-Za-z ]+", country)
-        if record["task"] == "task1146_country_capital" and plain and capital != country:
+        if record["task"] == "task1146_country_capital" and plain and capital not in (country, "Bras"):  # cut
             yield "fact", f"What is the capital of {country}?", rf"\b{capital}\b"
 
 

@@ -1,9 +1,9 @@
-"""What an office worker asks of small ordinary files, in a person's words, with right values worked out apart.
+"""What an office worker asks of small ordinary files, in a person's words; right values worked out apart.
 
-The files lie in ``benchmarks/suites/office/``. The suite has what the tools of 2026-11-30 can reach: tables that
-are read as they stand, text files, a calculation. Left out, because no tool reads or does it yet: amounts with a
-decimal comma or a currency sign, dates that are not ISO, totals and titles inside a sheet, lists inside a JSON
-file, replacing text in a file, writing JSON.
+The files lie in ``benchmarks/suites/office/``. The suite has what the tools of 2026-11-30 can reach: tables
+that are read as they stand, text files, a calculation. Left out, because no tool reads or does it yet:
+amounts with a decimal comma or a currency sign, dates that are not ISO, totals and titles inside a sheet,
+lists inside a JSON file, replacing text in a file, writing JSON.
 """
 
 from __future__ import annotations

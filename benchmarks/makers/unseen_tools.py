@@ -53,9 +53,7 @@ def seal_stub(api: Mapping[str, Any]) -> Record:
     """Return a Seal-Tools API as a stub that says all that the source does."""
     properties = {}
     for name, info in api["parameters"].items():
-        kind = TYPES.get(info["type"], "string")
-        long = {"maxLength": 200} if kind == "string" else {}
-        properties[name] = {"type": kind, **long, "description": info["description"]}
+        properties[name] = {"type": TYPES.get(info["type"], "string"), "description": info["description"]}
     required = [name for name in api["required"] if name in properties]
     return {
         "name": api["api_name"],
@@ -129,7 +127,7 @@ def _sgd_parameter(info: Mapping[str, Any]) -> Record:
     default = {"default": info["default"]} if info.get("default", "dontcare") != "dontcare" else {}
     said = {"description": info["description"]}
     if not values:
-        return {"type": "string", "maxLength": 100, **said, **default}
+        return {"type": "string", **said, **default}
     if set(values) == {"True", "False"}:
         return {"type": "boolean", **said, **{key: value == "True" for key, value in default.items()}}
     if all(value.isdigit() for value in values):

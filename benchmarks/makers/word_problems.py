@@ -3,7 +3,8 @@
 ``benchmarks/data/word_problems.jsonl.zst`` holds them (question, answer, steps, source), taken from
 github.com/arkilpatel/SVAMP (SVAMP.json, MIT; Patel et al., 2021) and github.com/openai/grade-school-math
 (the first 500 of test.jsonl, MIT; Cobbe et al., 2021). SVAMP varies the wording so that a pattern learned
-from MAWPS does not help; one step is one operator in its equation.
+from MAWPS does not help; one step is one operator in its equation. Left out: where its equation goes below
+nothing on the way (more trees died than there were).
 """
 
 from __future__ import annotations
