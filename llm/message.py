@@ -68,8 +68,9 @@ class Sampling:
 
     temperature: float = 0.0
     seed: int = 0
-    max_tokens: int = 400
-    """Most generated tokens, forced ones included; a call cut off by it is invalid."""
+    max_tokens: int = 2000
+    """Most generated tokens, forced ones included; a call cut off by it is invalid. So there is room for the
+    longest ordinary call: the grammar bounds each argument, mostly by 400 to 1,000 characters."""
     best_of: int = 1
     """Candidates per turn, of which the best is kept: the first sampled as specified here, the others
     at random (at temperature 0.7 if this sampling is greedy)."""

@@ -45,6 +45,8 @@ MAX_ROWS = 512
 """Most rows of a forward: longer prompts are computed in chunks, so that others keep decoding."""
 MAX_ACTIVE = 32
 """Sequences decoded at once; further requests wait."""
+USUAL = 400
+"""Positions that are reserved for an output; a longer one grows its cache as it goes on."""
 MAX_DRAFT = 16
 """Most rows of a draft: about where a forward's cost begins to grow with every row."""
 KEPT_LOGS = 1024
@@ -286,7 +288,7 @@ class Engine:
             return False
         prompt = sequence.out.prompt_tokens
         self._sessions.adopt(sequence.session, sequence.log.ids[: prompt - 1])
-        sequence.session.cache.reserve(prompt + sequence.limit)
+        sequence.session.cache.reserve(prompt + min(sequence.limit, USUAL))
         self._grown = True
         sequence.settled, sequence.leader = True, None
         sequence.out.cached_tokens = len(sequence.session.ids)

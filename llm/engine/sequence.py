@@ -30,6 +30,11 @@ OnToken = Callable[[int, list[int]], None]
 
 Allowed = NDArray[np.int64] | NDArray[np.bool_]
 """The tokens that may come next: ascending ids if they are few, else one flag per id."""
+CIRCLE = 96
+"""Tokens of going round in a circle after which the string that is being written ends. A small model that wants
+to write an object into an argument of text may repeat ``{`` until a limit cuts the call off."""
+PERIOD = 16
+"""Tokens of the longest circle."""
 FEW = 8
 """Ids are listed if they are fewer than 1/8 of the vocabulary."""
 
@@ -117,6 +122,10 @@ class Matcher(Protocol):
 
     def consume(self, token: int) -> bool:
         """Advance by one id; False if it is not allowed."""
+        ...
+
+    def closer(self) -> int | None:
+        """The id that ends the thought or string that is being written; None if neither may end here."""
         ...
 
     def done(self) -> bool:
@@ -255,8 +264,8 @@ class Sequence:
         The matcher is left at the end of the draft until :meth:`settle`.
         """
         found = [Decision(0, self.allowed)]
-        if self.proposer is None or room <= 0:
-            return found
+        if self.proposer is None or room <= 0 or self._circles(CIRCLE - room):
+            return found  # no draft may pass the place where a circle ends
         self.proposer.sync(self.log.ids, len(self.log.ids))
         self.proposer.start()
         tail = self.log.ids[-LONGEST:]
@@ -351,3 +360,14 @@ class Sequence:
                 break
         self.out.complete = ended
         self.finished = ended or self.said >= self.limit
+        if self.finished or self.matcher is None or not self._circles(CIRCLE):
+            return
+        closer = self.matcher.closer()
+        if closer is not None:
+            self.log.append(closer, FORCED)
+            self._proceed(closer)
+
+    def _circles(self, length: int) -> bool:
+        """Return whether the last ``length`` tokens, all generated, repeat at most PERIOD of them."""
+        last = self.log.ids[-length:]
+        return self.said >= length and any(last[p:] == last[:-p] for p in range(1, PERIOD + 1))

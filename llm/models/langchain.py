@@ -83,9 +83,7 @@ class LangChainModel:
             raise ModelUnavailable(f"langchain:{name}: {_line(error)}") from error
         return cls(made, f"langchain:{name}")
 
-    def respond(
-        self, prompts: Sequence[Prompt], on_text: OnText | None = None
-    ) -> list[Turn]:
+    def respond(self, prompts: Sequence[Prompt], on_text: OnText | None = None) -> list[Turn]:
         """Answer each prompt, several at once; raises :class:`RemoteModelError`.
 
         A prompt that the provider says is too long raises :class:`ContextOverflow`.
