@@ -18,7 +18,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -93,12 +93,12 @@ class Answer:
             while len(self.calls) <= at < 64:
                 self.calls.append(("", ""))
             function = call.get("function") or {}
-            name, before = self.calls[at]
-            name, more = name or str(function.get("name") or ""), function.get("arguments") or ""
+            known, before = self.calls[at]
+            name, more = known or str(function.get("name") or ""), function.get("arguments") or ""
             more = more if isinstance(more, str) else json.dumps(more, ensure_ascii=False)
             self.calls[at] = (name, before + more)
             if at == 0:
-                new += more if before else f'<tool_call>{{"name":{json.dumps(name)},"arguments":{more}'
+                new += more if known else f'<tool_call>{{"name":{json.dumps(name)},"arguments":{more}'
         return new
 
     def count(self, usage: Any) -> None:
@@ -134,7 +134,7 @@ class ChatServer:
         self._key, self._silence, self._wait = key.strip(), silence, wait
         if not self._key.isascii() or not self._key.isprintable():
             raise UsageError(f"the key in {_KEYS} holds characters that no key has")
-        self._open: set[http.client.HTTPConnection] = set()
+        self._open: set[socket.socket] = set()
 
     @property
     def url(self) -> str:
@@ -201,9 +201,9 @@ class ChatServer:
 
     def abort(self) -> None:
         """End all requests under way, which then fail."""
-        for connection in list(self._open):
-            with suppress(OSError, AttributeError):
-                connection.sock.shutdown(socket.SHUT_RDWR)
+        for open_socket in list(self._open):
+            with suppress(OSError):
+                open_socket.shutdown(socket.SHUT_RDWR)
 
     def told(self, error: Exception) -> str:
         """Return the line that a person reads about a failure of this server; never with the key in it."""
@@ -294,32 +294,30 @@ class ChatServer:
     ) -> Iterator[http.client.HTTPResponse]:
         """Send a request and yield the response, if its status is good; raises Refused otherwise."""
         connection = self._connection()
-        self._open.add(connection)
+        headers = {"Accept": "application/json, text/event-stream", "Content-Type": "application/json"}
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key}"
         try:
-            headers = {"Accept": "application/json, text/event-stream", "Content-Type": "application/json"}
-            if self._key:
-                headers["Authorization"] = f"Bearer {self._key}"
             try:
                 connection.connect()
             except TimeoutError:
                 raise TimeoutError(NO_CONNECTION) from None
-            connection.sock.settimeout(self._silence)
-            data = None if body is None else json.dumps(body).encode()
-            connection.request(method, self._path + path, data, headers)
-            response = connection.getresponse()
-            if 300 <= response.status < 400:
-                raise Refused(response.status, f"redirect to {_start(response.getheader('location', '?'))}")
-            if response.status >= 400:
-                later = response.getheader("retry-after", "")
-                after = float(later) if later.isdigit() else 0.0
-                raise _refused(response.status, response.read(MOST_BYTES), after)
-            yield response
+            used = connection.sock  # the response takes it from the connection
+            self._open.add(used)
+            used.settimeout(self._silence)
+            try:
+                data = None if body is None else json.dumps(body).encode()
+                connection.request(method, self._path + path, data, headers)
+                with closing(connection.getresponse()) as response:
+                    _check_status(response)
+                    yield response
+            finally:
+                self._open.discard(used)
         except http.client.HTTPException as error:
             if isinstance(error, http.client.BadStatusLine) and not isinstance(error, ConnectionError):
                 raise Foreign(f"it answers {str(error)[:60]!r}, which is no HTTP") from error
             raise Broken(error_line(error)) from error
         finally:
-            self._open.discard(connection)
             connection.close()
 
     def _connection(self) -> http.client.HTTPConnection:
@@ -358,6 +356,15 @@ def _connection(secure: bool, host: str, port: int) -> http.client.HTTPConnectio
         trust = ssl.create_default_context()
         return http.client.HTTPSConnection(host, port, timeout=CONNECTING, context=trust)
     return http.client.HTTPConnection(host, port, timeout=CONNECTING)
+
+
+def _check_status(response: http.client.HTTPResponse) -> None:
+    """Raise Refused unless the request was accepted."""
+    if 300 <= response.status < 400:
+        raise Refused(response.status, f"redirect to {_start(response.getheader('location', '?'))}")
+    if response.status >= 400:
+        later = response.getheader("retry-after", "")
+        raise _refused(response.status, response.read(MOST_BYTES), float(later) if later.isdigit() else 0.0)
 
 
 def _refused(status: int, data: bytes, after: float) -> Refused:
