@@ -60,6 +60,8 @@ class CallSpec:
     name: str
     parameters: Mapping[str, Any]
     description: str = ""
+    free_text: bool = False
+    """Its argument is free text, such as an article: it may take ``Sampling.text_tokens``."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ class Sampling:
     max_tokens: int = 2000
     """Most generated tokens, forced ones included; a call cut off by it is invalid. So there is room for the
     longest ordinary call: the grammar bounds each argument, mostly by 400 to 1,000 characters."""
+    text_tokens: int = 2000
+    """Most generated tokens of a call whose argument is free text; at this limit the text is ended."""
     best_of: int = 1
     """Candidates per turn, of which the best is kept: the first sampled as specified here, the others
     at random (at temperature 0.7 if this sampling is greedy)."""

@@ -10,6 +10,7 @@ is refused, not shortened (shortening is the transcript's job).
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,7 +23,7 @@ from ...files import read_object
 from ...text import Prompting
 from ..message import Message, OnText, Prompt, Sampling, Turn
 from ..text.grammar import GrammarCompiler, parse_call
-from ..text.tokenizer import ChatTokenizer
+from ..text.tokenizer import CALL_CLOSE, CALL_OPEN, ChatTokenizer
 from .best_of import best, candidates
 from .token_budget import ContextOverflow, ledger, overflow
 
@@ -182,14 +183,15 @@ class LocalModel:
     def generate(
         self,
         text: str,
-        max_tokens: int = 256,
+        max_tokens: int = 2000,
         sampling: Sampling | None = None,
         system: str | None = None,
         on_text: Callable[[str], None] | None = None,
     ) -> str:
         """Answer ``text`` freely, without grammar or tools; greedy unless ``sampling`` says otherwise.
 
-        ``max_tokens`` applies when no ``sampling`` is given. Raises :class:`ContextOverflow`.
+        ``max_tokens`` applies when no ``sampling`` is given, and a text that repeats itself may end earlier.
+        Raises :class:`ContextOverflow`.
         """
         from ..engine.engine import Request
 
@@ -198,8 +200,10 @@ class LocalModel:
             messages.insert(0, Message("system", system))
         ids = self._encode(messages)
         session = f"generate-{uuid4().hex}"
-        chosen = sampling or Sampling(max_tokens=max_tokens)
-        request = Request(session, ids, None, chosen, frozenset(self.tokenizer.stop_ids))
+        first = min(max_tokens, Sampling().max_tokens)
+        chosen = sampling or Sampling(max_tokens=first, text_tokens=max_tokens)
+        free = None if sampling else lambda _: True
+        request = Request(session, ids, None, chosen, frozenset(self.tokenizer.stop_ids), free=free)
         pass_on = None if on_text is None else lambda _, piece: on_text(piece)
         stream = None if pass_on is None else _Stream(self.tokenizer, pass_on, {0: 0})
         try:
@@ -221,7 +225,19 @@ class LocalModel:
         grammar = self.compiler.compile(prompt.calls, self.thought_chars)
         ids, first = self._encode(prompt.messages), prompt.messages[:1]
         core = len(self.tokenizer.encode_messages([m for m in first if m.role == "system"]).ids)
-        return Request(prompt.session, ids, grammar, prompt.sampling, core=core)
+        long = tuple(
+            f'{CALL_OPEN}{{"name":{json.dumps(call.name)},' for call in prompt.calls if call.free_text
+        )
+        if not long:
+            return Request(prompt.session, ids, grammar, prompt.sampling, core=core)
+
+        def free(said: Sequence[int]) -> bool:
+            text = self.tokenizer.decode(said)
+            return text[max(text.find(CALL_OPEN), 0) :].startswith(long)
+
+        tokenizer = self.tokenizer
+        ends = (*tokenizer.plain('…"}}'), *tokenizer.frame(CALL_CLOSE), tokenizer.eos_id)
+        return Request(prompt.session, ids, grammar, prompt.sampling, core=core, free=free, ends=ends)
 
     def _encode(self, messages: Sequence[Message]) -> list[int]:
         ids = self.tokenizer.encode_messages(messages, continue_assistant=True).ids
