@@ -22,6 +22,7 @@ from contextlib import suppress
 from typing import Any, Literal
 
 from ...errors import ModelUnavailable, UsageError
+from ...text import Prompting
 from ..message import CallSpec, Message, OnText, Prompt, Sampling, ToolCall, Turn
 from ..text.grammar import parse_call
 from .chat_server import Answer, ChatServer, Refused
@@ -58,7 +59,7 @@ class OpenAIModel:
     """A model of an OpenAI-compatible server; use :meth:`load` for one by name."""
 
     tokenizer_hash = ""
-    prompting = "teaching"
+    prompting: Prompting = "teaching"
 
     def __init__(self, server: ChatServer, model: str) -> None:
         """Take ``model`` of ``server``."""

@@ -1,4 +1,4 @@
-"""The suites of strangers: their right answers pass their own checks, and nothing of them may be trained on."""
+"""The suites of strangers: their right answers pass their own checks; nothing of them may be trained on."""
 
 from __future__ import annotations
 
