@@ -61,6 +61,7 @@ def test_the_common_shapes_compute_what_transformers_computes(
     assert (logits(loaded) - expected(model)).abs().max() < 1e-4
     assert loaded.vocabulary == 256
     whole = loaded.whole()
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in whole.state_dict().items())
     assert (expected(whole) - expected(model)).abs().max() < 1e-4
 
 
