@@ -31,8 +31,8 @@ OnToken = Callable[[int, list[int]], None]
 Allowed = NDArray[np.int64] | NDArray[np.bool_]
 """The tokens that may come next: ascending ids if they are few, else one flag per id."""
 CIRCLE = 96
-"""Tokens of going round in a circle after which the string being written ends: a small model that wants
-to write an object into an argument of text repeats ``{`` until a limit cuts the call off."""
+"""Tokens of going round in a circle after which the string that is being written ends. A small model that
+wants to write an object into an argument of text may repeat ``{`` until a limit cuts the call off."""
 PERIOD = 16
 """Tokens of the longest circle."""
 STEP = 400
