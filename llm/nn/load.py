@@ -29,6 +29,7 @@ from ..gguf.weights import read_weights, shape_header
 from .adapter import adapter_fingerprint, check_base, merge_adapter
 from .device import DTYPES, probe_device
 from .forward import can_fuse
+from .hub import fetch_hub, is_hub_file
 from .light_loader import LightModel, assemble, full_config, light_config, read_light
 from .low_precision import PRECISIONS
 
@@ -209,25 +210,13 @@ def locate_model(name: str) -> Path:
     folder = Path(name).expanduser()
     if folder.is_dir() or (is_gguf(folder) and folder.is_file()):
         return folder
+    if is_hub_file(name):
+        return fetch_hub(name)
     if is_gguf(folder):
         raise ModelUnavailable(f"no such file: {name}")
     if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
         raise ModelUnavailable(f"no model folder {name}: give an existing folder or a hub name (owner/model)")
-    from huggingface_hub import snapshot_download
-
-    patterns = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
-    try:
-        return Path(snapshot_download(name, local_files_only=True, allow_patterns=patterns))
-    except (OSError, ValueError):
-        pass  # not here yet: ask the hub
-    try:
-        return Path(snapshot_download(name, allow_patterns=patterns))
-    except Exception as error:  # the hub's client raises errors of several HTTP libraries
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelUnavailable(
-            f"{name} is no folder here and could not be fetched from the hub ({reason}): "
-            "check the name and the network, or give a local folder"
-        ) from error
+    return fetch_hub(name)
 
 
 def _module(folder: Path, config: Any, dtype: torch.dtype) -> Any:
