@@ -5,8 +5,8 @@ split by a hash: of the question for MAWPS, GSM8K and movie polarity; of the too
 the service's name for SGD, so that held-out goals need calls that were never seen; of the table's id for
 WikiTableQuestions, whose ``valid`` file asks about tables of its training part; of the first message for the
 Chinese part of ChatterBot, of the thing talked about for KdConv. A record with several tools or services may
-be trained on only if each of them may. The seed instructions only measure. The rule depends on nothing but the
-text, so it holds on every machine; changing a share changes what old models were trained on.
+be trained on only if each of them may. The seed instructions only measure. The rule depends on nothing but
+the text, so it holds on every machine; changing a share changes what old models were trained on.
 """
 
 from __future__ import annotations
