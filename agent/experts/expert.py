@@ -44,6 +44,8 @@ class Task:
     calls: list[ToolCall] = field(default_factory=list)
     turns: list[tuple[str, list[ToolCall]]] = field(default_factory=list)
     """``(what the user says, the expert's calls)``; used instead of ``calls`` when not empty."""
+    answers: list[str] = field(default_factory=list)
+    """What the person says to each ``ask``, in order; without, a question ends the task."""
     unlearned: tuple[int, ...] = ()
     """Indices of calls that are mistakes on purpose (recovered from later); they carry no loss."""
     plan: bool = True
@@ -171,7 +173,17 @@ class Recorder:
         if task.turns:
             return self._converse(rollout, task)
         self.expert.assign(FIRST, task.calls)
-        return rollout.run([task.goal])[0]
+        return self._answered(rollout, task) if task.answers else rollout.run([task.goal])[0]
+
+    def _answered(self, rollout: Rollout, task: Task) -> Episode:
+        """Play a task in which a person answers what is asked."""
+        episode = rollout.open(task.goal)
+        episode.answers.extend(task.answers)
+        try:
+            rollout.work(episode)
+        finally:
+            episode.close()
+        return episode
 
     def _converse(self, rollout: Rollout, task: Task) -> Episode:
         episode = rollout.open(task.goal, mode="chat")
