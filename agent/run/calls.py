@@ -108,7 +108,7 @@ def _must_look(state: State) -> bool:
 
 
 def _must_write(state: State, tools: Mapping[str, Tool]) -> bool:
-    """Return whether a planned call with an effect is still to come; such models stop when they know enough."""
+    """Return whether a planned call with an effect is still to come: such models stop too early."""
     if not _is_taught(state):
         return False
     tried = {outcome.tool for outcome in state.outcomes} | set(state.refused)
