@@ -36,9 +36,10 @@ def fetch_hub(name: str) -> Path:
     except (OSError, ValueError):
         pass  # not here yet: ask the hub
     try:
-        if not asked:
+        place = Path(get(False))
+        if not asked and place.is_dir() and not [*place.glob("*.safetensors"), *place.glob("*.bin")]:
             _refuse_gguf_alone(name, list_repo_files(name))
-        return Path(get(False))
+        return place
     except ModelUnavailable:
         raise
     except Exception as error:  # the hub's client raises errors of several HTTP libraries

@@ -8,8 +8,7 @@ import huggingface_hub
 import pytest
 
 from autogpt.errors import ModelUnavailable
-from autogpt.llm.nn.hub import is_hub_file
-from autogpt.llm.nn.load import locate_model
+from autogpt.llm.nn.hub import fetch_hub, is_hub_file
 
 
 class Hub:
@@ -38,7 +37,13 @@ class Hub:
                 raise FileNotFoundError(name)
             self.files(name)
             self.asked += 1
-            place.touch()
+            if kept.endswith(".gguf"):
+                place.touch()
+            else:
+                place.mkdir()
+                for file in self.repositories[name]:
+                    if not file.endswith(".gguf"):
+                        (place / file).touch()
         return str(place)
 
 
@@ -58,15 +63,14 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
 
 def test_a_repository_or_one_gguf_file_of_it_is_fetched_once(hub: Hub) -> None:
     for _ in range(2):
-        assert locate_model("org/model").name == "org--model"
-        assert locate_model("org/G:b.gguf").name == "b.gguf"
+        assert fetch_hub("org/model").name == "org--model"
+        assert fetch_hub("org/G:b.gguf").name == "b.gguf"
     assert hub.asked == 2
 
 
 def test_a_repository_of_gguf_files_alone_names_them(hub: Hub) -> None:
     with pytest.raises(ModelUnavailable, match=r"name one, as org/G:a\.gguf \(a\.gguf, b\.gguf\)$"):
-        locate_model("org/G")
-    assert hub.asked == 0
+        fetch_hub("org/G")
 
 
 @pytest.mark.parametrize("name", ["org/away", "org/away:a.gguf", "org/G:c.gguf"])
@@ -74,7 +78,7 @@ def test_what_the_hub_does_not_give_is_one_line_that_says_what_to_do(hub: Hub, n
     with pytest.raises(
         ModelUnavailable, match=r"could not be fetched from the hub \(.*\): check the name"
     ) as caught:
-        locate_model(name)
+        fetch_hub(name)
     assert "\n" not in str(caught.value) and str(caught.value).startswith(name)
 
 
