@@ -155,7 +155,7 @@ class Reader:
         raw = torch.empty((end - start) * row, dtype=torch.uint8)
         with self._header.path.open("rb", buffering=0) as file:  # a mapped file would count as memory in use
             file.seek(info.start + start * row)
-            if file.readinto(raw.numpy()) != len(raw):
+            if file.readinto(memoryview(raw.numpy())) != len(raw):
                 raise ModelUnavailable(f"{self._header.path} was cut short while it was read: fetch it again")
         return dequantise(raw, info.kind).view(end - start, -1)
 
