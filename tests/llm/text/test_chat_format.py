@@ -36,8 +36,10 @@ LLAMA2 = (
 MISTRAL = (  # the system text stands in the last message, wherever that is
     "{% if messages[0].role == 'system' %}{% set told = messages[0].content %}"
     "{% set messages = messages[1:] %}{% endif %}{{ bos_token }}{% for m in messages %}"
-    "{% if m.role == 'user' %}{% if loop.last and told %}{{ '[INST] ' + told + '\n\n' + m.content + '[/INST]' }}{% else %}"
-    "{{ '[INST] ' + m.content + '[/INST]' }}{% endif %}{% else %}{{ ' ' + m.content + eos_token }}{% endif %}{% endfor %}"
+    "{% if m.role == 'user' %}{% if loop.last and told %}"
+    "{{ '[INST] ' + told + '\n\n' + m.content + '[/INST]' }}{% else %}"
+    "{{ '[INST] ' + m.content + '[/INST]' }}{% endif %}{% else %}"
+    "{{ ' ' + m.content + eos_token }}{% endif %}{% endfor %}"
 )
 QWEN3 = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% if m.role == 'assistant' and loop.last %}"
