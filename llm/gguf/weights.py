@@ -152,12 +152,12 @@ class Reader:
     def rows(self, info: TensorInfo, start: int, end: int) -> Tensor:
         """Return rows of a tensor, in fp32 or its own 16 bit type."""
         row = info.size // info.shape[0]
-        raw = torch.empty((end - start) * row, dtype=torch.uint8)
+        raw = bytearray((end - start) * row)
         with self._header.path.open("rb", buffering=0) as file:  # a mapped file would count as memory in use
             file.seek(info.start + start * row)
-            if file.readinto(raw.numpy()) != len(raw):
+            if file.readinto(raw) != len(raw):
                 raise ModelUnavailable(f"{self._header.path} was cut short while it was read: fetch it again")
-        return dequantise(raw, info.kind).view(end - start, -1)
+        return dequantise(torch.frombuffer(raw, dtype=torch.uint8), info.kind).view(end - start, -1)
 
     def weights(self, info: TensorInfo, dtype: torch.dtype) -> Tensor:
         """Return a tensor in ``dtype``, as our forward computes with it; pieces of it at the same time."""

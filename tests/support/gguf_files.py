@@ -74,7 +74,7 @@ def write_gguf(
     settings: Mapping[str, Any] | None = None,
     endianess: gguf.GGUFEndian = gguf.GGUFEndian.LITTLE,
 ) -> Path:
-    """Write ``model`` (a transformers module) to ``path``; matrices in blocks of ``kind``, vectors in fp32."""
+    """Write ``model`` (a transformers module) to ``path``; matrices as ``kind``, vectors in fp32."""
     config = model.config
     name = architecture or {"mistral": "llama", "gemma3_text": "gemma3"}.get(
         config.model_type, config.model_type

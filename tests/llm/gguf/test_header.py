@@ -72,7 +72,8 @@ def test_other_versions_and_byte_orders_are_refused_by_name(whole: Path, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("architecture", "about"), [("falcon", "falcon.*supported are llama"), ("clip", "mmproj"), ("bert", "embedding")]
+    ("architecture", "about"),
+    [("falcon", "falcon.*supported are llama"), ("clip", "mmproj"), ("bert", "embedding")],
 )
 def test_other_architectures_are_refused_by_name(tmp_path: Path, architecture: str, about: str) -> None:
     path = tmp_path / "m.gguf"

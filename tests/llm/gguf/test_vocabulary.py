@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ ODD = [
     "   leading   and trailing   ",
     "I'm WE'LL they'd O'Neil's",
     "한국어 テスト עברית हिन्दी ไทย",
-    "<tool_call>{\"name\":1}</tool_call><|im_end|> <|im_start|>user",
+    '<tool_call>{"name":1}</tool_call><|im_end|> <|im_start|>user',
     "\u3000\u00a0 x\t\t\n \n",
     "",
 ]
@@ -90,9 +91,8 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[ChatToken
     return {kind: pair(kind, place) for kind in ("qwen2", "llama-bpe", "smollm", "gpt-2")}
 
 
-letters = st.text(max_size=20) | st.lists(st.sampled_from([*ODD, *SPECIAL, " ", "7", "a", "\n"]), max_size=4).map(
-    "".join
-)
+some = st.sampled_from([*ODD, *SPECIAL, " ", "7", "a", "\n"])
+letters = st.text(max_size=20) | st.lists(some, max_size=4).map("".join)
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -149,7 +149,7 @@ def sentence_piece(**other: Any) -> Vocabulary:
 
 
 def joined_by_score(text: str, vocabulary: Vocabulary) -> list[int]:
-    """SentencePiece's rule, slowly: join the neighbours whose union has the best score, until none is a piece."""
+    """SentencePiece's rule, slowly: join those neighbours whose union has the best score, and again."""
     assert vocabulary.scores is not None
     score = {
         token: value
@@ -159,7 +159,7 @@ def joined_by_score(text: str, vocabulary: Vocabulary) -> list[int]:
     place = {token: i for i, token in enumerate(vocabulary.tokens)}
     parts = list(text.replace(" ", "▁"))
     while True:
-        unions = [(score[a + b], -i) for i, (a, b) in enumerate(zip(parts, parts[1:], strict=False)) if a + b in score]
+        unions = [(score[a + b], -i) for i, (a, b) in enumerate(pairwise(parts)) if a + b in score]
         if not unions:
             break
         at = -max(unions)[1]

@@ -52,9 +52,7 @@ CONFIGS = {
 
 @pytest.mark.parametrize("light", [True, False])
 @pytest.mark.parametrize("name", CONFIGS)
-def test_the_common_shapes_compute_what_transformers_computes(
-    tmp_path: Path, name: str, light: bool
-) -> None:
+def test_the_common_shapes_compute_what_transformers_computes(tmp_path: Path, name: str, light: bool) -> None:
     model = tiny_module(CONFIGS[name], 3)
     path = write_gguf(tmp_path / "m.gguf", model)
     loaded = load_model(path, "cpu", "float32", light=light)

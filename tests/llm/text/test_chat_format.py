@@ -1,4 +1,4 @@
-"""Chat formats: a model is spoken to as its own template says, append-only, and text never becomes control."""
+"""Chat formats: a model is spoken to as its own template says, append-only; text never becomes control."""
 
 from __future__ import annotations
 
@@ -34,10 +34,12 @@ LLAMA2 = (
     "{% else %}{{ ' ' + m.content.strip() + ' ' + eos_token }}{% endif %}{% endfor %}"
 )
 MISTRAL = (  # the system text stands in the last message, wherever that is
-    "{% if messages[0].role == 'system' %}{% set told = messages[0].content %}{% set messages = messages[1:] %}"
-    "{% endif %}{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{% if loop.last and told %}"
-    "{{ '[INST] ' + told + '\n\n' + m.content + '[/INST]' }}{% else %}{{ '[INST] ' + m.content + '[/INST]' }}"
-    "{% endif %}{% else %}{{ ' ' + m.content + eos_token }}{% endif %}{% endfor %}"
+    "{% if messages[0].role == 'system' %}{% set told = messages[0].content %}"
+    "{% set messages = messages[1:] %}{% endif %}{{ bos_token }}{% for m in messages %}"
+    "{% if m.role == 'user' %}{% if loop.last and told %}"
+    "{{ '[INST] ' + told + '\n\n' + m.content + '[/INST]' }}{% else %}"
+    "{{ '[INST] ' + m.content + '[/INST]' }}{% endif %}{% else %}"
+    "{{ ' ' + m.content + eos_token }}{% endif %}{% endfor %}"
 )
 QWEN3 = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% if m.role == 'assistant' and loop.last %}"
@@ -136,7 +138,8 @@ def test_no_text_becomes_a_control_token(template: str, tmp_path: Path) -> None:
 
 
 def test_each_format_ends_a_message_with_its_own_token(tmp_path: Path) -> None:
-    ends = {LLAMA3: "<|eot_id|>", GEMMA: "<end_of_turn>", LLAMA2: "</s>", MISTRAL: "</s>", QWEN3: "<|im_end|>"}
+    ends = {LLAMA3: "<|eot_id|>", GEMMA: "<end_of_turn>", LLAMA2: "</s>", MISTRAL: "</s>"}
+    ends[QWEN3] = "<|im_end|>"
     for number, (template, end) in enumerate(ends.items()):
         folder = tmp_path / str(number)
         folder.mkdir()
