@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ModelUnavailable
+from ..gguf.header import is_gguf
+from ..gguf.vocabulary import read_vocabulary
 from ..message import Message
 
 if TYPE_CHECKING:
@@ -44,29 +46,30 @@ class Encoded:
 
 
 class ChatTokenizer:
-    """The tokenizer of a model folder together with our chat format."""
+    """The tokenizer of a model folder or GGUF file together with our chat format."""
 
     def __init__(self, folder: Path) -> None:
-        """Read ``folder/tokenizer.json``; raises ModelUnavailable if it is missing or broken."""
+        """Read ``folder/tokenizer.json`` or a GGUF file; ModelUnavailable if that is missing or broken."""
         from tokenizers import Tokenizer
 
-        path = Path(folder) / "tokenizer.json"
+        folder = Path(folder)
+        found = read_vocabulary(folder) if is_gguf(folder) else None
+        path = folder if found else folder / "tokenizer.json"
         try:
-            raw = path.read_bytes()
-            self._full: Tokenizer = Tokenizer.from_str(raw.decode())
+            self.json: str = found.json if found else path.read_bytes().decode()
+            self._full: Tokenizer = Tokenizer.from_str(self.json)
         except FileNotFoundError:
             raise ModelUnavailable(f"{path}: no such file; a model folder needs a tokenizer.json") from None
         except Exception as error:  # the library raises bare Exception for malformed files
             raise ModelUnavailable(f"{path}: not a readable tokenizer ({error})") from error
-        self.json: str = raw.decode()
-        self.fingerprint: str = hashlib.sha256(raw).hexdigest()
+        self.fingerprint: str = hashlib.sha256(self.json.encode()).hexdigest()
         self._plain: Tokenizer = _without_added_tokens(self._full)
         self._added: dict[str, int] = {
             token.content: i for i, token in self._full.get_added_tokens_decoder().items()
         }
         self._added_ids = frozenset(self._added.values())
         self.vocab_size: int = max(self._full.get_vocab(with_added_tokens=True).values()) + 1
-        self.eos_id: int = self._eos(Path(folder))
+        self.eos_id: int = self._added.get(END, found.eos_id) if found else self._eos(folder)
         self.stop_ids: tuple[int, ...] = tuple(sorted({self.eos_id, *self._ids_of("<|endoftext|>")}))
         self.plain = lru_cache(maxsize=4096)(self._encode_plain)
 
