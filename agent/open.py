@@ -1,8 +1,8 @@
 """From settings to the live objects that commands and the facade share: store, tools, model.
 
 A model is named by one word everywhere: a registered name (``small``), a folder or hub name, or
-``KIND:REST`` for other kinds of models: ``langchain:PROVIDER/NAME``, and ``scripted:FILE`` for
-demonstrations and tests. The name that was given is the name that is recorded, so that a resumed run finds
+``KIND:REST`` for other kinds of models: ``langchain:PROVIDER/NAME``, ``llamacpp:FILE.gguf``, and
+``scripted:FILE`` for demonstrations and tests. The name that was given is the name that is recorded, so that a resumed run finds
 its model again.
 
 An installed package can add three kinds of things, each by one entry point and one file:
@@ -151,12 +151,24 @@ def _langchain(rest: str, settings: Settings) -> Model:
     return LangChainModel.load(rest)
 
 
+def _llamacpp(rest: str, settings: Settings) -> Model:
+    bound_spinning()
+    from ..llm.models.llamacpp import LlamaCppModel
+
+    if not rest:
+        raise UsageError("llamacpp: needs a file, as in llamacpp:model.gguf")
+    return LlamaCppModel.load(rest)
+
+
 def _local(name: str, settings: Settings) -> Model:
     bound_spinning()
+    from ..llm.models.llamacpp import LlamaCppModel, only_llamacpp_runs
     from ..llm.models.local import LocalModel, value_in
     from ..llm.registry import ModelRegistry
 
     found = ModelRegistry(settings.home).resolve(name)
+    if only_llamacpp_runs(Path(found.source)):
+        return LlamaCppModel.load(found.source, found.name)
     model = LocalModel.load(
         found.source,
         adapter=found.adapter,
@@ -169,5 +181,9 @@ def _local(name: str, settings: Settings) -> Model:
     return model
 
 
-PROVIDERS: dict[str, ModelProvider] = {"scripted": _scripted, "langchain": _langchain}
+PROVIDERS: dict[str, ModelProvider] = {
+    "scripted": _scripted,
+    "langchain": _langchain,
+    "llamacpp": _llamacpp,
+}
 """Kinds of models that are built in, besides local ones."""

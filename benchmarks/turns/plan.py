@@ -116,7 +116,8 @@ def write_models(run: Run, engines: Sequence[str]) -> None:
 def judge(run: Run, engines: Sequence[str], goals: int, trial: dict[str, Any], gated: bool = True) -> None:
     """Hold every engine's logits in every width against transformers in fp32; time it on a few turns.
 
-    Where nothing is ``gated``, and for an engine without logits, the times alone are taken. Written are ``gate ENGINE WIDTH`` and, for each way of running it, ``trial LABEL``.
+    Where nothing is ``gated``, and for an engine without logits, the times alone are taken. Written are
+    ``gate ENGINE WIDTH`` and, for each way of running it, ``trial LABEL``.
     """
     folder = Path(run.base.scratch)
     reference, path = folder / "reference.npy", folder / "logits.npy"

@@ -166,14 +166,15 @@ def retold(records: Transcripts, told: Any, compiler: Any) -> Transcripts:
 
     tokenizer = compiler.tokenizer
     marks = (chat.START, chat.CALL_OPEN, chat.CALL_CLOSE, chat.RESULT_OPEN, chat.RESULT_CLOSE, chat.END)
-    framing = {told.frame(mark): tokenizer.frame(mark) for mark in marks}
+    framing = {told.frame(mark)[0]: tokenizer.frame(mark) for mark in marks}
 
     def again(ids: Sequence[int]) -> tuple[int, ...]:
         made: list[int] = []
-        for plain, group in itertools.groupby(ids, lambda token: not told.is_added(token)):
-            pieces = [tuple(group)] if plain else [(token,) for token in group]
-            for piece in pieces:
-                made += tokenizer.plain(told.decode(piece)) if plain else framing[piece]
+        for framed, group in itertools.groupby(ids, told.is_added):
+            if framed:
+                made += (new for token in group for new in framing[token])
+            else:
+                made += tokenizer.plain(told.decode(list(group)))
         return tuple(made)
 
     goals = []

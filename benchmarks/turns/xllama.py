@@ -1,9 +1,10 @@
 """llama.cpp in the comparison as its own server runs it, through the wheel ``xllamacpp``.
 
-The same GGUF file, the same prompt ids, and our own grammar's text, which its llguidance compiles. It keeps
-a slot's tokens from turn to turn by longest common prefix. Options: ``threads``, and ``drafts`` for its own
-n-gram speculation. Forwards cannot be told, and it gives no logits, so the gate does not judge it; its answers
-are counted against the recorded ones like everybody's. The wheel is built for AVX2, whatever the chip has.
+The same GGUF file, the same prompt ids, and our own grammar's text, which its llguidance compiles. It
+keeps a slot's tokens from turn to turn by longest common prefix. Options: ``threads``, and ``drafts`` for
+its own n-gram speculation. Forwards cannot be told, and it gives no logits, so the gate does not judge it;
+its answers are counted against the recorded ones like everybody's. The wheel is built for AVX2, whatever
+the chip has.
 """
 
 from __future__ import annotations
@@ -84,8 +85,8 @@ class XLlama:
 
     def forget(self) -> None:
         """Empty the slot: a prompt that shares nothing takes the place of what is kept."""
-        end = self._compiler.tokenizer.eos_id
-        self._server.handle_completions({"prompt": [end], "n_predict": 1, "id_slot": 0, "cache_prompt": False})
+        other = {"prompt": [self._compiler.tokenizer.eos_id], "n_predict": 1, "cache_prompt": False}
+        self._server.handle_completions(other)
 
     def _turn(self, index: int, number: int, turn: TurnRecord) -> Played:
         begun = time.perf_counter()
@@ -97,13 +98,12 @@ class XLlama:
         return Played(index, number, seconds, said, len(turn.prompt), computed, float("nan"), done)
 
     def _ask(self, turn: TurnRecord, temperature: float, seed: int) -> dict[str, Any]:
-        answer: dict[str, Any] = self._server.handle_completions(
-            {
-                "prompt": list(turn.prompt), "grammar": f"%llguidance {{}}\n{self._compiler.lark(turn.calls)}",
-                "n_predict": LIMIT, "temperature": temperature, "seed": seed, "samplers": ["temperature"],
-                "logprobs": 1, "id_slot": 0, "cache_prompt": True,
-            }
-        )  # fmt: skip
+        request = {
+            "prompt": list(turn.prompt), "grammar": f"%llguidance {{}}\n{self._compiler.lark(turn.calls)}",
+            "n_predict": LIMIT, "temperature": temperature, "seed": seed, "samplers": ["temperature"],
+            "logprobs": 1, "cache_prompt": True,
+        }  # fmt: skip
+        answer: dict[str, Any] = self._server.handle_completions(request)
         if "error" in answer:
             raise RuntimeError(f"llama.cpp: {answer['error']['message']}")
         return answer

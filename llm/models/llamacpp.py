@@ -1,9 +1,10 @@
 """A GGUF file run by llama.cpp, behind the same interface as our engine.
 
-For what our engine does not compute or cannot hold: any architecture that llama.cpp knows, at the width of the
-file. It comes in the wheel ``xllamacpp`` (the extra ``gguf``). Prompts go in as our token ids and calls as our
-grammar's own text, which llama.cpp's llguidance compiles; its exact ids come back, so a turn has the same parts
-as a local one and keeps the same promise: a call that was not cut off is allowed and fits its schema.
+For what our engine does not compute or cannot hold: any architecture that llama.cpp knows, at the width
+of the file. It comes in the wheel ``xllamacpp`` (the extra ``gguf``). Prompts go in as our token ids and
+calls as our grammar's own text, which llama.cpp's llguidance compiles; its ids come back, so a turn has the
+same parts as a local one and keeps the same promise: a call that was not cut off is allowed and fits its
+schema.
 
 Limits: prompts are answered one after another, in one slot that keeps the longest common prefix of the last
 one; what the grammar forces is computed token by token; probabilities are known for the best
@@ -21,9 +22,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from ...errors import ModelUnavailable, UserError
+from ..gguf.header import fingerprint, is_gguf, read_header
+from ..gguf.shape import MODEL_TYPES, VOCABULARY
 from ..message import Message, OnText, Prompt, Sampling, Turn
 from ..text.grammar import GrammarCompiler, Matcher, parse_call
 from ..text.tokenizer import ChatTokenizer
@@ -37,6 +39,11 @@ RANKED = 40
 """Tokens whose probability is asked for at each place."""
 KEPT_MIB = 256
 """Most memory for the keys and values of prompts that another prompt has displaced."""
+
+
+def only_llamacpp_runs(path: Path) -> bool:
+    """Say whether ``path`` is a GGUF file whose architecture our engine does not compute."""
+    return is_gguf(path) and read_header(path, VOCABULARY).architecture not in MODEL_TYPES
 
 
 class LlamaCppModel:
@@ -64,10 +71,8 @@ class LlamaCppModel:
         Raises :class:`~autogpt.errors.ModelUnavailable`: no such file, not one that llama.cpp takes, or the
         package is not installed.
         """
-        from ..gguf.header import fingerprint, read_header
-
         path = Path(path).expanduser()
-        header, tokenizer = read_header(path), ChatTokenizer(path)
+        header, tokenizer = read_header(path, VOCABULARY), ChatTokenizer(path)
         context = min(CONTEXT, int(header.of("context_length", CONTEXT)))
         return cls(_serve(path, context, threads), tokenizer, name or path.stem, fingerprint(header), context)
 
@@ -238,11 +243,14 @@ def _weigh(matcher: Matcher, places: Sequence[Mapping[str, Any]]) -> tuple[str, 
 
 
 def _serve(path: Path, context: int, threads: int) -> Any:
-    """Start a server on ``path``. It listens on the loopback, for nobody who lacks a key that is thrown away."""
+    """Start a server on ``path``. It listens on the loopback too, with a key that nobody knows."""
     try:
         import xllamacpp
     except ImportError:
-        raise ModelUnavailable(f"{path} needs llama.cpp: run `pip install 'autogpt[gguf]'`") from None
+        architecture = read_header(path, VOCABULARY).architecture
+        raise ModelUnavailable(
+            f"{path} ({architecture}) needs llama.cpp: run `pip install 'autogpt[gguf]'`"
+        ) from None
     params = xllamacpp.CommonParams()
     params.model.path = str(path)
     params.n_ctx, params.n_parallel, params.n_batch = context, 1, BATCH

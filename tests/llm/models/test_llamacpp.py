@@ -5,24 +5,24 @@ from __future__ import annotations
 import builtins
 import importlib
 import threading
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
 
 import pytest
 from support.paths import BENCHMARKS
 
-from autogpt.errors import ModelUnavailable
+from autogpt.agent.open import open_model
+from autogpt.errors import ModelUnavailable, UsageError
 from autogpt.llm.message import CallSpec, Message, Prompt, Sampling, why_invalid
-from autogpt.llm.models.llamacpp import LlamaCppModel
+from autogpt.llm.models.llamacpp import LlamaCppModel, only_llamacpp_runs
 from autogpt.llm.models.local import LocalModel
 from autogpt.llm.models.token_budget import ContextOverflow
 from autogpt.llm.nn.load import load_model
 from autogpt.llm.registry import NANO
 from autogpt.llm.text.grammar import GrammarError
 from autogpt.llm.text.tokenizer import ChatTokenizer
+from autogpt.settings import Settings
 
 CALLS = (
     CallSpec(
@@ -87,20 +87,21 @@ def test_every_turn_is_an_allowed_call_with_its_exact_tokens(model: LlamaCppMode
         assert turn.text == model.tokenizer.decode(turn.ids) and turn.ids[-1] == model.tokenizer.eos_id
         assert len(turn.ids) == len(turn.origins) == len(turn.logprobs)
         assert all(logprob <= 0.0 for logprob in turn.logprobs)
-        assert all(logprob == 0.0 for logprob, forced in zip(turn.logprobs, turn.forced, strict=True) if forced)
+        pairs = zip(turn.logprobs, turn.forced, strict=True)
+        assert all(logprob == 0.0 for logprob, forced in pairs if forced)
         said.add(turn.text)
     assert len(said) > 3
     again = [model.respond([ask("s", temperature=1.5, seed=5)])[0].ids for _ in range(2)]
     assert again[0] == again[1]
 
 
-def test_characters_of_several_tokens_keep_their_ids(model: LlamaCppModel) -> None:
+def test_characters_of_several_tokens_keep_their_ids(model: LlamaCppModel, ours: LocalModel) -> None:
     texts = {"text": {"enum": ["你好，世界", "你坏"]}}
     call = CallSpec("say", {"type": "object", "properties": texts, "required": ["text"]})
     pieces: list[str] = []
     turn = model.respond([ask("c", calls=(call,))], lambda _, piece: pieces.append(piece))[0]
     assert turn.call is not None and why_invalid(turn.call, (call,)) is None
-    assert len(turn.ids) > len(turn.text) - 10 and len(turn.ids) == len(turn.logprobs)
+    assert turn.ids == ours.respond([ask("c", calls=(call,))])[0].ids and len(turn.logprobs) == len(turn.ids)
     assert model.tokenizer.decode(turn.ids) == turn.text == "".join(pieces)
 
 
@@ -182,6 +183,22 @@ def test_a_file_that_is_none_is_said_in_a_line(tmp_path: Path) -> None:
     (tmp_path / "text.gguf").write_text("hello there")
     with pytest.raises(ModelUnavailable, match="not a GGUF file"):
         LlamaCppModel.load(tmp_path / "text.gguf")
+
+
+def test_it_is_named_by_its_file(model: LlamaCppModel, path: Path) -> None:
+    opened = open_model(Settings(model=f"llamacpp:{path}"))
+    assert opened.name == f"llamacpp:{path}" and opened.fingerprint == model.fingerprint
+    with pytest.raises(UsageError, match="needs a file"):
+        open_model(Settings(model="llamacpp:"))
+
+
+def test_an_architecture_that_we_do_not_compute_is_for_llamacpp(path: Path, tmp_path: Path) -> None:
+    strange = tmp_path / "strange.gguf"
+    strange.write_bytes(path.read_bytes().replace(b"qwen3", b"qwenX"))
+    assert only_llamacpp_runs(strange) and not only_llamacpp_runs(path) and not only_llamacpp_runs(NANO)
+    pytest.importorskip("xllamacpp")
+    with pytest.raises(ModelUnavailable, match=r"strange\.gguf: llama\.cpp cannot load it"):
+        LlamaCppModel.load(strange)
 
 
 def test_without_the_package_the_line_says_how_to_get_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
