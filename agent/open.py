@@ -2,8 +2,8 @@
 
 A model is named by one word everywhere: a registered name (``small``), a folder or hub name, or
 ``KIND:REST`` for other kinds of models: ``langchain:PROVIDER/NAME``, ``llamacpp:FILE.gguf``, and
-``scripted:FILE`` for demonstrations and tests. The name that was given is the name that is recorded, so that a resumed run finds
-its model again.
+``scripted:FILE`` for demonstrations and tests. The name that was given is the name that is recorded, so that
+a resumed run finds its model again.
 
 An installed package can add three kinds of things, each by one entry point and one file:
 
