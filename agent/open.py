@@ -157,7 +157,7 @@ def _llamacpp(rest: str, settings: Settings) -> Model:
 
     if not rest:
         raise UsageError("llamacpp: needs a file, as in llamacpp:model.gguf")
-    return LlamaCppModel.load(rest)
+    return LlamaCppModel.load(rest, cache_dir=settings.cache)
 
 
 def _local(name: str, settings: Settings) -> Model:
@@ -168,7 +168,7 @@ def _local(name: str, settings: Settings) -> Model:
 
     found = ModelRegistry(settings.home).resolve(name)
     if only_llamacpp_runs(Path(found.source)):
-        return LlamaCppModel.load(found.source, found.name)
+        return LlamaCppModel.load(found.source, found.name, cache_dir=settings.cache)
     model = LocalModel.load(
         found.source,
         adapter=found.adapter,

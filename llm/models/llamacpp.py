@@ -15,10 +15,16 @@ value head.
 
 from __future__ import annotations
 
+import hashlib
+import http.client
+import json
+import logging
 import math
+import os
 import secrets
 import threading
 import time
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,12 +37,18 @@ from ..text.grammar import GrammarCompiler, Matcher, parse_call
 from ..text.tokenizer import ChatTokenizer
 from .token_budget import ledger, overflow
 
+log = logging.getLogger(__name__)
+
 CONTEXT = 8192
 """Most tokens of a prompt and its answer: keys and values of a model with 8B parameters take 1 GB then."""
 BATCH = 256
 """Prompt tokens of a forward."""
 RANKED = 40
 """Tokens whose probability is asked for at each place."""
+WORTH_SAVING = 64
+"""System messages of fewer tokens are not kept on disk."""
+MOST_SAVED = 8
+"""System messages that a folder keeps: the last ones used."""
 KEPT_MIB = 256
 """Most memory for the keys and values of prompts that another prompt has displaced."""
 
@@ -52,11 +64,18 @@ class LlamaCppModel:
     prompting = "teaching"
 
     def __init__(
-        self, server: Any, tokenizer: ChatTokenizer, name: str, fingerprint: str, context: int = CONTEXT
+        self,
+        server: Any,
+        tokenizer: ChatTokenizer,
+        name: str,
+        fingerprint: str,
+        context: int = CONTEXT,
+        saved: SavedPrefixes | None = None,
     ) -> None:
         """Wrap an ``xllamacpp.Server`` with one slot of ``context`` tokens; :meth:`load` opens one."""
         self._server = server
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._saved = saved
         self.tokenizer = tokenizer
         self.compiler = GrammarCompiler(tokenizer)
         self.name = name
@@ -65,8 +84,16 @@ class LlamaCppModel:
         self.context = context
 
     @classmethod
-    def load(cls, path: str | Path, name: str | None = None, threads: int = -1) -> LlamaCppModel:
+    def load(
+        cls,
+        path: str | Path,
+        name: str | None = None,
+        threads: int = -1,
+        cache_dir: Path | None = None,
+    ) -> LlamaCppModel:
         """Open a GGUF file; ``threads`` is at first the number of cores.
+
+        ``cache_dir`` keeps the keys and values of system messages.
 
         Raises :class:`~autogpt.errors.ModelUnavailable`: no such file, not one that llama.cpp takes, or the
         package is not installed.
@@ -74,7 +101,11 @@ class LlamaCppModel:
         path = Path(path).expanduser()
         header, tokenizer = read_header(path, VOCABULARY), ChatTokenizer(path)
         context = min(CONTEXT, int(header.of("context_length", CONTEXT)))
-        return cls(_serve(path, context, threads), tokenizer, name or path.stem, fingerprint(header), context)
+        key, identity = secrets.token_hex(32), fingerprint(header)
+        folder = None if cache_dir is None else cache_dir / "llamacpp"
+        server = _serve(path, context, threads, key, folder)
+        saved = None if folder is None else SavedPrefixes(server.listening_address, key, folder, identity)
+        return cls(server, tokenizer, name or path.stem, identity, context, saved)
 
     def respond(self, prompts: Sequence[Prompt], on_text: OnText | None = None) -> list[Turn]:
         """Answer each prompt with one of its calls, one prompt after another.
@@ -119,7 +150,9 @@ class LlamaCppModel:
         started = time.perf_counter()
         grammar = self.compiler.compile(prompt.calls)  # llama.cpp ignores a grammar that does not compile
         ids = self._encode(prompt.messages)
-        answer = self._complete(ids, self.compiler.lark(prompt.calls), prompt.sampling, on_text)
+        with self._lock:
+            self._prepare(prompt.messages)
+            answer = self._complete(ids, self.compiler.lark(prompt.calls), prompt.sampling, on_text)
         origins, logprobs = _weigh(grammar.matcher(), answer.places)
         text = self.tokenizer.decode(answer.ids)
         if answer.ids and answer.ids[-1] == self.tokenizer.eos_id:
@@ -143,6 +176,13 @@ class LlamaCppModel:
         if len(ids) >= self.context:
             raise overflow(self.name, self.context - 1, ledger(self.tokenizer, messages))
         return ids
+
+    def _prepare(self, messages: Sequence[Message]) -> None:
+        """Have a system message that is new to this process in the slot: from disk, or computed and kept."""
+        core = self.tokenizer.encode_messages([m for m in messages[:1] if m.role == "system"]).ids
+        if self._saved is not None and len(core) >= WORTH_SAVING and not self._saved.restore(core):
+            self._complete(core, None, Sampling(max_tokens=1), None)
+            self._saved.save(core)
 
     def _complete(
         self, ids: list[int], lark: str | None, sampling: Sampling, on_text: Callable[[str], None] | None
@@ -169,6 +209,76 @@ class LlamaCppModel:
         if answer.error:
             raise UserError(f"{self.name} could not answer: {answer.error}")
         return answer
+
+
+class SavedPrefixes:
+    """Keys and values of system messages on disk, written and read by llama.cpp's server.
+
+    A file's name holds what it depends on and its checksum, since llama.cpp notices no altered byte. As with
+    our engine's, the folder reveals nothing but the program's own prompts.
+    """
+
+    def __init__(self, address: str, key: str, folder: Path, identity: str) -> None:
+        """``identity`` is the model's; ``folder`` is the server's own for such files."""
+        self._host, self._key = address.removeprefix("http://"), key
+        self._folder, self._identity = folder, identity
+        self._done: set[str] = set()
+
+    def restore(self, ids: Sequence[int]) -> bool:
+        """Put ``ids`` into the slot; True too if this process did that before."""
+        name = self._name(ids)
+        if name in self._done:
+            return True
+        for file in self._folder.glob(f"{name}-*.bin"):
+            if file.stem.endswith(_checksum(file)) and self._ask("restore", file.name):
+                os.utime(file)
+                self._done.add(name)
+                return True
+            file.unlink(missing_ok=True)
+        return False
+
+    def save(self, ids: Sequence[int]) -> None:
+        """Keep the slot, which begins with ``ids``; a disk that is full costs the file only."""
+        name = self._name(ids)
+        self._done.add(name)
+        part = self._folder / f"{name}.{os.getpid()}.part"
+        try:
+            if self._ask("save", part.name):
+                part.chmod(0o600)
+                part.replace(self._folder / f"{name}-{_checksum(part)}.bin")
+            kept = sorted(self._folder.glob("*.bin"), key=lambda file: file.stat().st_mtime, reverse=True)
+            for file in kept[MOST_SAVED:]:
+                file.unlink(missing_ok=True)
+        except OSError as problem:
+            log.warning("%s: a system message could not be kept (%s)", self._folder, problem)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _name(self, ids: Sequence[int]) -> str:
+        about = json.dumps([_version(), self._identity, list(ids)])
+        return hashlib.sha256(about.encode()).hexdigest()[:32]
+
+    def _ask(self, action: str, name: str) -> bool:
+        """Have the server do something with a file of its folder; say whether it did."""
+        connection = http.client.HTTPConnection(self._host)
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self._key}"}
+        try:
+            connection.request("POST", f"/slots/0?action={action}", json.dumps({"filename": name}), headers)
+            return connection.getresponse().status == http.HTTPStatus.OK
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+
+def _checksum(file: Path) -> str:
+    return f"{zlib.crc32(file.read_bytes()):08x}"
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("xllamacpp")
 
 
 class _Answer:
@@ -242,8 +352,11 @@ def _weigh(matcher: Matcher, places: Sequence[Mapping[str, Any]]) -> tuple[str, 
     return origins, tuple(logprobs)
 
 
-def _serve(path: Path, context: int, threads: int) -> Any:
-    """Start a server on ``path``. It listens on the loopback too, with a key that nobody knows."""
+def _serve(path: Path, context: int, threads: int, key: str, folder: Path | None) -> Any:
+    """Start a server on ``path``, which listens on the loopback too, for who has the ``key``.
+
+    It keeps slots in ``folder``.
+    """
     try:
         import xllamacpp
     except ImportError:
@@ -256,7 +369,10 @@ def _serve(path: Path, context: int, threads: int) -> Any:
     params.n_ctx, params.n_parallel, params.n_batch = context, 1, BATCH
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     params.cache_ram_mib = KEPT_MIB
-    params.api_keys = [secrets.token_hex(32)]
+    params.api_keys = [key]
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        params.slot_save_path = f"{folder}/"
     params.endpoint_slots = params.ui = False
     params.verbosity = -1
     try:

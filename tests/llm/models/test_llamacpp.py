@@ -160,6 +160,25 @@ def test_threads_take_turns(model: LlamaCppModel) -> None:
     assert [found[n] for n in range(3)] == alone
 
 
+def test_a_system_message_is_kept_on_disk(path: Path, tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp")
+    long = Message("system", "Answer with one call. " * 20)
+    first = LlamaCppModel.load(path, threads=1, cache_dir=tmp_path)
+    said = first.respond([ask("a", long, Message("user", "Read a.txt"))])[0]
+    (kept,) = tmp_path.glob("*/*")
+    assert kept.stat().st_mode & 0o077 == 0
+    second = LlamaCppModel.load(path, threads=1, cache_dir=tmp_path)
+    again = second.respond([ask("b", long, Message("user", "Read a.txt"))])[0]
+    assert again.ids == said.ids and again.cached_tokens >= 80
+    data = bytearray(kept.read_bytes())
+    data[len(data) // 2] ^= 255
+    kept.write_bytes(data)
+    third = LlamaCppModel.load(path, threads=1, cache_dir=tmp_path)
+    assert third.respond([ask("c", long, Message("user", "Read a.txt"))])[0].ids == said.ids
+    (mended,) = tmp_path.glob("*/*")
+    assert mended.name == kept.name and mended.read_bytes() != bytes(data)
+
+
 def test_it_answers_freely(model: LlamaCppModel, ours: LocalModel) -> None:
     pieces: list[str] = []
     said = model.generate("Say hello", max_tokens=8, on_text=pieces.append)
