@@ -1,9 +1,10 @@
 """From settings to the live objects that commands and the facade share: store, tools, model.
 
-A model is named by one word everywhere: a registered name (``small``), a folder or hub name, or
-``KIND:REST`` for other kinds of models: ``langchain:PROVIDER/NAME``, ``llamacpp:FILE.gguf``, and
-``scripted:FILE`` for demonstrations and tests. The name that was given is the name that is recorded, so that
-a resumed run finds its model again.
+A model is named by one word everywhere: a registered name (``small``), a folder, a GGUF file or hub name,
+or ``KIND:REST`` for other kinds of models: ``openai:URL#MODEL`` for a server that speaks OpenAI's protocol,
+``llamacpp:FILE.gguf`` for a GGUF file that llama.cpp runs, ``langchain:PROVIDER/NAME``, and ``scripted:FILE``
+for demonstrations and tests. The name that was given is the name that is recorded, so that a resumed run finds
+its model again.
 
 An installed package can add three kinds of things, each by one entry point and one file:
 
@@ -160,15 +161,26 @@ def _llamacpp(rest: str, settings: Settings) -> Model:
     return LlamaCppModel.load(rest, cache_dir=settings.cache)
 
 
+def _openai(rest: str, settings: Settings) -> Model:
+    from ..llm.models.openai import OpenAIModel
+
+    return OpenAIModel.load(rest, settings.openai_key.get_secret_value())
+
+
 def _local(name: str, settings: Settings) -> Model:
     bound_spinning()
-    from ..llm.models.llamacpp import LlamaCppModel, only_llamacpp_runs
+    from ..llm.models.llamacpp import LlamaCppModel, llamacpp_could_run, only_llamacpp_runs
     from ..llm.models.local import LocalModel, value_in
     from ..llm.registry import ModelRegistry
 
-    found = ModelRegistry(settings.home).resolve(name)
-    if only_llamacpp_runs(Path(found.source)):
-        return LlamaCppModel.load(found.source, found.name, cache_dir=settings.cache)
+    registry = ModelRegistry(settings.home)
+    found = registry.resolve(name)
+    line, source = registry.too_little_memory(found), Path(found.source)
+    smaller = bool(line) and found.adapter is None and llamacpp_could_run(source)
+    if smaller or only_llamacpp_runs(source):
+        return LlamaCppModel.load(source, found.name, cache_dir=settings.cache)
+    if line:
+        log.warning("%s", line)
     model = LocalModel.load(
         found.source,
         adapter=found.adapter,
@@ -184,6 +196,7 @@ def _local(name: str, settings: Settings) -> Model:
 PROVIDERS: dict[str, ModelProvider] = {
     "scripted": _scripted,
     "langchain": _langchain,
+    "openai": _openai,
     "llamacpp": _llamacpp,
 }
 """Kinds of models that are built in, besides local ones."""

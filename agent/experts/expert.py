@@ -16,6 +16,7 @@ from typing import Any
 from ...llm.message import Prompt, ToolCall, Turn
 from ...llm.text.grammar import GrammarCompiler, teacher_ids
 from ...llm.text.tokenizer import ChatTokenizer
+from ...text import Prompting
 from ...tools.registry import Registry
 from ...tools.tables.read import TABLE_SUFFIXES
 from ..goals.load import Goal
@@ -97,8 +98,9 @@ class Expert:
     name = "expert"
     fingerprint = ""
 
-    def __init__(self, tokenizer: ChatTokenizer) -> None:
+    def __init__(self, tokenizer: ChatTokenizer, prompting: Prompting = "names") -> None:
         self.tokenizer = tokenizer
+        self.prompting: Prompting = prompting
         self.tokenizer_hash = tokenizer.fingerprint
         self.compiler = GrammarCompiler(tokenizer, tokenizer.vocab_size)
         self._calls: dict[str, list[ToolCall]] = {}
@@ -138,8 +140,10 @@ class Expert:
 class Recorder:
     """Plays tasks and yields samples; ``refused`` counts why others were dropped."""
 
-    def __init__(self, tokenizer: ChatTokenizer, registry: Registry, seed: int = 0) -> None:
-        self.expert = Expert(tokenizer)
+    def __init__(
+        self, tokenizer: ChatTokenizer, registry: Registry, seed: int = 0, prompting: Prompting = "names"
+    ) -> None:
+        self.expert = Expert(tokenizer, prompting)
         self.tokenizer = tokenizer
         self.registry = registry
         self.rng = random.Random(seed)

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from ...labels import Label
+from ...text import Prompting
 
 
 class Event(BaseModel):
@@ -47,6 +48,7 @@ class RunStarted(Event):
     model_hash: str = ""
     tokenizer_hash: str = ""
     prompt_hash: str = ""
+    prompting: Prompting = "names"
     tools: list[ToolSpec] = []
     grants: dict[str, Any] = {}
     grants_hash: str = ""

@@ -22,6 +22,8 @@ from .verdict import unread_inputs
 MAX_STEPS_IN_PLAN = 6
 FAILURES_BEFORE_REPLAN = 2
 MAX_PLANS = 4
+MAX_ANSWER = 8000
+"""Characters of an answer: an article fits. Its tokens are bounded too (``Sampling.text_tokens``)."""
 MAX_REMEMBERED = 3
 """Things that the model may ask to keep per goal or message."""
 MAX_NAMED = 8
@@ -96,18 +98,19 @@ def finish_call(state: State) -> CallSpec:
     While an input is unread and no call has read or computed anything, the only text is one that begins by
     saying so.
     """
-    text = {"type": "string", "pattern": r"^[^$](.|\n){0,599}$"}
-    description = ""
+    text = {"type": "string", "pattern": rf"^[^$](.|\n){{0,{MAX_ANSWER - 1}}}$"}
+    description, free = "", True
     unread = list(unread_inputs(state)) if state.started.rules >= 1 else []
     writing = {spec.name for spec in state.started.tools if spec.effect == Effect.WRITE}
     if unread and not any(one.state == "done" and one.tool not in writing for one in state.outcomes):
         names = "|".join(map(_literal, unread[:MAX_NAMED]))
         text = {"type": "string", "pattern": rf"^I could not read ({names})(.|\n){{0,400}}$"}
+        free = False
         description = f'nothing was read, so the answer begins "I could not read {unread[0]}"'
     answer: dict[str, Any] = text
     if state.offered:
         answer = {"anyOf": [{"enum": list(state.offered)}, text]}
-    return CallSpec("finish", _object(answer=answer), description)
+    return CallSpec("finish", _object(answer=answer), description, free)
 
 
 def _literal(text: str) -> str:

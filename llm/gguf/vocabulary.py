@@ -1,14 +1,14 @@
 """The tokenizer of a GGUF file, as the ``tokenizer.json`` that it was converted from.
 
 Two kinds are read: byte-level BPE (``gpt2``) with the pre-tokenizers of :data:`PRE_TOKENIZERS`, and
-SentencePiece BPE (``llama``), whose merges follow from the scores of its pieces. The patterns are those that the
-models were published with; llama.cpp's converter names them in ``tokenizer.ggml.pre``.
+SentencePiece BPE (``llama``), whose merges follow from the scores of its pieces. The patterns are those
+that the models were published with; llama.cpp's converter names them in ``tokenizer.ggml.pre``.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,7 +145,8 @@ def _byte_level(header: Header, tokens: Sequence[str]) -> dict[str, Any]:
         raise ModelUnavailable(f"{header.path}: its tokenizer has no merges; fetch it again")
     kinds = _kinds(header, tokens)
     vocabulary = _texts(tokens, kinds)
-    pairs = [pair for pair in (merge.split(" ") for merge in merges) if _fits(pair, vocabulary)]
+    pieces = {token for token, kind in zip(tokens, kinds, strict=True) if kind == _NORMAL}
+    pairs = [pair for pair in (merge.split(" ") for merge in merges) if _fits(pair, pieces)]
     cut = [
         {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
         for pattern in patterns
@@ -194,7 +195,8 @@ def _merges(tokens: Sequence[str], kinds: Sequence[int], scores: Sequence[float]
     rank = {
         token: (-score, place)
         for place, (token, kind, score) in enumerate(zip(tokens, kinds, scores, strict=True))
-        if kind in (_NORMAL, _USER)
+        # spaces and line breaks are the only added tokens that text may become
+        if kind == _NORMAL or (kind == _USER and not token.strip("\u2581 \n\t"))
     }
     found: list[tuple[tuple[float, int], list[str]]] = []
     for token, order in rank.items():
@@ -215,9 +217,9 @@ def _texts(tokens: Sequence[str], kinds: Sequence[int]) -> dict[str, int]:
     return found
 
 
-def _fits(pair: Sequence[str], vocabulary: dict[str, int]) -> bool:
-    """Say whether a merge is one: two pieces of the vocabulary whose union is one too."""
-    return len(pair) == 2 and pair[0] in vocabulary and pair[1] in vocabulary and "".join(pair) in vocabulary
+def _fits(pair: Sequence[str], pieces: Container[str]) -> bool:
+    """Say whether a merge is one: two ordinary pieces whose union is one too, so never a control token."""
+    return len(pair) == 2 and pair[0] in pieces and pair[1] in pieces and "".join(pair) in pieces
 
 
 def _added(tokens: Sequence[str], kinds: Sequence[int]) -> list[dict[str, Any]]:

@@ -1,24 +1,23 @@
 """The weights of a GGUF file under the names of transformers, in the order that our forward wants.
 
-Tensors are read from the mapped file and dequantised one at a time. Queries and keys of the ``llama``
-architecture are stored with the halves of each rotary head interleaved; they are put side by side again. Gemma's
-norms are stored with 1 added.
+Tensors are read and dequantised one at a time. Queries and keys of the ``llama``
+architecture are stored with the halves of each rotary head interleaved; they are put side by side again.
+Gemma's norms are stored with 1 added.
 """
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ...errors import ModelUnavailable
+from .blocks import dequantise
 from .header import Header, TensorInfo, read_header
 from .shape import VOCABULARY, settings
 
@@ -48,8 +47,8 @@ FREQUENCIES = "model.rotary_emb.inv_freq"
 """Under this name the frequencies are given where the configuration does not determine them, ``[D / 2]``."""
 _SAME = 0.95
 """Mean cosine of rows above which output matrix and embedding are one matrix, quantised twice."""
-_PIECE = 1 << 22
-"""Weights dequantised at once."""
+_PIECE = 1 << 18
+"""Weights dequantised at once: what passes between the steps stays in the processor's cache."""
 
 
 def shape_header(path: Path) -> Header:
@@ -128,7 +127,7 @@ def tied_source(header: Header, reader: Reader) -> str | None:
     if output.shape != embedding.shape:
         return None
     places = torch.linspace(0, output.shape[0] - 1, min(64, output.shape[0])).long().tolist()
-    rows = [torch.cat([reader.rows(info, i, i + 1) for i in places]) for info in (embedding, output)]
+    rows = [torch.cat([reader.rows(info, i, i + 1) for i in places]).float() for info in (embedding, output)]
     norms = rows[0].norm(dim=1) * rows[1].norm(dim=1)
     kept = norms > 0  # rows of tokens that were never used may be empty
     cosine = (rows[0] * rows[1]).sum(1)[kept] / norms[kept]
@@ -138,12 +137,10 @@ def tied_source(header: Header, reader: Reader) -> str | None:
 
 
 class Reader:
-    """Reads tensors of one mapped file; a context manager."""
+    """Reads tensors of one file, pieces of them at the same time; a context manager."""
 
     def __init__(self, header: Header) -> None:
         self._header = header
-        with header.path.open("rb") as file:
-            self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._pool = ThreadPoolExecutor(max(1, torch.get_num_threads()))
 
     def __enter__(self) -> Reader:
@@ -151,12 +148,16 @@ class Reader:
 
     def __exit__(self, *problem: object) -> None:
         self._pool.shutdown()
-        self._data.close()
 
     def rows(self, info: TensorInfo, start: int, end: int) -> Tensor:
-        """Return rows of a matrix in fp32."""
+        """Return rows of a tensor, in fp32 or its own 16 bit type."""
         row = info.size // info.shape[0]
-        return self._dequantised(info, info.start + start * row, (end - start) * row).view(end - start, -1)
+        raw = torch.empty((end - start) * row, dtype=torch.uint8)
+        with self._header.path.open("rb", buffering=0) as file:  # a mapped file would count as memory in use
+            file.seek(info.start + start * row)
+            if file.readinto(raw.numpy()) != len(raw):
+                raise ModelUnavailable(f"{self._header.path} was cut short while it was read: fetch it again")
+        return dequantise(raw, info.kind).view(end - start, -1)
 
     def weights(self, info: TensorInfo, dtype: torch.dtype) -> Tensor:
         """Return a tensor in ``dtype``, as our forward computes with it; pieces of it at the same time."""
@@ -170,13 +171,6 @@ class Reader:
 
         list(self._pool.map(fill, range(0, rows, each)))
         return self._in_order(info, found)
-
-    def _dequantised(self, info: TensorInfo, start: int, size: int) -> Tensor:
-        from gguf import GGMLQuantizationType
-        from gguf.quants import dequantize
-
-        raw = np.frombuffer(memoryview(self._data)[start : start + size], np.uint8)
-        return torch.from_numpy(np.array(dequantize(raw, GGMLQuantizationType[info.kind]), np.float32))
 
     def _in_order(self, info: TensorInfo, found: Tensor) -> Tensor:
         """Undo what the converter did to a tensor beside quantising it."""

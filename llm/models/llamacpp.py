@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import importlib.util
 import json
 import logging
 import math
@@ -56,6 +57,11 @@ KEPT_MIB = 256
 def only_llamacpp_runs(path: Path) -> bool:
     """Say whether ``path`` is a GGUF file whose architecture our engine does not compute."""
     return is_gguf(path) and read_header(path, VOCABULARY).architecture not in MODEL_TYPES
+
+
+def llamacpp_could_run(path: Path) -> bool:
+    """Say whether ``path`` is a GGUF file and llama.cpp is installed."""
+    return is_gguf(path) and importlib.util.find_spec("xllamacpp") is not None
 
 
 class LlamaCppModel:

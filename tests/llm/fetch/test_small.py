@@ -9,7 +9,7 @@ from gguf import GGUFWriter
 from support.tiny import tiny_shape
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from autogpt.llm.fetch import _NAMES, _weights
+from autogpt.llm.fetch.small import _NAMES, _weights
 
 
 def interleaved(weight: torch.Tensor, heads: int) -> torch.Tensor:
