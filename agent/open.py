@@ -2,9 +2,9 @@
 
 A model is named by one word everywhere: a registered name (``small``), a folder, a GGUF file or hub name,
 or ``KIND:REST`` for other kinds of models: ``openai:URL#MODEL`` for a server that speaks OpenAI's protocol,
-``llamacpp:FILE.gguf`` for a GGUF file that llama.cpp runs, ``langchain:PROVIDER/NAME``, and ``scripted:FILE``
-for demonstrations and tests. The name that was given is the name that is recorded, so that a resumed run finds
-its model again.
+``llamacpp:FILE.gguf`` for a GGUF file that llama.cpp runs, ``langchain:PROVIDER/NAME``, and
+``scripted:FILE`` for demonstrations and tests. The name that was given is the name that is recorded, so that
+a resumed run finds its model again.
 
 An installed package can add three kinds of things, each by one entry point and one file:
 

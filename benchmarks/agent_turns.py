@@ -250,8 +250,8 @@ def busy(cores: int) -> Iterator[None]:
             loop.wait()
 
 
-def main() -> int:
-    """Measure and print."""
+def arguments() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("--model", default="small", help="registered name (default: small)")
@@ -273,6 +273,12 @@ def main() -> int:
     parser.add_argument("--parts", default=",".join(PARTS),
                         help="what to do after the gate, by commas: compare, variants, figures")  # fmt: skip
     parser.add_argument("--resume", action="store_true", help="keep the steps done before (needs --json)")
+    return parser
+
+
+def main() -> int:
+    """Measure and print."""
+    parser = arguments()
     chosen = parser.parse_args()
     engines = [name for name in ENGINES if name in chosen.engines.split(",")]
     if not engines:
