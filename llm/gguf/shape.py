@@ -26,8 +26,11 @@ _OTHER = {
 }
 
 
-def check_complete(header: Header) -> None:
-    """Raise :class:`~autogpt.errors.ModelUnavailable` unless the file is one whole model of a known shape."""
+def check_complete(header: Header, any_shape: bool = False) -> None:
+    """Raise :class:`~autogpt.errors.ModelUnavailable` unless the file is one whole model of a known shape.
+
+    With ``any_shape`` the shape need not be known: the tokenizer, and llama.cpp, do not depend on it.
+    """
     path, name = header.path, header.architecture
     parts = header.metadata.get("split.count", 1)
     if isinstance(parts, int) and parts > 1:
@@ -38,7 +41,7 @@ def check_complete(header: Header) -> None:
         )
     if header.metadata.get("general.type") == "adapter":
         raise ModelUnavailable(f"{path} is an adapter (LoRA), not a model: give its base, or a merged model")
-    if name not in MODEL_TYPES:
+    if name not in MODEL_TYPES and (name in _OTHER or not any_shape):
         what = _OTHER.get(name, f"a model of architecture {name!r}" if name else "of no named architecture")
         raise ModelUnavailable(f"{path} is {what}; supported are {', '.join(MODEL_TYPES)}")
     if "token_embd.weight" not in header.tensors:
