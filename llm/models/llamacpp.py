@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ModelUnavailable, UserError
+from ...text import Prompting
 from ..gguf.header import fingerprint, is_gguf, read_header
 from ..gguf.shape import MODEL_TYPES, VOCABULARY
 from ..message import Message, OnText, Prompt, Sampling, Turn
@@ -67,7 +68,7 @@ def llamacpp_could_run(path: Path) -> bool:
 class LlamaCppModel:
     """A GGUF file in a llama.cpp server of this process."""
 
-    prompting = "teaching"
+    prompting: Prompting = "teaching"
 
     def __init__(
         self,
