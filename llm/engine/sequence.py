@@ -30,8 +30,9 @@ OnToken = Callable[[int, list[int]], None]
 
 Allowed = NDArray[np.int64] | NDArray[np.bool_]
 """The tokens that may come next: ascending ids if they are few, else one flag per id."""
-FEW = 8
-"""Ids are listed if they are fewer than 1/8 of the vocabulary."""
+FEW = 32
+"""Ids are listed if they are fewer than 1/32 of the vocabulary: gathering the output rows of more costs as
+much as the whole product (5,000 of 152k rows of 896 in int8: 5 ms either way, on one core)."""
 
 
 class TokenLog:

@@ -237,10 +237,7 @@ class FusedForward:
         if self.precision is None or not self.precision.every or not self.weights.layers:
             return False
         self.weights = replace(self._tables, layers=[])
-        for part in model.modules():
-            weight = getattr(part, "weight", None)
-            if isinstance(weight, Tensor) and weight.ndim == 2:
-                weight.data = weight.data.new_empty(0)
+        empty(model)
         return True
 
     def hidden(
@@ -311,6 +308,14 @@ class FusedForward:
         x += w.out(plan.attend(qk[:, :heads], qk[:, heads:], v, index, w.window))
         x += w.down(w.gate_up(self._rms(x, w.mlp_norm)))
         return x
+
+
+def empty(model: nn.Module) -> None:
+    """Free a module's matrices."""
+    for part in model.modules():
+        weight = getattr(part, "weight", None)
+        if isinstance(weight, Tensor) and weight.ndim == 2:
+            weight.data = weight.data.new_empty(0)
 
 
 def _last_rows(x: Tensor, counts: Sequence[int], tails: Sequence[int] | None) -> Tensor:
