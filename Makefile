@@ -31,7 +31,7 @@ $(VENV)/.dev: $(VENV)/.runtime requirements/dev.lock
 
 install: $(VENV)/.runtime ## create .venv with pinned versions; autogpt is then .venv/bin/autogpt
 
-run: $(VENV)/.runtime ## install, fetch the base model, run the example goals and show the outcome
+run: $(VENV)/.runtime ## install, fetch the default model, run the example goals and show the outcome
 	$(BIN)/autogpt model fetch
 	$(BIN)/autogpt run examples/
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -36,8 +36,14 @@ class Settings(BaseSettings):
     data: Path | None = None
     """Folder of the public data sets, for building suites and training; nothing else needs it."""
     model: str = ""
-    """A registered name, a folder, a hub name, ``langchain:provider/name`` or ``scripted:FILE``.
-    Empty: the one in use (``autogpt model use``), at first ``small``."""
+    """A registered name, a folder, a GGUF file, a hub name, ``openai:URL#MODEL``,
+    ``langchain:provider/name`` or ``scripted:FILE``. Empty: the one in use (``autogpt model use``), at first
+    the default of this machine."""
+    openai_key: SecretStr = Field(
+        default=SecretStr(""),
+        validation_alias=AliasChoices("openai_key", "AUTOGPT_OPENAI_KEY", "OPENAI_API_KEY"),
+    )
+    """The key that ``openai:`` servers are sent; never recorded."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"
     """Number format of the model; on a CPU float16 and int8 are weights, with fp32 arithmetic."""

@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+Prompting = Literal["names", "typed", "teaching"]
+"""How a model is prompted; a property of the model, kept in its card and in ``run.started``.
+
+``names``: trained on tools shown by the names of their arguments; ``typed``: trained on typed signatures;
+``teaching``: not trained by us, so that the system message explains the protocol with worked examples.
+"""
 
 def clip(text: str, length: int) -> str:
     """Return ``text`` on one line, at most ``length`` characters, with an ellipsis where it was cut."""

@@ -1,9 +1,9 @@
 """From settings to the live objects that commands and the facade share: store, tools, model.
 
-A model is named by one word everywhere: a registered name (``small``), a folder or hub name, or
-``KIND:REST`` for other kinds of models: ``langchain:PROVIDER/NAME``, and ``scripted:FILE`` for
-demonstrations and tests. The name that was given is the name that is recorded, so that a resumed run finds
-its model again.
+A model is named by one word everywhere: a registered name (``small``), a folder, a GGUF file or hub name,
+or ``KIND:REST`` for other kinds of models: ``openai:URL#MODEL`` for a server that speaks OpenAI's protocol,
+``langchain:PROVIDER/NAME``, and ``scripted:FILE`` for demonstrations and tests. The name that was given is
+the name that is recorded, so that a resumed run finds its model again.
 
 An installed package can add three kinds of things, each by one entry point and one file:
 
@@ -151,12 +151,21 @@ def _langchain(rest: str, settings: Settings) -> Model:
     return LangChainModel.load(rest)
 
 
+def _openai(rest: str, settings: Settings) -> Model:
+    from ..llm.models.openai import OpenAIModel
+
+    return OpenAIModel.load(rest, settings.openai_key.get_secret_value())
+
+
 def _local(name: str, settings: Settings) -> Model:
     bound_spinning()
     from ..llm.models.local import LocalModel, value_in
     from ..llm.registry import ModelRegistry
 
-    found = ModelRegistry(settings.home).resolve(name)
+    registry = ModelRegistry(settings.home)
+    found = registry.resolve(name)
+    if line := registry.too_little_memory(found):
+        log.warning("%s", line)
     model = LocalModel.load(
         found.source,
         adapter=found.adapter,
@@ -169,5 +178,5 @@ def _local(name: str, settings: Settings) -> Model:
     return model
 
 
-PROVIDERS: dict[str, ModelProvider] = {"scripted": _scripted, "langchain": _langchain}
+PROVIDERS: dict[str, ModelProvider] = {"scripted": _scripted, "langchain": _langchain, "openai": _openai}
 """Kinds of models that are built in, besides local ones."""

@@ -14,10 +14,25 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import zstandard
-from makers import chat, conversations, files, gate, memory, public, workflows
+from makers import (
+    beside_tools,
+    chat,
+    conversations,
+    files,
+    gate,
+    memory,
+    office,
+    public,
+    strange_tables,
+    tools_crowd,
+    unseen_tools,
+    word_problems,
+    workflows,
+)
 from makers.common import Record
 
 from autogpt.agent.goals.load import Conversation, Goal
@@ -26,6 +41,10 @@ SUITES = Path(__file__).parent / "suites"
 HELD_OUT = Path(__file__).parents[1] / "agent" / "learn" / "held_out"
 SHIPPED = {"gate": HELD_OUT / "gate.jsonl.zst", "sessions": HELD_OUT / "sessions.jsonl.zst"}
 """What judges on a user's machine, packed."""
+CROWDS = {f"tools_crowd_{size}": size for size in tools_crowd.SIZES}
+"""The suites of one request among many tools, by the number of tools."""
+PACKED = ("unseen_tools", "strange_tables", "beside_tools", *CROWDS)
+"""Suites that would be large: written as ``.jsonl.zst``, which ``autogpt eval`` reads alike."""
 
 MAKERS: dict[str, Callable[[Path], list[Record]]] = {
     "tables": public.tables,
@@ -38,6 +57,12 @@ MAKERS: dict[str, Callable[[Path], list[Record]]] = {
     "memory": lambda data: memory.memory(),
     "gate": gate.gate,
     "sessions": lambda data: gate.sessions(),
+    "unseen_tools": unseen_tools.unseen_tools,
+    "strange_tables": strange_tables.strange_tables,
+    "word_problems": word_problems.word_problems,
+    "beside_tools": beside_tools.beside_tools,
+    "office": lambda data: office.office(),
+    **{name: partial(tools_crowd.tools_crowd, size=size) for name, size in CROWDS.items()},
 }
 """Per suite, the function that makes its records from the data folder."""
 
@@ -69,8 +94,8 @@ def main(names: list[str]) -> None:
         if name not in MAKERS:
             sys.exit(f"make_suites: unknown suite {name}; there are {', '.join(MAKERS)}")
         made = lines(name, data)
-        path = SHIPPED.get(name, SUITES / f"{name}.jsonl")
-        if name in SHIPPED:
+        path = SHIPPED.get(name, SUITES / f"{name}.jsonl{'.zst' if name in PACKED else ''}")
+        if path.suffix == ".zst":
             path.write_bytes(zstandard.ZstdCompressor(level=19).compress("".join(made).encode()))
         else:
             path.write_text("".join(made), encoding="utf-8")

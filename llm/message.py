@@ -17,6 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from ..text import Prompting
+
 Role = Literal["system", "user", "assistant", "tool"]
 OnText = Callable[[int, str], None]
 """Called with a prompt's number and each new piece of its text."""
@@ -58,6 +60,8 @@ class CallSpec:
     name: str
     parameters: Mapping[str, Any]
     description: str = ""
+    free_text: bool = False
+    """Its argument is free text, such as an article: it may take ``Sampling.text_tokens``."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +70,11 @@ class Sampling:
 
     temperature: float = 0.0
     seed: int = 0
-    max_tokens: int = 400
-    """Most generated tokens, forced ones included; a call cut off by it is invalid."""
+    max_tokens: int = 2000
+    """Most generated tokens, forced ones included; a call cut off by it is invalid. So there is room for the
+    longest ordinary call: the grammar bounds each argument, mostly by 400 to 1,000 characters."""
+    text_tokens: int = 2000
+    """Most generated tokens of a call whose argument is free text; at this limit the text is ended."""
     best_of: int = 1
     """Candidates per turn, of which the best is kept: the first sampled as specified here, the others
     at random (at temperature 0.7 if this sampling is greedy)."""
@@ -130,6 +137,8 @@ class Model(Protocol):
     """Hash of the weights (or a name for remote models); kept in ``run.started``."""
     tokenizer_hash: str
     """Hash of the tokenizer, empty for models that do not own their tokens."""
+    prompting: Prompting
+    """How it wants to be prompted: decided by its training, never by its callers."""
 
     def respond(
         self,

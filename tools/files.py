@@ -26,6 +26,11 @@ _MATCHES = 8
 _ENUM = 200
 
 NEW_PATH: Mapping[str, Any] = {"type": "string", "pattern": "^[A-Za-z0-9_][A-Za-z0-9_./ -]{0,79}$"}
+_PATTERN: Mapping[str, Any] = {
+    "type": "string",
+    "maxLength": 60,
+    "description": 'only files of such a name, as "*.txt"; left out for all files',
+}
 _ANY_PATH: Mapping[str, Any] = {"type": "string", "minLength": 1, "maxLength": 120}
 
 
@@ -121,7 +126,7 @@ class FilesList(Tool):
 
     name = "files.list"
     description = "List files."
-    parameters: Mapping[str, Any] = _object([], pattern={"type": "string", "maxLength": 60})
+    parameters: Mapping[str, Any] = _object([], pattern=_PATTERN)
 
     def run(self, args: Mapping[str, Any], ctx: ToolContext) -> ToolResult:
         """List the workspace, matching ``pattern`` leniently; refreshes the facts."""
@@ -176,7 +181,7 @@ class FilesSearch(Tool):
     parameters: Mapping[str, Any] = _object(
         ["text"],
         text={"type": "string", "minLength": 1, "maxLength": 80},
-        pattern={"type": "string", "maxLength": 60},
+        pattern=_PATTERN,
     )
 
     def run(self, args: Mapping[str, Any], ctx: ToolContext) -> ToolResult:

@@ -120,12 +120,15 @@ class AutoGPT:
         rating = Rating(value=value, text=why, by=who())
         return rate_run(store, store.resolve_run(run), rating, self.runner.memory)
 
-    def generate(self, text: str, max_tokens: int = 256) -> str:
-        """Return the model's plain continuation of a message: no plan, no tools, no record.
+    def generate(
+        self, text: str, max_tokens: int = 2000, on_text: Callable[[str], None] | None = None
+    ) -> str:
+        """Return the model's plain answer to a message: no plan, no tools, no record.
 
-        Raises UsageError for a model that only makes calls.
+        ``on_text`` gets it piece by piece, as it is written. Raises UsageError for a model that only makes
+        calls.
         """
         generate = getattr(self.model, "generate", None)
         if generate is None:
             raise UsageError(f"the model {self.model.name} makes tool calls only; it cannot generate text")
-        return str(generate(text, max_tokens=max_tokens))
+        return str(generate(text, max_tokens=max_tokens, on_text=on_text))

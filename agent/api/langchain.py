@@ -57,7 +57,8 @@ from pydantic import Field, PrivateAttr, field_validator
 from ...errors import ToolError, UsageError
 from ...labels import Label
 from ...llm.message import CallSpec, Message, Prompt, Sampling, ToolCall, Turn
-from ...llm.models.langchain import LangChainModel, RemoteModelError, safe_name, text_of
+from ...llm.models.langchain import LangChainModel, text_of
+from ...llm.models.remote import RemoteModelError, safe_name
 from ...memory.entry import GLOBAL, Draft, Embedder, Entry, Kind, VectorIndex
 from ...memory.store import MemoryStore
 from ...memory.upkeep.forgetting import forget

@@ -16,6 +16,7 @@ from typing import Any
 from ...llm.message import Prompt, ToolCall, Turn
 from ...llm.text.grammar import GrammarCompiler, teacher_ids
 from ...llm.text.tokenizer import ChatTokenizer
+from ...text import Prompting
 from ...tools.registry import Registry
 from ...tools.tables.read import TABLE_SUFFIXES
 from ..goals.load import Goal
@@ -43,6 +44,8 @@ class Task:
     calls: list[ToolCall] = field(default_factory=list)
     turns: list[tuple[str, list[ToolCall]]] = field(default_factory=list)
     """``(what the user says, the expert's calls)``; used instead of ``calls`` when not empty."""
+    answers: list[str] = field(default_factory=list)
+    """What the person says to each ``ask``, in order; without, a question ends the task."""
     unlearned: tuple[int, ...] = ()
     """Indices of calls that are mistakes on purpose (recovered from later); they carry no loss."""
     plan: bool = True
@@ -97,8 +100,9 @@ class Expert:
     name = "expert"
     fingerprint = ""
 
-    def __init__(self, tokenizer: ChatTokenizer) -> None:
+    def __init__(self, tokenizer: ChatTokenizer, prompting: Prompting = "names") -> None:
         self.tokenizer = tokenizer
+        self.prompting: Prompting = prompting
         self.tokenizer_hash = tokenizer.fingerprint
         self.compiler = GrammarCompiler(tokenizer, tokenizer.vocab_size)
         self._calls: dict[str, list[ToolCall]] = {}
@@ -138,8 +142,10 @@ class Expert:
 class Recorder:
     """Plays tasks and yields samples; ``refused`` counts why others were dropped."""
 
-    def __init__(self, tokenizer: ChatTokenizer, registry: Registry, seed: int = 0) -> None:
-        self.expert = Expert(tokenizer)
+    def __init__(
+        self, tokenizer: ChatTokenizer, registry: Registry, seed: int = 0, prompting: Prompting = "names"
+    ) -> None:
+        self.expert = Expert(tokenizer, prompting)
         self.tokenizer = tokenizer
         self.registry = registry
         self.rng = random.Random(seed)
@@ -167,7 +173,17 @@ class Recorder:
         if task.turns:
             return self._converse(rollout, task)
         self.expert.assign(FIRST, task.calls)
-        return rollout.run([task.goal])[0]
+        return self._answered(rollout, task) if task.answers else rollout.run([task.goal])[0]
+
+    def _answered(self, rollout: Rollout, task: Task) -> Episode:
+        """Play a task in which a person answers what is asked."""
+        episode = rollout.open(task.goal)
+        episode.answers.extend(task.answers)
+        try:
+            rollout.work(episode)
+        finally:
+            episode.close()
+        return episode
 
     def _converse(self, rollout: Rollout, task: Task) -> Episode:
         episode = rollout.open(task.goal, mode="chat")

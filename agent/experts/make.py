@@ -2,7 +2,8 @@
 
 ``make(folder, tokenizer_folder)`` plays every task, keeps what succeeded, shuffles, and writes
 ``train.jsonl.zst`` and a small held-out ``valid.jsonl.zst``. The same seed gives the same
-files. Recipes say how many tasks of each family there are: ``whole`` to train from the base model,
+files. Recipes say how many tasks of each family there are: ``whole`` to train `small` from its base,
+``medium`` and ``large`` for the models of those names, with more tools that are new and less of all else;
 ``update`` to teach an adapter what it lacks, with a good share of the rest so that nothing is
 forgotten, ``recall`` the same with two fifths of memory, ``replay`` for the sample of ordinary work that
 ships for that purpose (``llm/replay``), without what may only be passed on under its own licence. On the
@@ -40,6 +41,7 @@ from . import (
     small_talk as chat,
 )
 from .expert import Recorder, Task, unplanned
+from .public import chinese, instructions, services
 
 HELD_OUT = 200
 """Samples put aside for the evaluation loss."""
@@ -94,6 +96,13 @@ FAMILIES: dict[str, Family] = {
     "talk": chat.talk,
     "chatterbot": chat.chatterbot,
     "seal-tools": lambda rng, number: stubs.seal_tools(rng, number, strangers=3),
+    "requests": stubs.requests,
+    "services": services.requests,
+    "services asked first": services.asked_first,
+    "none fits": services.none_fits,
+    "instructions": instructions.instructions,
+    "Chinese talk": chinese.talk,
+    "Chinese tables": chinese.tables,
     "chat beside tools": lambda rng, number: stubs.beside(chat.own(rng, number), rng),
     "talk beside tools": lambda rng, number: stubs.beside(chat.talk(rng, number), rng),
     "chatterbot beside tools": lambda rng, number: stubs.beside(chat.chatterbot(rng, number), rng),
@@ -112,6 +121,24 @@ RECIPES: dict[str, Mapping[str, int]] = {
         "chatterbot": 200, "seal-tools": 800, "chat beside tools": 400, "talk beside tools": 500,
         "chatterbot beside tools": 300, "files beside tools": 150, "tables beside tools": 150,
         "words beside tools": 150, "memory": 2400,
+    },
+    "medium": {
+        "wikisql": 750, "wtq": 150, "tables": 320, "mawps": 300, "gsm8k": 70, "gsm8k chained": 90,
+        "words": 110, "files": 270, "exact": 130, "workflows": 270, "answers to files": 110, "mixed": 210,
+        "conversations": 150, "chatty conversations": 50, "chat": 60, "talk": 40, "chatterbot": 20,
+        "seal-tools": 450, "requests": 600, "services": 450, "services asked first": 160, "none fits": 100,
+        "instructions": 260, "Chinese talk": 110, "Chinese tables": 170, "chat beside tools": 90,
+        "talk beside tools": 90, "chatterbot beside tools": 40, "files beside tools": 40,
+        "tables beside tools": 40, "words beside tools": 40, "memory": 250,
+    },
+    "large": {
+        "wikisql": 80, "wtq": 20, "tables": 40, "mawps": 25, "gsm8k": 8, "gsm8k chained": 12, "words": 10,
+        "files": 30, "exact": 14, "workflows": 36, "answers to files": 14, "mixed": 26, "conversations": 26,
+        "chatty conversations": 8, "chat": 8, "talk": 6, "chatterbot": 3, "seal-tools": 50, "requests": 40,
+        "services": 50, "services asked first": 18, "none fits": 12, "instructions": 14, "Chinese talk": 8,
+        "Chinese tables": 16, "chat beside tools": 10, "talk beside tools": 10,
+        "chatterbot beside tools": 5, "files beside tools": 5, "tables beside tools": 5,
+        "words beside tools": 5, "memory": 30,
     },
     "update": {
         "wikisql": 420, "wtq": 60, "tables": 180, "mawps": 170, "gsm8k": 40, "gsm8k chained": 60,

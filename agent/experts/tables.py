@@ -24,7 +24,7 @@ from ...errors import ToolError, UsageError
 from ...tools.tables.query import run_query as run_structured
 from ...tools.tables.query import to_number
 from ..goals.load import Goal
-from .data import read_records
+from .data import is_train, read_records
 from .expert import Task, call, finish, handles_before, plan
 
 Table = Mapping[str, Any]
@@ -125,7 +125,10 @@ def wtq(rng: random.Random, limit: int | None = None) -> Iterator[Task]:
     chosen = [
         record
         for record in read_records("wtq_train")
-        if record["sql_silver"] and record.get("sql_kind") in kinds and record.get("sql_score", 0) >= 3.0
+        if record["sql_silver"]
+        and record.get("sql_kind") in kinds
+        and record.get("sql_score", 0) >= 3.0
+        and is_train("wtq", record["table_id"])
     ]
     rng.shuffle(chosen)
     for record in chosen[:limit]:
@@ -208,7 +211,12 @@ def templated(
     rng: random.Random, count: int, sources: Sequence[str] = ("wikisql_train", "wtq")
 ) -> Iterator[Task]:
     """Yield ``count`` templated questions over tables of WikiSQL and WikiTableQuestions."""
-    tables = [table for source in sources for table in read_records(f"{source}_tables")]
+    tables = [
+        table
+        for source in sources
+        for table in read_records(f"{source}_tables")
+        if source != "wtq" or is_train("wtq", table["id"])
+    ]
     made = 0
     while made < count:
         table = rng.choice(tables)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...llm.message import Model
-from ...llm.registry import DEFAULT, ModelRegistry
+from ...llm.registry import ModelRegistry
 from ...llm.text.tokenizer import ChatTokenizer
 from ...memory.experience import Experience, Learnable
 from ...settings import Settings
@@ -184,10 +184,10 @@ def earlier_successes(work: Work) -> list[Attempt]:
 def replay(work: Work, count: int) -> list[Record]:
     """Return ordinary samples: what the model was trained on, as far as that is known.
 
-    The shipped samples are the shipped model's; to another one they would be new lessons, not a reminder.
+    The shipped samples are those of ``small``; to another one they would be new lessons, not a reminder.
     """
     files: Iterable[Path] = work.state.options.replay_data
-    if not files and promotion.root_of(work.home, work.state.parent) == DEFAULT:
+    if not files and promotion.root_of(work.home, work.state.parent) == "small":
         files = shipped_replay(work.state.figures.tokenizer)
     return replay_samples(files, count, work.seed)
 

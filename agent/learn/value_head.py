@@ -42,7 +42,7 @@ class Watched:
     def __init__(self, model: LocalModel) -> None:
         self.model = model
         self.name, self.fingerprint, self.tokenizer_hash = model.name, model.fingerprint, model.tokenizer_hash
-        self.context = model.context
+        self.context, self.prompting = model.context, model.prompting
         self.tokenizer = model.tokenizer
         self.seen: dict[str, list[tuple[torch.Tensor, Turn]]] = {}
 

@@ -14,6 +14,7 @@ from typing import Literal
 
 from ... import prompts
 from ...llm.message import Message
+from ...text import Prompting
 from .events import (
     ConversationFolded,
     Event,
@@ -35,7 +36,9 @@ def messages(events: Sequence[Event]) -> tuple[Message, ...]:
     started = Record(events).started
     own = [_line(spec) for spec in started.tools if spec.source != "built-in"]
     shared = [_line(spec) for spec in started.tools if spec.source == "built-in"]
-    conversation = [Message("system", prompts.system(shared, started.memory), parts=_parts(shared))]
+    kind = started.prompting
+    system = prompts.system(shared, started.memory, kind)
+    conversation = [Message("system", system, parts=_parts(shared, kind))]
     opening: str | None = None if started.mode == "chat" else str(started.goal.get("goal", ""))
     first = True
     seen: list[prompts.Observation] = []
@@ -47,10 +50,10 @@ def messages(events: Sequence[Event]) -> tuple[Message, ...]:
         if opening is None:
             return
         if first:
-            text = prompts.goal(opening, own, seen, remembered)
+            text = prompts.goal(opening, own, seen, remembered, kind)
         else:
             text = prompts.said(opening, seen, remembered)
-        conversation.append(Message("user", text, parts=_parts(own if first else [], remembered)))
+        conversation.append(Message("user", text, parts=_parts(own if first else [], kind, remembered)))
         opening, first = None, False
         seen.clear()
         remembered.clear()
@@ -92,12 +95,14 @@ def messages(events: Sequence[Event]) -> tuple[Message, ...]:
 
 
 def _parts(
-    tools: Sequence[prompts.ToolLine], remembered: Sequence[prompts.MemoryLine] = ()
+    tools: Sequence[prompts.ToolLine],
+    kind: Prompting,
+    remembered: Sequence[prompts.MemoryLine] = (),
 ) -> tuple[tuple[Literal["tools", "memory"], str], ...]:
     """Name the tools' and the memory's text inside a message, for the token ledger."""
     found: list[tuple[Literal["tools", "memory"], str]] = []
     if tools:
-        found.append(("tools", "\n".join(f"{tool.signature}: {tool.description}" for tool in tools)))
+        found.append(("tools", "\n".join(tool.shown(prompts.FORMS[kind]).text for tool in tools)))
     if remembered:
         found.append(("memory", prompts.recalled(remembered)))
     return tuple(found)

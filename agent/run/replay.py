@@ -78,7 +78,9 @@ def replay(events: Sequence[Event], tools: Mapping[str, Tool]) -> Replay:
 def _notes(started: RunStarted, known: Mapping[str, Tool]) -> list[str]:
     notes = []
     lines = [prompts.ToolLine(name, tool.parameters, tool.description) for name, tool in known.items()]
-    if len(lines) == len(started.tools) and started.prompt_hash != prompts.texts_hash(lines):
+    if len(lines) == len(started.tools) and started.prompt_hash != prompts.texts_hash(
+        lines, started.prompting
+    ):
         notes.append("the prompts have changed since this run")
     for spec in started.tools:
         if spec.name not in known:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -17,6 +18,7 @@ from typing import Literal
 from ...llm.message import Model, Sampling
 from ...tools.registry import Registry
 from ..goals.load import Goal
+from ..record.events import PersonAnswered, PersonAsked
 from ..record.journal import MemoryJournal
 from ..record.record import Record
 from ..record.result import RunResult, summarise
@@ -25,8 +27,17 @@ from .session import Session, drive
 from .workbench import Workbench, goal_tools, opening
 
 
+@dataclass(eq=False)
 class Episode(Session):
     """One goal, or one conversation, in a scratch folder."""
+
+    answers: list[str] = field(default_factory=list, kw_only=True)
+    """What is said to each question, in order; when none is left, nobody is there."""
+
+    def answer_to(self, asked: PersonAsked) -> PersonAnswered | None:
+        """Return the next answer to a question."""
+        known = asked.kind == "question" and self.answers
+        return PersonAnswered(text=self.answers.pop(0)) if known else None
 
     @property
     def name(self) -> str:

@@ -178,6 +178,7 @@ def opening(
     ]
     lines = [prompts.ToolLine(name, tool.parameters, tool.description) for name, tool in tools.items()]
     shared = [line for line in lines if line.name not in sources]
+    prompting: prompts.Prompting = getattr(model, "prompting", "teaching")  # providers of before may lack it
     return RunStarted(
         at=time.time(),
         run=run,
@@ -187,7 +188,8 @@ def opening(
         model=model.name,
         model_hash=model.fingerprint,
         tokenizer_hash=model.tokenizer_hash,
-        prompt_hash=prompts.texts_hash(lines),
+        prompt_hash=prompts.texts_hash(lines, prompting),
+        prompting=prompting,
         tools=specs,
         grants=grants,
         grants_hash=hashlib.sha256(json.dumps(grants, sort_keys=True).encode()).hexdigest()[:16],
@@ -199,7 +201,7 @@ def opening(
         memory=memory,
         rules=RULES,
         context=min(getattr(model, "context", 0), UNBOUNDED),
-        system_tokens=_tokens(model, prompts.system(shared, memory)) if mode == "chat" else 0,
+        system_tokens=_tokens(model, prompts.system(shared, memory, prompting)) if mode == "chat" else 0,
     )
 
 

@@ -68,7 +68,7 @@ class Recorder:
 
     def __post_init__(self) -> None:
         self.name, self.fingerprint = self.model.name, self.model.fingerprint
-        self.tokenizer_hash = self.model.tokenizer_hash
+        self.tokenizer_hash, self.prompting = self.model.tokenizer_hash, self.model.prompting
 
     def respond(
         self, prompts: Sequence[Prompt], on_text: Callable[[int, str], None] | None = None

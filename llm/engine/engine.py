@@ -35,7 +35,18 @@ from ..nn.load import LoadedModel
 from .batch import Batch
 from .failures import OutOfMemory, first_bad_part, retry_out_of_memory
 from .sampling import NotFinite, Sampler, Work
-from .sequence import COPIED, FORCED, Generated, Grammar, Matcher, OnToken, Request, Stuck, TokenLog
+from .sequence import (
+    COPIED,
+    FORCED,
+    UNFINISHED,
+    Generated,
+    Grammar,
+    Matcher,
+    OnToken,
+    Request,
+    Stuck,
+    TokenLog,
+)
 from .sequence import Sequence as Active
 from .speculation import Acceptance, History, NgramProposer
 
@@ -45,6 +56,8 @@ MAX_ROWS = 512
 """Most rows of a forward: longer prompts are computed in chunks, so that others keep decoding."""
 MAX_ACTIVE = 32
 """Sequences decoded at once; further requests wait."""
+USUAL = 400
+"""Positions that are reserved for an output; a longer one grows its cache as it goes on."""
 MAX_DRAFT = 16
 """Most rows of a draft: about where a forward's cost begins to grow with every row."""
 KEPT_LOGS = 1024
@@ -257,7 +270,9 @@ class Engine:
                 else "the prompt is empty"
             )
             return out
-        limit = min(request.sampling.max_tokens, room)
+        if request.ends:  # room to complete what the context cuts off
+            room = max(1, room - len(request.ends) - UNFINISHED)
+        limit, most = min(request.sampling.max_tokens, room), min(request.sampling.text_tokens, room)
         session = self._sessions.open(request.session)
         # the last row is computed again if a token is to be chosen from it
         session.crop(min(common_prefix(session.ids, ids), len(ids) - (limit > 0)))
@@ -265,7 +280,7 @@ class Engine:
         out.log, proposer = self._open_log(request.session, ids)
         out.start = len(ids)
         sequence = Active(
-            index, request, out, out.log, session, proposer, limit, self.loaded.vocabulary, self._forced
+            index, request, out, out.log, session, proposer, limit, most, self.loaded.vocabulary, self._forced
         )
         for other in active:
             shared = min(common_prefix(other.request.ids, ids), len(ids) - 1)
@@ -286,7 +301,7 @@ class Engine:
             return False
         prompt = sequence.out.prompt_tokens
         self._sessions.adopt(sequence.session, sequence.log.ids[: prompt - 1])
-        sequence.session.cache.reserve(prompt + sequence.limit)
+        sequence.session.cache.reserve(prompt + min(sequence.limit, USUAL))
         self._grown = True
         sequence.settled, sequence.leader = True, None
         sequence.out.cached_tokens = len(sequence.session.ids)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ..kv.cache import Session
 from ..message import Sampling
-from .speculation import LONGEST, DraftToken, NgramProposer
+from .speculation import LONGEST, DraftToken, NgramProposer, repeats
 
 GIVEN, SAMPLED, FORCED, COPIED = "g", "s", "f", "c"
 """Where a token comes from, one letter each: the prompt; the model's choice; the grammar, which left no
@@ -30,6 +30,15 @@ OnToken = Callable[[int, list[int]], None]
 
 Allowed = NDArray[np.int64] | NDArray[np.bool_]
 """The tokens that may come next: ascending ids if they are few, else one flag per id."""
+CIRCLE = 96
+"""Tokens of going round in a circle after which the string that is being written ends. A small model that
+wants to write an object into an argument of text may repeat ``{`` until a limit cuts the call off."""
+PERIOD = 16
+"""Tokens of the longest circle."""
+STEP = 400
+"""Tokens by which the limit of free text grows, as long as the text does not repeat itself."""
+UNFINISHED = 4
+"""Tokens beyond the limit in which a text's last character may be finished."""
 FEW = 32
 """Ids are listed if they are fewer than 1/32 of the vocabulary: gathering the output rows of more costs as
 much as the whole product (5,000 of 152k rows of 896 in int8: 5 ms either way, on one core)."""
@@ -120,6 +129,10 @@ class Matcher(Protocol):
         """Advance by one id; False if it is not allowed."""
         ...
 
+    def closer(self) -> int | None:
+        """The id that ends the thought or string that is being written; None if neither may end here."""
+        ...
+
     def done(self) -> bool:
         """Return True if the output is complete and nothing more may follow."""
         ...
@@ -152,6 +165,10 @@ class Request:
     stop_ids: frozenset[int] = frozenset()
     core: int = 0
     """Leading ids that later processes will begin with too (a system message): worth the prompt cache."""
+    free: Callable[[Ids[int]], bool] | None = None
+    """Whether the output so far is free text, which may take ``Sampling.text_tokens``; asked at the limit."""
+    ends: Ids[int] = ()
+    """Ids that complete free text where its limit cuts it off."""
 
 
 @dataclass
@@ -219,6 +236,8 @@ class Sequence:
     proposer: NgramProposer | None
     limit: int
     """Tokens that may be generated."""
+    most: int
+    """The same for free text."""
     vocabulary: int
     forced: bool
     """Append forced tokens without computing them; else the mask finds them, one forward each."""
@@ -256,8 +275,8 @@ class Sequence:
         The matcher is left at the end of the draft until :meth:`settle`.
         """
         found = [Decision(0, self.allowed)]
-        if self.proposer is None or room <= 0:
-            return found
+        if self.proposer is None or room <= 0 or self._circles(CIRCLE - room):
+            return found  # no draft may pass the place where a circle ends
         self.proposer.sync(self.log.ids, len(self.log.ids))
         self.proposer.start()
         tail = self.log.ids[-LONGEST:]
@@ -343,7 +362,7 @@ class Sequence:
         """Walk the grammar from ``token`` to the next decision, appending what it forces."""
         run, self.allowed, ended = self._walk(token)
         for forced in run:
-            if self.said >= self.limit:
+            if self.said >= self.limit and self._stops():
                 ended = False
                 break
             self.log.append(forced, FORCED)
@@ -351,4 +370,40 @@ class Sequence:
                 ended = True
                 break
         self.out.complete = ended
-        self.finished = ended or self.said >= self.limit
+        self.finished = ended or (self.said >= self.limit and self._stops())
+        if self.finished or self.matcher is None or not self._circles(CIRCLE):
+            return
+        closer = self.matcher.closer()
+        if closer is not None:
+            self.log.append(closer, FORCED)
+            self._proceed(closer)
+
+    def _circles(self, length: int) -> bool:
+        """Return whether the last ``length`` tokens, all generated, repeat at most PERIOD of them."""
+        last = self.log.ids[-length:]
+        return self.said >= length and any(last[p:] == last[:-p] for p in range(1, PERIOD + 1))
+
+    def _stops(self) -> bool:
+        """Say whether the limit, now reached, ends the output: free text goes on, or is completed here."""
+        said = self.log.ids[self.out.start :]
+        if self.request.free is None or not self.request.free(said):
+            return True
+        if self.limit < self.most and not repeats(said):
+            self.limit = min(self.most, self.limit + STEP)
+            return False
+        return self._end_text() or self.said >= self.limit + UNFINISHED
+
+    def _end_text(self) -> bool:
+        """Append the ids that complete free text, if the grammar takes them here."""
+        matcher = self.matcher
+        if matcher is None:
+            return True
+        for taken, token in enumerate(self.request.ends):
+            if matcher.done() or not permits(read_mask(matcher.bitmask(), self.vocabulary), token):
+                matcher.rollback(taken)
+                return False
+            matcher.consume(token)
+        for token in self.request.ends:
+            self.log.append(token, FORCED)
+        self.out.complete = True
+        return True

@@ -11,10 +11,9 @@ provider may refuse some schema keywords.
 from __future__ import annotations
 
 import json
-import logging
-import re
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
@@ -25,28 +24,32 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 from langchain_core.messages.tool import ToolCall as LangChainCall
 from langchain_core.runnables import Runnable
 
-from ...errors import ModelUnavailable, UsageError, UserError
-from ..message import CallSpec, Message, OnText, Prompt, ToolCall, Turn, why_invalid
+from ...errors import ModelUnavailable, UsageError
+from ...text import Prompting
+from ..message import Message, OnText, Prompt, Sampling, ToolCall, Turn, why_invalid
 from ..text.grammar import parse_call
+from .remote import (
+    PARALLEL,
+    PASSING,
+    RemoteModelError,
+    calls_in,
+    error_line,
+    first_valid,
+    function_of,
+    retrying,
+    safe_name,
+    without_thought,
+)
 from .token_budget import ContextOverflow
 
-ATTEMPTS = 4
-"""Attempts at a remote call before giving up; the waits between them add up to about 7 seconds."""
-PARALLEL = 8
-"""Most concurrent remote calls."""
-_PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 _NO_CALL = "(no call)"
-_log = logging.getLogger(__name__)
-
-
-class RemoteModelError(UserError):
-    """A LangChain model could not answer: refused, or unreachable after bounded retries."""
 
 
 class LangChainModel:
     """Any LangChain chat model as the model of our loop; use :meth:`load` for one by name."""
 
     tokenizer_hash = ""
+    prompting: Prompting = "teaching"
 
     def __init__(self, model: BaseChatModel, name: str | None = None, wait: float = 1.0) -> None:
         """Wrap ``model``; ``wait``: seconds before the second attempt, then doubling."""
@@ -72,18 +75,16 @@ class LangChainModel:
         try:
             made = init_chat_model(model, model_provider=provider)
         except ImportError as error:
-            raise ModelUnavailable(f"langchain:{name}: {_line(error)}") from error
+            raise ModelUnavailable(f"langchain:{name}: {error_line(error)}") from error
         except ValueError as error:
             if "provider" in str(error):
-                raise UsageError(f"langchain:{name}: {_line(error)}") from error
-            raise ModelUnavailable(f"langchain:{name}: {_line(error)}") from error
+                raise UsageError(f"langchain:{name}: {error_line(error)}") from error
+            raise ModelUnavailable(f"langchain:{name}: {error_line(error)}") from error
         except Exception as error:  # each provider's package has error trees of its own (a missing key)
-            raise ModelUnavailable(f"langchain:{name}: {_line(error)}") from error
+            raise ModelUnavailable(f"langchain:{name}: {error_line(error)}") from error
         return cls(made, f"langchain:{name}")
 
-    def respond(
-        self, prompts: Sequence[Prompt], on_text: OnText | None = None
-    ) -> list[Turn]:
+    def respond(self, prompts: Sequence[Prompt], on_text: OnText | None = None) -> list[Turn]:
         """Answer each prompt, several at once; raises :class:`RemoteModelError`.
 
         A prompt that the provider says is too long raises :class:`ContextOverflow`.
@@ -107,17 +108,15 @@ class LangChainModel:
     def _answer(self, prompt: Prompt) -> Turn:
         started = time.perf_counter()
         names = {safe_name(call.name): call.name for call in prompt.calls}
-        tools = [_tool(call) for call in prompt.calls]
+        tools = [function_of(call) for call in prompt.calls]
         bound, said = _bind(self.model, tools), _to_langchain(prompt.messages)
-        try:
-            answer = _retrying(self.wait)(bound.invoke, said)
-        except ContextOverflowError as error:  # this prompt's fault alone, unlike all others
-            raise ContextOverflow(f"{self.name} cannot take the conversation: {_line(error)}") from error
-        except Exception as error:  # providers raise errors of several HTTP libraries and their own
-            raise RemoteModelError(f"{self.name} did not answer: {_line(error)}") from error
+        answer = self._reached(lambda: bound.invoke(said))
         call, text, invalid = _read(answer, names)
         if call is not None:
             invalid = why_invalid(call, prompt.calls)
+        if call is None or invalid:  # after a thought, in a code fence, or not the first of several
+            found, _ = first_valid([*_said(answer), *calls_in(text_of(answer))], prompt.calls)
+            call, text, invalid = (found, found.text(), None) if found else (call, text, invalid)
         usage = answer.usage_metadata or {"input_tokens": 0}
         return Turn(
             call=None if invalid else call,
@@ -126,6 +125,42 @@ class LangChainModel:
             prompt_tokens=usage["input_tokens"],
             seconds=time.perf_counter() - started,
         )
+
+    def generate(
+        self,
+        text: str,
+        max_tokens: int = 2000,
+        sampling: Sampling | None = None,
+        system: str | None = None,
+        on_text: Callable[[str], None] | None = None,
+    ) -> str:
+        """Answer ``text`` freely, without tools, streamed where the provider streams.
+
+        ``max_tokens`` (or that of ``sampling``) is asked for, and what a thought says is left out. Raises
+        :class:`RemoteModelError` or :class:`ContextOverflow`.
+        """
+        said: list[BaseMessage] = [] if system is None else [SystemMessage(system)]
+        said.append(HumanMessage(text))
+        most = sampling.max_tokens if sampling else max_tokens
+
+        def ask() -> str:
+            parts = []
+            for piece in self.model.stream(said, max_tokens=most):
+                parts.append(text_of(piece))
+                if on_text is not None:
+                    on_text(parts[-1])
+            return "".join(parts)
+
+        return without_thought(str(self._reached(ask, again=on_text is None)))
+
+    def _reached(self, call: Callable[[], Any], again: bool = True) -> Any:
+        """Return what ``call`` does, with its failures as ours; tried ``again`` where they may pass."""
+        try:
+            return retrying(self.wait, _may_pass, threading.Event())(call) if again else call()
+        except ContextOverflowError as error:  # this prompt's fault alone, unlike all others
+            raise ContextOverflow(f"{self.name} cannot take the conversation: {error_line(error)}") from error
+        except Exception as error:  # providers raise errors of several HTTP libraries and their own
+            raise RemoteModelError(f"{self.name} did not answer: {error_line(error)}") from error
 
 
 def _bind(model: BaseChatModel, tools: list[dict[str, Any]]) -> Runnable[LanguageModelInput, AIMessage]:
@@ -138,18 +173,6 @@ def _bind(model: BaseChatModel, tools: list[dict[str, Any]]) -> Runnable[Languag
         return model.bind_tools(tools)
 
 
-def _retrying(wait: float) -> Any:
-    import tenacity
-
-    return tenacity.Retrying(
-        stop=tenacity.stop_after_attempt(ATTEMPTS),
-        wait=tenacity.wait_exponential(multiplier=wait, max=8 * wait),
-        retry=tenacity.retry_if_exception(_may_pass),
-        before_sleep=tenacity.before_sleep_log(_log, logging.WARNING),
-        reraise=True,
-    )
-
-
 def _may_pass(error: BaseException) -> bool:
     """Say whether a failure may be temporary: the connection, a timeout, an overload."""
     if isinstance(error, ConnectionError | TimeoutError):
@@ -158,9 +181,14 @@ def _may_pass(error: BaseException) -> bool:
     if status is None:
         status = getattr(getattr(error, "response", None), "status_code", None)
     if status is not None:
-        return status in _PASSING
+        return status in PASSING
     kinds = {kind.__name__ for kind in type(error).__mro__}
     return bool(kinds & {"TransportError", "APIConnectionError", "APITimeoutError", "ServiceUnavailable"})
+
+
+def _said(answer: AIMessage) -> list[ToolCall]:
+    """Return all calls that a provider told apart, under its own names."""
+    return [ToolCall(call["name"], call["args"]) for call in answer.tool_calls]
 
 
 def _read(answer: AIMessage, names: dict[str, str]) -> tuple[ToolCall | None, str, str | None]:
@@ -200,22 +228,6 @@ def _to_langchain(messages: Sequence[Message]) -> list[BaseMessage]:
     return made
 
 
-def _tool(call: CallSpec) -> dict[str, Any]:
-    """Return a call as a tool in the form that every provider's package takes."""
-    parameters = {"type": "object", "properties": {}, **call.parameters}
-    function = {
-        "name": safe_name(call.name),
-        "description": call.description or call.name,
-        "parameters": parameters,
-    }
-    return {"type": "function", "function": function}
-
-
-def safe_name(name: str) -> str:
-    """Return a name that providers accept: letters, digits, ``_`` and ``-``."""
-    return re.sub(r"[^A-Za-z0-9_-]", "__", name)[:64]
-
-
 def text_of(message: BaseMessage) -> str:
     """Return a message's text; other content as JSON, so that nothing is dropped unseen."""
     content = message.content
@@ -224,8 +236,3 @@ def text_of(message: BaseMessage) -> str:
     parts = [part if isinstance(part, str) else part.get("text") or json.dumps(part) for part in content]
     return "\n".join(parts)
 
-
-def _line(error: BaseException) -> str:
-    """Return an error as one line."""
-    said = " ".join(str(error).split())[:300]
-    return f"{type(error).__name__}: {said}" if said else type(error).__name__

@@ -10,17 +10,20 @@ is refused, not shortened (shortening is the transcript's job).
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast, get_args
 from uuid import uuid4
 
 from ...errors import ModelUnavailable, UserError
+from ...files import read_object
+from ...text import Prompting
 from ..message import Message, OnText, Prompt, Sampling, Turn
 from ..text.grammar import GrammarCompiler, parse_call
-from ..text.tokenizer import ChatTokenizer
+from ..text.tokenizer import CALL_CLOSE, CALL_OPEN, ChatTokenizer
 from .best_of import best, candidates
 from .token_budget import ContextOverflow, ledger, overflow
 
@@ -49,6 +52,7 @@ class LocalModel:
         cache_bytes: int | None = None,
         prompt_cache: Path | None = None,
         forward: Forward | None = None,
+        prompting: Prompting = "names",
     ) -> None:
         """Wrap a loaded model; ``thought_chars`` > 0 lets it think before a call.
 
@@ -61,6 +65,7 @@ class LocalModel:
         self.loaded = loaded
         self.tokenizer = tokenizer
         self.thought_chars = thought_chars
+        self.prompting = prompting
         self.name = name or Path(loaded.name).name
         self.fingerprint = loaded.fingerprint
         self.tokenizer_hash = tokenizer.fingerprint
@@ -107,7 +112,15 @@ class LocalModel:
         probe = tokenizer.plain(PROBE_TEXT)
         loaded, forward = packed or settle_precision(loaded, probe, cache_dir, release=True)
         name = name or Path(folder).name
-        model = cls(loaded, tokenizer, name, thought_chars, prompt_cache=prompt_cache, forward=forward)
+        model = cls(
+            loaded,
+            tokenizer,
+            name,
+            thought_chars,
+            prompt_cache=prompt_cache,
+            forward=forward,
+            prompting=prompting_of(place, adapter),
+        )
         model.value = None if adapter is None else value_in(Path(adapter), loaded)
         return model
 
@@ -174,14 +187,15 @@ class LocalModel:
     def generate(
         self,
         text: str,
-        max_tokens: int = 256,
+        max_tokens: int = 2000,
         sampling: Sampling | None = None,
         system: str | None = None,
         on_text: Callable[[str], None] | None = None,
     ) -> str:
         """Answer ``text`` freely, without grammar or tools; greedy unless ``sampling`` says otherwise.
 
-        ``max_tokens`` applies when no ``sampling`` is given. Raises :class:`ContextOverflow`.
+        ``max_tokens`` applies when no ``sampling`` is given, and a text that repeats itself may end earlier.
+        Raises :class:`ContextOverflow`.
         """
         from ..engine.engine import Request
 
@@ -190,8 +204,10 @@ class LocalModel:
             messages.insert(0, Message("system", system))
         ids = self._encode(messages)
         session = f"generate-{uuid4().hex}"
-        chosen = sampling or Sampling(max_tokens=max_tokens)
-        request = Request(session, ids, None, chosen, frozenset(self.tokenizer.stop_ids))
+        first = min(max_tokens, Sampling().max_tokens)
+        chosen = sampling or Sampling(max_tokens=first, text_tokens=max_tokens)
+        free = None if sampling else lambda _: True
+        request = Request(session, ids, None, chosen, frozenset(self.tokenizer.stop_ids), free=free)
         pass_on = None if on_text is None else lambda _, piece: on_text(piece)
         stream = None if pass_on is None else _Stream(self.tokenizer, pass_on, {0: 0})
         try:
@@ -213,7 +229,19 @@ class LocalModel:
         grammar = self.compiler.compile(prompt.calls, self.thought_chars)
         ids, first = self._encode(prompt.messages), prompt.messages[:1]
         core = len(self.tokenizer.encode_messages([m for m in first if m.role == "system"]).ids)
-        return Request(prompt.session, ids, grammar, prompt.sampling, core=core)
+        long = tuple(
+            f'{CALL_OPEN}{{"name":{json.dumps(call.name)},' for call in prompt.calls if call.free_text
+        )
+        if not long:
+            return Request(prompt.session, ids, grammar, prompt.sampling, core=core)
+
+        def free(said: Sequence[int]) -> bool:
+            text = self.tokenizer.decode(said)
+            return text[max(text.find(CALL_OPEN), 0) :].startswith(long)
+
+        tokenizer = self.tokenizer
+        ends = (*tokenizer.plain('…"}}'), *tokenizer.frame(CALL_CLOSE), tokenizer.eos_id)
+        return Request(prompt.session, ids, grammar, prompt.sampling, core=core, free=free, ends=ends)
 
     def _encode(self, messages: Sequence[Message]) -> list[int]:
         ids = self.tokenizer.encode_messages(messages, continue_assistant=True).ids
@@ -240,6 +268,22 @@ class LocalModel:
             cached_tokens=answer.cached_tokens,
             seconds=answer.seconds,
         )
+
+
+def prompting_of(source: Path, adapter: str | Path | None) -> Prompting:
+    """Return how a model wants to be prompted, from the card of its adapter or of its folder.
+
+    A card of before this was kept means a model that was trained on the short prompt; a model without any
+    card was not trained by us.
+    """
+    folder = source if adapter is None else Path(adapter).expanduser()
+    card = read_object(folder / "autogpt.json") if folder.is_dir() else {}
+    if not card:
+        return "teaching" if adapter is None else "names"
+    found = card.get("prompting", "names")
+    if found not in get_args(Prompting):
+        raise ModelUnavailable(f"{folder / 'autogpt.json'}: prompting {found!r} is not known; update AutoGPT")
+    return cast(Prompting, found)
 
 
 def value_in(folder: Path, loaded: LoadedModel) -> ValueHead | None:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UsageError
+from ...text import Prompting
 from ..message import Prompt, ToolCall, Turn, why_invalid
 from ..text.grammar import parse_call
 
@@ -38,6 +39,7 @@ class ScriptedModel:
 
     fingerprint = "scripted"
     tokenizer_hash = ""
+    prompting: Prompting = "names"
 
     def __init__(
         self,

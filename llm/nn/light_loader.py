@@ -21,6 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import ModelUnavailable
+from ..gguf.header import is_gguf
+from ..gguf.weights import FREQUENCIES, settings_of
 
 _NEEDED = (
     "model_type",
@@ -39,7 +41,12 @@ _TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 
 
 def light_config(folder: Path) -> SimpleNamespace | None:
-    """Return a folder's configuration; None if it leaves anything to defaults or to transformers."""
+    """Return a model's configuration; None if it leaves anything to defaults or to transformers."""
+    if is_gguf(folder):
+        found = settings_of(folder)
+        plain = found["rope_parameters"].get("rope_type") == "default"
+        fits = plain and found["model_type"] in _TYPES and found.get("sliding_window") is None
+        return SimpleNamespace(**{"sliding_window": None, **found}) if fits else None
     try:
         found = json.loads((folder / "config.json").read_text("utf-8"))
         theta = _theta(found)
@@ -68,6 +75,23 @@ def _theta(found: Mapping[str, Any]) -> float | None:
     return float(rope["rope_theta"]) if plain else None
 
 
+def full_config(folder: Path) -> Any:
+    """Return a model's configuration as transformers has it; ModelUnavailable says what is wrong with it."""
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig
+
+    if is_gguf(folder):
+        found = settings_of(folder)
+        return AutoConfig.for_model(found.pop("model_type"), **found)
+    if not (folder / "config.json").exists():
+        raise ModelUnavailable(f"no config.json in {folder}: it is not a Hugging Face model folder")
+    try:
+        return AutoConfig.from_pretrained(str(folder), local_files_only=True)
+    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
+        reason = str(error).strip().splitlines()[-1].strip().removeprefix("ValueError: ")
+        raise ModelUnavailable(f"cannot read {folder / 'config.json'}: {reason}") from error
+
+
 class LightModel(nn.Module):
     """The weights under the checkpoint's names; computing is :class:`~.forward.FusedForward`'s work."""
 
@@ -77,21 +101,22 @@ class LightModel(nn.Module):
     def __init__(self, config: SimpleNamespace, weights: Mapping[str, Tensor], folder: Path) -> None:
         super().__init__()
         self._folder = folder
+        steps = torch.arange(0, config.head_dim, 2).float() / config.head_dim
+        frequencies = 1.0 / config.rope_parameters["rope_theta"] ** steps
+        rotary = _place(self, ["model", "rotary_emb"])
+        rotary.register_buffer("inv_freq", weights.get(FREQUENCIES, frequencies), False)
         for name, tensor in weights.items():
+            if name == FREQUENCIES:
+                continue
             *path, leaf = name.split(".")
             _place(self, path).register_parameter(leaf, nn.Parameter(tensor, requires_grad=False))
         if config.tie_word_embeddings:
             cast(Any, self.lm_head).weight = cast(Any, self.model).embed_tokens.weight
-        steps = torch.arange(0, config.head_dim, 2).float() / config.head_dim
-        rotary = _place(self, ["model", "rotary_emb"])
-        rotary.register_buffer("inv_freq", 1.0 / config.rope_parameters["rope_theta"] ** steps, False)
 
     def whole(self) -> nn.Module:
         """Return the transformers module over the same tensors."""
-        from transformers import AutoConfig
-
-        config = AutoConfig.from_pretrained(str(self._folder), local_files_only=True)
-        model: nn.Module = assemble(config, dict(self.state_dict()), self._folder)
+        weights = {**self.state_dict(), FREQUENCIES: cast(Any, self.model).rotary_emb.inv_freq}
+        model: nn.Module = assemble(full_config(self._folder), weights, self._folder)
         return model.eval().requires_grad_(False)
 
 
@@ -136,12 +161,13 @@ def expected(config: SimpleNamespace) -> dict[str, list[int]]:
 def read_light(folder: Path, config: SimpleNamespace, weights: dict[str, Tensor]) -> LightModel | None:
     """Return a model over ``weights``; None if they are not exactly those that ``config`` asks for."""
     wanted = expected(config)
+    given = {name: weights.pop(name) for name in [FREQUENCIES] if name in weights}
     if config.tie_word_embeddings and "model.embed_tokens.weight" in weights:
         weights = weights | {"lm_head.weight": weights["model.embed_tokens.weight"]}
     if set(weights) != set(wanted):
         return None
     check_shapes(folder, weights, wanted)
-    return LightModel(config, {name: weights[name] for name in wanted}, folder)
+    return LightModel(config, {name: weights[name] for name in wanted} | given, folder)
 
 
 def check_shapes(folder: Path, weights: Mapping[str, Tensor], wanted: Mapping[str, list[int]]) -> None:
@@ -162,6 +188,7 @@ def assemble(config: Any, weights: dict[str, Tensor], folder: Path | None = None
     with torch.device("meta"):
         model = cast(Any, AutoModelForCausalLM).from_config(config, dtype=dtype)
     state = model.state_dict()
+    frequencies = weights.pop(FREQUENCIES, None)
     if config.tie_word_embeddings:
         weights = weights | {"lm_head.weight": weights.get("model.embed_tokens.weight", torch.empty(0))}
     if set(weights) != set(state):
@@ -171,4 +198,9 @@ def assemble(config: Any, weights: dict[str, Tensor], folder: Path | None = None
     model.tie_weights()
     # its frequencies are computed when it is built, and on the meta device that is nothing
     model.model.rotary_emb = type(model.model.rotary_emb)(config=config)
+    if frequencies is not None:
+        model.model.rotary_emb.inv_freq = frequencies
+    embedding = model.model.embed_tokens
+    if hasattr(embedding, "embed_scale"):  # Gemma's; built without memory too
+        embedding.embed_scale = torch.tensor(embedding.scalar_embed_scale)
     return model

@@ -1,8 +1,9 @@
-"""Loading a model: a Hugging Face folder or hub name, a device, a number format, an adapter.
+"""Loading a model: a Hugging Face folder, a hub name or a GGUF file, a device, a number format, an adapter.
 
 The common small shapes are read without transformers where only our own forward will run them
 (:mod:`.light_loader`); other folders with plain safetensors are read straight into a module built without
-memory; anything else goes through ``from_pretrained``. Whatever is missing or broken
+memory; anything else goes through ``from_pretrained``. A GGUF file is dequantised tensor by tensor
+(:mod:`..gguf`). Whatever is missing or broken
 raises :class:`~autogpt.errors.ModelUnavailable` with one line that says what is wrong and what to do. The
 fingerprint samples each tensor's bytes, so it is the same however the file is laid out, costs
 milliseconds, and changes with any training; it is an identity, not a proof against tampering.
@@ -22,10 +23,14 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import DefectError, ModelUnavailable
+from ..gguf.header import fingerprint as gguf_fingerprint
+from ..gguf.header import is_gguf
+from ..gguf.weights import read_weights, shape_header
 from .adapter import adapter_fingerprint, check_base, merge_adapter
 from .device import DTYPES, probe_device
 from .forward import can_fuse
-from .light_loader import LightModel, assemble, light_config, read_light
+from .hub import fetch_hub, is_hub_file
+from .light_loader import LightModel, assemble, full_config, light_config, read_light
 from .low_precision import PRECISIONS
 
 _AT_ONCE = 32
@@ -94,7 +99,7 @@ def load_model(
     cache_dir: Path | None = None,
     light: bool = False,
 ) -> LoadedModel:
-    """Load a folder, or a model from the hub (its local copy if there is one).
+    """Load a folder, a GGUF file, or a model from the hub (its local copy if there is one).
 
     ``adapter`` is a PEFT folder to merge; ``cache_dir`` keeps the device probe's timings.
     With ``light`` the common shapes are read without transformers (seconds faster;
@@ -111,7 +116,7 @@ def load_model(
     config: Any = light_config(folder) if light else None
     model: Any = None if config is None else _light(folder, config, DTYPES[choice.dtype])
     if model is None:
-        config = _config(folder)
+        config = full_config(folder)
         model = _module(folder, config, DTYPES[choice.dtype])
     if adapter_folder is not None:
         merge_adapter(model, adapter_folder)
@@ -146,9 +151,11 @@ def fingerprints(folder: Path, adapter: Path | None) -> tuple[str, str]:
 def weights_fingerprint(folder: Path) -> str:
     """Return a sha256 over a model folder's tensors: names, types, shapes and sampled bytes.
 
-    Also checks every safetensors file for completeness. Raises
+    That of a GGUF file covers its header too. Also checks every file for completeness. Raises
     :class:`~autogpt.errors.ModelUnavailable` when there are no weights or a file is cut off.
     """
+    if is_gguf(folder):
+        return gguf_fingerprint(shape_header(folder))
     tensors: dict[str, bytes] = {}
     for path in weight_files(folder):
         if path.suffix != ".safetensors":  # pickled weights: by size and ends
@@ -203,40 +210,17 @@ def _header(path: Path) -> tuple[int, dict[str, Any]]:
 
 
 def locate_model(name: str) -> Path:
-    """Return the folder of a model: itself, its copy in the hub's cache, or a fresh download."""
+    """Return a model's folder or GGUF file: itself, its copy in the hub's cache, or a fresh download."""
     folder = Path(name).expanduser()
-    if folder.is_dir():
+    if folder.is_dir() or (is_gguf(folder) and folder.is_file()):
         return folder
+    if is_hub_file(name):
+        return fetch_hub(name)
+    if is_gguf(folder):
+        raise ModelUnavailable(f"no such file: {name}")
     if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
         raise ModelUnavailable(f"no model folder {name}: give an existing folder or a hub name (owner/model)")
-    from huggingface_hub import snapshot_download
-
-    patterns = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
-    try:
-        return Path(snapshot_download(name, local_files_only=True, allow_patterns=patterns))
-    except (OSError, ValueError):
-        pass  # not here yet: ask the hub
-    try:
-        return Path(snapshot_download(name, allow_patterns=patterns))
-    except Exception as error:  # the hub's client raises errors of several HTTP libraries
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelUnavailable(
-            f"{name} is no folder here and could not be fetched from the hub ({reason}): "
-            "check the name and the network, or give a local folder"
-        ) from error
-
-
-def _config(folder: Path) -> Any:
-    from huggingface_hub.errors import StrictDataclassError
-    from transformers import AutoConfig
-
-    if not (folder / "config.json").exists():
-        raise ModelUnavailable(f"no config.json in {folder}: it is not a Hugging Face model folder")
-    try:
-        return AutoConfig.from_pretrained(str(folder), local_files_only=True)
-    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
-        reason = str(error).strip().splitlines()[-1].strip().removeprefix("ValueError: ")
-        raise ModelUnavailable(f"cannot read {folder / 'config.json'}: {reason}") from error
+    return fetch_hub(name)
 
 
 def _module(folder: Path, config: Any, dtype: torch.dtype) -> Any:
@@ -244,6 +228,11 @@ def _module(folder: Path, config: Any, dtype: torch.dtype) -> Any:
 
     Missing weights are refused: transformers would initialise them at random and continue.
     """
+    if is_gguf(folder):
+        model = assemble(config, dict(read_weights(shape_header(folder), dtype)), folder)
+        if model is None:
+            raise ModelUnavailable(f"{folder}: its tensors are not those of a {config.model_type} model")
+        return model
     files = weight_files(folder)
     if can_fuse(config) and all(path.suffix == ".safetensors" for path in files):
         weights = dict(_tensors(files, dtype))
@@ -266,6 +255,8 @@ def _module(folder: Path, config: Any, dtype: torch.dtype) -> Any:
 
 def _light(folder: Path, config: Any, dtype: torch.dtype) -> LightModel | None:
     """Read the weights into bare modules, None if they are not exactly what the config asks for."""
+    if is_gguf(folder):
+        return read_light(folder, config, dict(read_weights(shape_header(folder), dtype)))
     files = weight_files(folder)
     if not can_fuse(config) or any(path.suffix != ".safetensors" for path in files):
         return None

@@ -5,7 +5,7 @@ call's schema, then the end of the message. llguidance does the work; this modul
 (framing tokens by id, schemas as ``%json``), bounds every schema, caches compiled grammars, and
 tokenises a known text the way the engine would produce it (:func:`teacher_ids`) for training data. So
 a malformed or schema-invalid call cannot be generated; one cut off by the token limit can, and counts
-as invalid.
+as invalid. Where a model goes round in a circle the engine ends the string (:meth:`Matcher.closer`).
 
 Limits: property order is the schema's order; ``oneOf`` is treated as ``anyOf``; a string cannot
 hold the DEL character.
@@ -91,8 +91,14 @@ class GrammarCompiler:
         slices = LLTokenizer.json_slices()
         eos = others[0] if others else tokenizer.eos_id
         self.ll: LLTokenizer = LLTokenizer(tokenizer.json, n_vocab=self.n_vocab, eos_token=eos, slices=slices)
+        self.marks = (tokenizer.single(CALL_OPEN), self._only('"'), self._only("a"))
         self._cache: OrderedDict[str, Grammar] = OrderedDict()
         self._lock = threading.Lock()
+
+    def _only(self, text: str) -> int | None:
+        """Return the id that is ``text`` alone, if there is one."""
+        ids = self.ll.tokenize_bytes(text.encode())
+        return int(ids[0]) if len(ids) == 1 else None
 
     def compile(self, calls: Sequence[CallSpec], thought_chars: int = 0) -> Grammar:
         """Return the grammar of one call among ``calls``, after at most ``thought_chars`` of thought.
@@ -170,14 +176,16 @@ class Grammar:
 
     def matcher(self) -> Matcher:
         """Return a matcher at the start of an output."""
-        return Matcher(self._prototype.deep_copy(), self.compiler.n_vocab)
+        return Matcher(self._prototype.deep_copy(), self.compiler.n_vocab, self.compiler.marks)
 
 
 class Matcher:
     """The state of a grammar along one output."""
 
-    def __init__(self, ll: LLMatcher, n_vocab: int) -> None:
+    def __init__(self, ll: LLMatcher, n_vocab: int, marks: tuple[int | None, int | None, int | None]) -> None:
+        """``marks``: the ids that open a call, are a quotation mark, are a letter; for :meth:`closer`."""
         self._ll = ll
+        self._marks = marks
         self._mask = np.zeros((1, (n_vocab + 31) // 32), dtype=np.int32)
 
     def forced(self) -> list[int]:
@@ -212,6 +220,15 @@ class Matcher:
     def validate(self, ids: Sequence[int]) -> int:
         """Return how many of ``ids`` could follow; the state does not change."""
         return int(self._ll.validate_tokens(list(ids)))
+
+    def closer(self) -> int | None:
+        """Return the id that ends the thought or string that is being written; None if neither may end here.
+
+        Inside a string a letter may follow too; where a key or a value begins, only one of the two.
+        """
+        opening, quote, letter = (token if token is not None and self.validate([token]) else None
+                                  for token in self._marks)  # fmt: skip
+        return opening if opening is not None else None if letter is None else quote
 
     def done(self) -> bool:
         """Return True when the output is complete and nothing more may follow."""

@@ -1,29 +1,33 @@
 """From a conversation to token ids and a loss mask: one function for serving and all training.
 
-The format is ChatML with Hermes tool calls. Each message is ``<|im_start|>role``, a new line, the
-body, ``<|im_end|>``, a new line, and every piece is tokenised on its own, so the ids of n messages are
-a prefix of the ids of n+1: a KV cache stays valid and masks never shift. Framing ids come only from
-this module. Text from users, files and tools goes through a second tokenizer without added tokens, so
-``<|im_end|>`` in a web page stays ten harmless characters.
+The format is ChatML with Hermes tool calls, or that of the model's own chat template (:mod:`.chat_format`).
+In ChatML each message is ``<|im_start|>role``, a new line, the body, ``<|im_end|>``, a new line. Every piece
+is tokenised on its own, so the ids of n messages are a prefix of the ids of n+1: a KV cache stays valid and
+masks never shift. Framing ids come only from this module. Text from users, files and tools goes through a
+second tokenizer without added tokens, so ``<|im_end|>`` in a web page stays ten harmless characters.
 
 Built on ``tokenizers`` alone, because importing transformers takes seconds. Limits: a framing token
-that a model's vocabulary lacks is spelt in ordinary tokens; another model's own chat template is not
-used.
+that a model's vocabulary lacks is spelt in ordinary tokens; results of tools are messages of the user in
+every format.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ModelUnavailable
+from ..gguf.header import is_gguf
+from ..gguf.vocabulary import Vocabulary, read_vocabulary
 from ..message import Message
+from .chat_format import CHATML, ChatFormat, is_chatml, read_template, template_in
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -32,6 +36,7 @@ START, END = "<|im_start|>", "<|im_end|>"
 CALL_OPEN, CALL_CLOSE = "<tool_call>", "</tool_call>"
 RESULT_OPEN, RESULT_CLOSE = "<tool_response>", "</tool_response>"
 _RENAMED = {3: CALL_OPEN, 4: CALL_CLOSE, 5: RESULT_OPEN, 6: RESULT_CLOSE}
+log = logging.getLogger(__name__)
 _CALL = re.compile(r"([^<]*)<tool_call>(.*)</tool_call>", re.DOTALL)
 
 
@@ -44,30 +49,44 @@ class Encoded:
 
 
 class ChatTokenizer:
-    """The tokenizer of a model folder together with our chat format."""
+    """The tokenizer of a model folder or GGUF file together with our chat format."""
 
     def __init__(self, folder: Path) -> None:
-        """Read ``folder/tokenizer.json``; raises ModelUnavailable if it is missing or broken."""
+        """Read ``folder/tokenizer.json`` or a GGUF file; ModelUnavailable if that is missing or broken."""
         from tokenizers import Tokenizer
 
-        path = Path(folder) / "tokenizer.json"
+        folder = Path(folder)
+        found = read_vocabulary(folder) if is_gguf(folder) else None
+        path = folder if found else folder / "tokenizer.json"
         try:
-            raw = path.read_bytes()
-            self._full: Tokenizer = Tokenizer.from_str(raw.decode())
+            self.json: str = found.json if found else path.read_bytes().decode()
+            self._full: Tokenizer = Tokenizer.from_str(self.json)
         except FileNotFoundError:
             raise ModelUnavailable(f"{path}: no such file; a model folder needs a tokenizer.json") from None
         except Exception as error:  # the library raises bare Exception for malformed files
             raise ModelUnavailable(f"{path}: not a readable tokenizer ({error})") from error
-        self.json: str = raw.decode()
-        self.fingerprint: str = hashlib.sha256(raw).hexdigest()
         self._plain: Tokenizer = _without_added_tokens(self._full)
         self._added: dict[str, int] = {
             token.content: i for i, token in self._full.get_added_tokens_decoder().items()
         }
         self._added_ids = frozenset(self._added.values())
         self.vocab_size: int = max(self._full.get_vocab(with_added_tokens=True).values()) + 1
-        self.eos_id: int = self._eos(Path(folder))
-        self.stop_ids: tuple[int, ...] = tuple(sorted({self.eos_id, *self._ids_of("<|endoftext|>")}))
+        bos, eos = (found.bos, found.eos) if found else _declared(folder)
+        self.format: ChatFormat = self._chat_format(folder, found, bos, eos)
+        self.eos_id: int = self._eos(folder, eos)
+        ends = (self._added[end] for end in (eos, "<|endoftext|>") if end in self._added)
+        self.stop_ids: tuple[int, ...] = tuple(sorted({self.eos_id, *ends, *(found.ends if found else ())}))
+        answer_end = _first(self.format.ends["assistant"], [*self._added, END]) or ""
+        self._ends = {**self.format.ends}
+        self._ends["assistant"] = self._ends["assistant"].removeprefix(answer_end)
+        self._adds_space = found is not None and found.adds_space
+        known = sorted({*self._added, START, END}, key=len, reverse=True)
+        self._controls = re.compile(f"({'|'.join(map(re.escape, known))})")
+        opening = self.format.headers["assistant"]
+        self._lead = opening[len(opening.rstrip(" ")) :] + self.format.lead or self._space_after(opening)
+        about = "" if self.format == CHATML else repr(self.format)
+        self.fingerprint: str = hashlib.sha256((self.json + about).encode()).hexdigest()
+        self.framing = lru_cache(maxsize=64)(self._encode_framing)
         self.plain = lru_cache(maxsize=4096)(self._encode_plain)
 
     def frame(self, token: str) -> tuple[int, ...]:
@@ -92,8 +111,9 @@ class ChatTokenizer:
         """
         match = _CALL.fullmatch(text)
         if match is None:
-            return (*self.plain(text), self.eos_id)
+            return (*self.plain(self._lead + text), self.eos_id)
         thought, body = match.groups()
+        thought = self._lead + thought if thought else ""  # a call alone begins with its mark
         opened, closed = self.frame(CALL_OPEN), self.frame(CALL_CLOSE)
         return (*self.plain(thought), *opened, *self.plain(body), *closed, self.eos_id)
 
@@ -111,34 +131,65 @@ class ChatTokenizer:
             ids.extend(piece)
             mask.extend([said] * (len(ids) - before))
 
+        before = ""
         for message in messages:
-            add(self._header("user" if message.role == "tool" else message.role))
+            role = self._role(message, before)
+            header = self._header(role, before)
+            add(self.framing(header.rstrip(" ")))
             if message.role == "assistant":
                 add(self.assistant_ids(message.content) if message.ids is None else message.ids, said=True)
             else:
-                add(self._quoted(message))
-                add(self.frame(END))
-            add(self.plain("\n"))
+                add(self._quoted(message, header))
+            add(self.framing(self._ends[role]))
+            before = role
         if continue_assistant:
-            add(self._header("assistant"))
+            add(self.framing(self._header("assistant", before).rstrip(" ")))
         return Encoded(ids, mask)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ``ids``; control tokens vanish, tool-call markup stays."""
-        return str(self._full.decode(list(ids), skip_special_tokens=True))
+        text = str(self._full.decode(list(ids), skip_special_tokens=True))
+        return text.removeprefix(self._lead)
 
     def count(self, text: str) -> int:
         """Return how many tokens ``text`` costs as ordinary text."""
         return len(self.plain(text))
 
-    def _header(self, role: str) -> tuple[int, ...]:
-        return (*self.frame(START), *self.plain(role + "\n"))
+    def _role(self, message: Message, before: str) -> str:
+        """Return the role under which a message is framed."""
+        late = message.role == "system" and before and self.format.first_user is not None
+        return "user" if message.role == "tool" or late else message.role
 
-    def _quoted(self, message: Message) -> tuple[int, ...]:
-        body = self.plain(message.content)
+    def _header(self, role: str, before: str) -> str:
+        """Return the text before a body; ``before`` is the role of the message above, "" for none."""
+        chat = self.format
+        header = chat.headers[role]
+        if before == "system" and chat.first_user is not None:  # the user's turn is still open
+            return chat.first_user if role == "user" else chat.ends["user"] + header
+        return header if before or header.startswith(chat.begin) else chat.begin + header
+
+    def _quoted(self, message: Message, header: str) -> tuple[int, ...]:
+        lead = header[len(header.rstrip(" ")) :] or self._space_after(header)
         if message.role != "tool":
-            return body
-        return (*self.frame(RESULT_OPEN), *body, *self.frame(RESULT_CLOSE))
+            return self.plain(lead + message.content)
+        body = self.plain(message.content)
+        return (*self.plain(lead), *self.frame(RESULT_OPEN), *body, *self.frame(RESULT_CLOSE))
+
+    def _space_after(self, framing: str) -> str:
+        """Return the space that SentencePiece vocabularies put between a control token and text."""
+        return " " if self._adds_space and framing.endswith(tuple(self._added)) else ""
+
+    def _encode_framing(self, text: str) -> tuple[int, ...]:
+        """Return the ids of what stands around messages; here alone control tokens are read from text."""
+        found: list[int] = []
+        after = True  # a control token, or nothing
+        for number, piece in enumerate(self._controls.split(text)):
+            if number % 2:
+                found += self.frame(piece)
+            elif piece:
+                found += self.plain(" " + piece if after and self._adds_space else piece)
+            after = bool(number % 2) or (after and not piece)
+        return tuple(found)
 
     def _encode_plain(self, text: str) -> tuple[int, ...]:
         return tuple(self._plain.encode(text, add_special_tokens=False).ids)
@@ -147,17 +198,39 @@ class ChatTokenizer:
         found = self._added.get(token)
         return () if found is None else (found,)
 
-    def _eos(self, folder: Path) -> int:
-        """Return the id that ends a message: ``<|im_end|>``, or the model's own eos token."""
-        if END in self._added:
-            return self._added[END]
-        settings = folder / "tokenizer_config.json"
-        declared: Any = json.loads(settings.read_text()).get("eos_token") if settings.is_file() else None
-        token = declared.get("content") if isinstance(declared, dict) else declared
-        found = self._full.token_to_id(token) if isinstance(token, str) else None
-        if found is None:
+    def _eos(self, folder: Path, declared: str) -> int:
+        """Return the id that ends a message: the format's own end token, or the model's eos token."""
+        end = _first(self.format.ends["assistant"], self._added)
+        token = declared if end is None else end
+        if token not in self._added and self._full.token_to_id(token) is None:
             raise ModelUnavailable(f"{folder}: the tokenizer has neither {END} nor a declared eos_token")
-        return int(found)
+        return int(self._full.token_to_id(token))
+
+    def _chat_format(self, place: Path, found: Vocabulary | None, bos: str, eos: str) -> ChatFormat:
+        """Return the format of the model's own template; ChatML where there is none, or none that fits."""
+        template = template_in(place) if found is None else found.chat_template
+        chosen: ChatFormat | None = CHATML
+        if template and not (START in self._added and END in self._added and is_chatml(template)):
+            chosen = read_template(template, bos, eos, list(self._added))
+            if chosen is None:
+                log.warning("%s: its chat template cannot be kept append-only; ChatML is used instead", place)
+                chosen = CHATML
+        adds_bos = found is not None and found.adds_bos and not chosen.headers["user"].startswith(bos)
+        return replace(chosen, begin=bos) if adds_bos else chosen
+
+
+def _declared(folder: Path) -> tuple[str, str]:
+    """Return the texts of a folder's bos and eos tokens, "" where it declares none."""
+    settings = folder / "tokenizer_config.json"
+    found: Any = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
+    tokens = [found.get(name) for name in ("bos_token", "eos_token")]
+    bos, eos = (token.get("content") if isinstance(token, dict) else token for token in tokens)
+    return bos or "", eos or ""
+
+
+def _first(text: str, tokens: Iterable[str]) -> str | None:
+    """Return the one of ``tokens`` that comes first in ``text``."""
+    return min((token for token in tokens if token in text), key=text.index, default=None)
 
 
 def prepare_tokenizer(folder: Path) -> None:

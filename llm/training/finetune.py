@@ -77,6 +77,8 @@ def with_adapter(
     from . import lora
 
     model = _pretrained(base, dtype).to(device)
+    if device == "cpu":
+        lora.use_own_attention(model)
     if init:
         return model, lora.load_adapter(model, init, base_name)
     return model, lora.add_adapter(model, rank, alpha, base_name)

@@ -88,7 +88,8 @@ def loss_sum(model: Any, shared: Shared, samples: Sequence[Sample]) -> torch.Ten
     right, where causal attention alone keeps padding out of sight.
     """
     import torch
-    import torch.nn.functional as fn
+
+    from .lora import cross_entropy_sum
 
     backbone, head = model.model, model.lm_head
     device = backbone.embed_tokens.weight.device
@@ -111,8 +112,7 @@ def loss_sum(model: Any, shared: Shared, samples: Sequence[Sample]) -> torch.Ten
         past_key_values=expand(shared, len(samples)),
         use_cache=True,
     ).last_hidden_state
-    logits = head(hidden[rows, columns])
-    return fn.cross_entropy(logits.float(), torch.tensor(targets, device=device), reduction="sum")
+    return cross_entropy_sum(hidden[rows, columns], head, torch.tensor(targets, device=device))
 
 
 def step_loss(

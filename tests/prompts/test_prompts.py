@@ -13,6 +13,7 @@ from autogpt.agent.run.workbench import opening
 from autogpt.errors import DefectError
 from autogpt.llm.models.scripted import ScriptedModel
 from autogpt.llm.text.tokenizer import ChatTokenizer
+from autogpt.text import Prompting
 from autogpt.tools.registry import builtins
 
 LINES = [
@@ -69,18 +70,22 @@ def test_a_template_must_use_what_it_is_given(folder: Path) -> None:
         prompts.said("hello", [])
 
 
-def test_the_hash_covers_every_template(folder: Path) -> None:
-    first = prompts.prompt_hash()
+@pytest.mark.parametrize(("prompting", "other"), [("names", "teaching.jinja"), ("teaching", "system.jinja")])
+def test_the_hash_covers_every_template_that_the_model_reads(
+    folder: Path, prompting: Prompting, other: str
+) -> None:
+    first = prompts.prompt_hash(prompting)
     seen = {first}
-    for place in sorted(folder.glob("*.jinja")):
+    read = [place for place in sorted(folder.glob("*.jinja")) if place.name != other]
+    for place in [*read, folder / other]:
         before = place.read_text()
         place.write_text(before + " ")
         prompts.prompt_hash.cache_clear()
-        seen.add(prompts.prompt_hash())
+        seen.add(prompts.prompt_hash(prompting))
         place.write_text(before)
-    assert len(seen) == 1 + len(list(folder.glob("*.jinja"))) >= 6
+    assert len(seen) == 1 + len(read) >= 6
     prompts.prompt_hash.cache_clear()
-    assert prompts.prompt_hash() == first
+    assert prompts.prompt_hash(prompting) == first
 
 
 def test_system_and_core_calls_are_short(chat_folder: Path) -> None:

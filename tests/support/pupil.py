@@ -25,6 +25,7 @@ from autogpt.llm.text.grammar import GrammarCompiler, teacher_ids
 from autogpt.llm.text.tokenizer import ChatTokenizer
 from autogpt.llm.training.trainer import Report
 from autogpt.settings import Settings, load
+from autogpt.text import Prompting
 
 RIGHT, WRONG = "certainly", "hardly"
 TOKENIZER = ChatTokenizer(NANO)
@@ -39,6 +40,7 @@ class Pupil:
         self.fingerprint = f"pupil {skill}"
         self.tokenizer = ChatTokenizer(NANO)
         self.tokenizer_hash = self.tokenizer.fingerprint
+        self.prompting: Prompting = "names"
         self.compiler = GrammarCompiler(self.tokenizer, self.tokenizer.vocab_size)
 
     def respond(

@@ -27,6 +27,15 @@ _TEXT = {"type": "string", "maxLength": _FREE}
 _INTEGER = {"type": "integer", "minimum": -INTEGER, "maximum": INTEGER}
 _NUMBER = {"type": "number", "minimum": -_REAL, "maximum": _REAL}
 
+_ABOUT = {
+    "join": 'a join as shown below its table, as "clients on orders.client = clients.name"',
+    "select": 'columns, count(*), or count, sum, avg, min, max of a column, as "sum(amount)"',
+    "where": "[column, operator, value] each; all must hold",
+    "group_by": "a column; select then gives one row for each of its values",
+    "order_by": 'a selected column or aggregate with its direction, as "sum(amount) desc"',
+}
+"""What is said of the arguments."""
+
 Json = dict[str, Any]
 Columns = Sequence[tuple[str, Mapping[str, Any]]]
 """The columns that a query may name, with their facts."""
@@ -59,7 +68,10 @@ def general_schema() -> Json:
     name: Json = {"type": "string", "maxLength": 80}
     value: Json = {"anyOf": [dict(_TEXT), dict(_INTEGER), dict(_NUMBER), {"type": "null"}]}
     where = _tuple(name, {"enum": [*_OPS, "contains"]}, value)
-    return _object(name, name, False, name, name, name, where)
+    schema = _object(name, name, False, name, name, name, where)
+    for key, about in _ABOUT.items():
+        schema["properties"][key] = {**schema["properties"][key], "description": about}
+    return schema
 
 
 def narrowed_schema(tables: Mapping[str, Mapping[str, Any]], handles: Sequence[str]) -> Json:

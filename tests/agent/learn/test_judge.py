@@ -24,12 +24,14 @@ from autogpt.agent.record.store import RunStore
 from autogpt.cli.parser import main
 from autogpt.errors import UserError
 from autogpt.llm.message import Prompt, ToolCall, Turn
+from autogpt.text import Prompting
 
 FREE = Prices(0, 0, 0, 0)
 
 
 class Judge:
     name, fingerprint, tokenizer_hash = "judge", "", ""
+    prompting: Prompting = "names"
 
     def __init__(self, call: ToolCall | None) -> None:
         self.call = call

@@ -26,6 +26,7 @@ from autogpt.agent.run.runner import Runner
 from autogpt.cli.view import RunView
 from autogpt.llm.message import Prompt, ToolCall, Turn
 from autogpt.llm.text.tokenizer import ChatTokenizer
+from autogpt.text import Prompting
 from autogpt.tools.registry import builtins
 
 BUDGET = 1000
@@ -48,6 +49,7 @@ class Counting:
     """A model that answers from a function, with the token ids of a real tokenizer."""
 
     name, fingerprint, tokenizer_hash, context = "counting", "", "", 4000
+    prompting: Prompting = "names"
 
     def __init__(self, folder: Path, say: Callable[[Prompt], ToolCall]) -> None:
         self.tokenizer, self.say = ChatTokenizer(folder), say

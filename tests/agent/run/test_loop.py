@@ -141,7 +141,7 @@ def test_finish_offers_the_handles_that_exist() -> None:
     run = Run().plan("calculator").compute()
     calls = run.next().calls
     for answer, fits in (("$1", True), ("$2", False), ("two", True), ("$", False), ("", False),
-                         ("x" * 600, True), ("x" * 601, False), ("a\nb", True)):  # fmt: skip
+                         ("x" * 8000, True), ("x" * 8001, False), ("a\nb", True)):  # fmt: skip
         assert (why_invalid(ToolCall("finish", {"answer": answer}), calls) is None) == fits, answer
 
 

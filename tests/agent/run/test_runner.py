@@ -30,6 +30,7 @@ from autogpt.agent.run.runner import Interrupted, Runner
 from autogpt.errors import UsageError
 from autogpt.llm.message import Prompt, ToolCall, Turn
 from autogpt.llm.models.scripted import ScriptedModel
+from autogpt.text import Prompting
 from autogpt.tools.registry import Registry, builtins, tool
 
 Line = ToolCall | Callable[[Prompt], Any]
@@ -356,6 +357,7 @@ def test_limits_of_a_conversation_count_per_message(world: World) -> None:
 def test_a_run_is_not_resumed_with_a_model_of_other_tokens(world: World) -> None:
     class Tokens(ScriptedModel):
         tokenizer_hash = "abc"
+        prompting: Prompting = "names"
 
     with pytest.raises(Interrupted) as caught:
         Runner(world.store, Tokens([interrupt]), builtins()).run(world.goal())

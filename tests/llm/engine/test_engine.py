@@ -16,6 +16,7 @@ from transformers import GPT2Config, LlamaConfig, MistralConfig, Qwen2Config, Qw
 from autogpt.errors import DefectError
 from autogpt.llm.engine.engine import Engine, Generated, Request
 from autogpt.llm.engine.sampling import choose, uniform
+from autogpt.llm.engine.sequence import CIRCLE
 from autogpt.llm.kv.cache import common_prefix
 from autogpt.llm.message import Sampling
 from autogpt.llm.nn.build import make_forward
@@ -177,6 +178,9 @@ class Script:
         self.at += 1
         return True
 
+    def closer(self) -> int | None:
+        return None
+
     def done(self) -> bool:
         return self.at == len(self.steps)
 
@@ -313,3 +317,42 @@ def test_common_prefix_equals_the_obvious_count() -> None:
         b = a[: draw.randrange(40)] + draw.choices((0, 1), k=draw.randrange(7))
         plain = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
         assert common_prefix(a, b) == plain
+
+
+QUOTE = 9
+
+
+class Endless(Script):
+    """A grammar of one endless string, of one id that must be computed each time; QUOTE ends it."""
+
+    def __init__(self, may_end: bool) -> None:
+        super().__init__([[5]])
+        self.may_end, self.ended = may_end, False
+
+    def matcher(self) -> Endless:
+        return Endless(self.may_end)
+
+    def forced(self) -> list[int]:
+        return []
+
+    def consume(self, token: int) -> bool:
+        self.ended = token == QUOTE
+        return token in (5, QUOTE)
+
+    def closer(self) -> int | None:
+        return QUOTE if self.may_end else None
+
+    def done(self) -> bool:
+        return self.ended
+
+    def rollback(self, count: int) -> None:
+        self.ended = False
+
+
+@pytest.mark.parametrize("speculate", [False, True])
+def test_going_round_in_a_circle_ends_the_string_where_it_may_end(models: Models, speculate: bool) -> None:
+    engine, ids = Engine(models["llama"], speculate=speculate, forced=False), prompt(33)
+    endless = one(engine, greedy("a", ids, 150, grammar=Endless(may_end=False)))
+    assert not endless.complete and endless.ids == [5] * 150
+    ended = one(engine, greedy("b", ids, 150, grammar=Endless(may_end=True)))
+    assert ended.complete and ended.ids == [*[5] * CIRCLE, QUOTE]

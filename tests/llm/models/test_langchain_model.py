@@ -17,7 +17,8 @@ from support.calls import finish
 
 from autogpt.errors import ModelUnavailable, UsageError
 from autogpt.llm.message import CallSpec, Message, Prompt, ToolCall
-from autogpt.llm.models.langchain import ATTEMPTS, LangChainModel, RemoteModelError
+from autogpt.llm.models.langchain import LangChainModel
+from autogpt.llm.models.remote import ATTEMPTS, RemoteModelError
 from autogpt.llm.models.token_budget import ContextOverflow
 
 

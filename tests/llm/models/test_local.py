@@ -109,6 +109,41 @@ def test_a_cut_call_is_invalid(model: LocalModel) -> None:
     assert turn.call is None and turn.invalid == "cut by the token limit" and len(turn.ids) == 6
 
 
+def test_free_text_may_be_long_and_is_ended_at_its_own_limit(model: LocalModel) -> None:
+    text = {"type": "string", "pattern": r"^[^$](.|\n){200,7999}$"}
+    schema = {"type": "object", "properties": {"answer": text}, "required": ["answer"]}
+    long = CallSpec("finish", schema, free_text=True)
+    sampling = Sampling(temperature=1.0, max_tokens=30, text_tokens=90)
+    turn = model.respond([Prompt("free", GO, (long,), sampling)])[0]
+    # the text says less than its 200 characters, so it cannot be ended, and 4 tokens are its last chance
+    assert turn.call is None and turn.invalid == "cut by the token limit" and len(turn.ids) == 94
+    text["pattern"] = r"^[^$](.|\n){0,7999}$"
+    heard: list[str] = []
+    texts = []
+    for seed in range(4):
+        drawn = Sampling(temperature=1.0, max_tokens=10, text_tokens=25, seed=seed)
+        asked = Prompt(f"free{seed}", GO, (long,), drawn)
+        turn = model.respond([asked], lambda _, piece: heard.append(piece))[0]
+        assert turn.call is not None and turn.ids[-1] == model.tokenizer.eos_id
+        assert turn.text == "".join(heard) == turn.call.text()
+        texts.append((len(turn.ids) > 25, turn.call.arguments["answer"].endswith("…")))
+        heard.clear()
+    assert (True, True) in texts and all(cut == ended for cut, ended in texts)
+
+
+def test_a_call_that_is_no_free_text_keeps_its_limit_beside_one_that_is(model: LocalModel) -> None:
+    text = {"type": "string", "minLength": 50, "maxLength": 300}
+    schema = {"type": "object", "properties": {"text": text}, "required": ["text"]}
+    calls = (CallSpec("files.write", schema), CallSpec("finish", schema, free_text=True))
+    ids = set()
+    for seed in range(12):
+        sampling = Sampling(temperature=1.0, max_tokens=30, text_tokens=60, seed=seed)
+        turn = model.respond([Prompt(f"two{seed}", GO, calls, sampling)])[0]
+        name = turn.text.partition('{"name":"')[2].partition('"')[0]
+        ids.add((name, len(turn.ids) > 30))
+    assert ids == {("files.write", False), ("finish", True)}
+
+
 def test_text_is_streamed_whole(model: LocalModel) -> None:
     heard = {0: "", 1: ""}
 

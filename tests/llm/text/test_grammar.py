@@ -237,6 +237,26 @@ def test_matchers_roll_back(compiler: GrammarCompiler) -> None:
     assert matcher.done()
 
 
+def test_a_string_can_be_ended_inside_it_where_its_length_allows(compiler: GrammarCompiler) -> None:
+    calls = [CallSpec("note", closed(text={"type": "string", "minLength": 3}, pages={"type": "integer"}))]
+    ids, _ = teacher_ids(compiler.compile(calls), ToolCall("note", {"text": "ab, cd", "pages": 12}).text())
+    matcher, written, ends = compiler.compile(calls).matcher(), "", set()
+    for token in ids:
+        closer = matcher.closer()
+        if closer is not None:
+            assert compiler.ll.decode_bytes([closer]) == b'"' and matcher.validate([closer]) == 1
+            ends.add(written.rpartition('"')[2])
+        assert matcher.consume(token)
+        written += compiler.ll.decode_bytes([token]).decode()
+    assert ends and ends <= {"ab,", "ab, ", "ab, c", "ab, cd"}
+
+
+def test_a_thought_is_ended_by_its_call(compiler: GrammarCompiler) -> None:
+    matcher = compiler.compile([CallSpec("note", closed(text={"type": "string"}))], 40).matcher()
+    assert matcher.consume(compiler.tokenizer.plain("so")[0])
+    assert matcher.closer() == compiler.tokenizer.single("<tool_call>")
+
+
 def test_compiling_is_cached_by_what_is_allowed(compiler: GrammarCompiler) -> None:
     specs = [CallSpec("finish", closed(answer={"enum": ["a", "b"]}))]
     assert compiler.compile(specs) is compiler.compile(
