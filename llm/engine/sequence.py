@@ -39,8 +39,9 @@ STEP = 400
 """Tokens by which the limit of free text grows, as long as the text does not repeat itself."""
 UNFINISHED = 4
 """Tokens beyond the limit in which a text's last character may be finished."""
-FEW = 8
-"""Ids are listed if they are fewer than 1/8 of the vocabulary."""
+FEW = 32
+"""Ids are listed if they are fewer than 1/32 of the vocabulary: gathering the output rows of more costs as
+much as the whole product (5,000 of 152k rows of 896 in int8: 5 ms either way, on one core)."""
 
 
 class TokenLog:

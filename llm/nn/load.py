@@ -112,14 +112,7 @@ def load_model(
         torch.set_num_threads(choice.threads)
     folder = locate_model(str(name))
     adapter_folder = None if adapter is None else Path(adapter).expanduser()
-    if adapter_folder is not None and not (adapter_folder / "adapter_config.json").exists():
-        raise ModelUnavailable(f"no adapter_config.json in {adapter_folder}: is it a PEFT folder?")
-    base = weights_fingerprint(folder)
-    fingerprint = base
-    if adapter_folder is not None:
-        check_base(adapter_folder, base)
-        parts = f"{base}+{adapter_fingerprint(adapter_folder)}"
-        fingerprint = hashlib.sha256(parts.encode()).hexdigest()
+    base, fingerprint = fingerprints(folder, adapter_folder)
     config: Any = light_config(folder) if light else None
     model: Any = None if config is None else _light(folder, config, DTYPES[choice.dtype])
     if model is None:
@@ -142,6 +135,17 @@ def load_model(
         choice.precisions,
         choice.verify,
     )
+
+
+def fingerprints(folder: Path, adapter: Path | None) -> tuple[str, str]:
+    """Return the fingerprints of a base, and of the base with its adapter, which must be for that base."""
+    if adapter is not None and not (adapter / "adapter_config.json").exists():
+        raise ModelUnavailable(f"no adapter_config.json in {adapter}: is it a PEFT folder?")
+    base = weights_fingerprint(folder)
+    if adapter is None:
+        return base, base
+    check_base(adapter, base)
+    return base, hashlib.sha256(f"{base}+{adapter_fingerprint(adapter)}".encode()).hexdigest()
 
 
 def weights_fingerprint(folder: Path) -> str:
