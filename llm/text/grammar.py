@@ -224,11 +224,12 @@ class Matcher:
     def closer(self) -> int | None:
         """Return the id that ends the thought or string that is being written; None if neither may end here.
 
-        Inside a string a letter may follow too; where a key or a value begins, only one of the two.
+        Where either goes on a letter may follow too; where it only begins, just one of the two.
         """
-        opening, quote, letter = (token if token is not None and self.validate([token]) else None
-                                  for token in self._marks)  # fmt: skip
-        return opening if opening is not None else None if letter is None else quote
+        opening, quote, letter = (
+            token if token is not None and self.validate([token]) else None for token in self._marks
+        )
+        return None if letter is None else opening if opening is not None else quote
 
     def done(self) -> bool:
         """Return True when the output is complete and nothing more may follow."""

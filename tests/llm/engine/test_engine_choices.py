@@ -14,7 +14,7 @@ from transformers import LlamaConfig
 
 from autogpt.llm.engine import sampling
 from autogpt.llm.engine.engine import Engine, Generated, Request
-from autogpt.llm.engine.sequence import TokenLog, permits, read_mask
+from autogpt.llm.engine.sequence import FEW, TokenLog, permits, read_mask
 from autogpt.llm.engine.speculation import Acceptance, DraftToken, History, NgramIndex, NgramProposer
 from autogpt.llm.message import Sampling
 from autogpt.llm.nn.build import make_forward
@@ -182,7 +182,7 @@ def test_masks_are_read_as_flags_or_as_a_few_ids() -> None:
         expected = list(range(0, vocabulary, step))
         flags = allowed.dtype == np.bool_
         assert (list(np.flatnonzero(allowed)) if flags else list(allowed)) == expected
-        assert flags == (len(expected) * 8 >= vocabulary)
+        assert flags == (len(expected) * FEW >= vocabulary)
         assert [i for i in range(vocabulary) if permits(allowed, i)] == expected
 
 

@@ -71,16 +71,22 @@ def test_other_versions_and_byte_orders_are_refused_by_name(whole: Path, tmp_pat
     refused(path, "big-endian")
 
 
-@pytest.mark.parametrize(
-    ("architecture", "about"),
-    [("falcon", "falcon.*supported are llama"), ("clip", "mmproj"), ("bert", "embedding")],
-)
-def test_other_architectures_are_refused_by_name(tmp_path: Path, architecture: str, about: str) -> None:
-    path = tmp_path / "m.gguf"
-    writer = gguf.GGUFWriter(path, architecture)
+def of_architecture(name: str, path: Path) -> Path:
+    writer = gguf.GGUFWriter(path, name)
     writer.add_tensor("token_embd.weight", np.zeros((4, 4), np.float32))
     finish(writer)
-    refused(path, about)
+    return path
+
+
+@pytest.mark.parametrize(("architecture", "about"), [("clip", "mmproj"), ("bert", "embedding")])
+def test_files_that_hold_no_language_model_are_refused(tmp_path: Path, architecture: str, about: str) -> None:
+    refused(of_architecture(architecture, tmp_path / "m.gguf"), about)
+
+
+def test_an_architecture_that_is_not_computed_here_is_refused_by_name(tmp_path: Path) -> None:
+    """Its tokenizer may be read all the same: llama.cpp can run it."""
+    with pytest.raises(ModelUnavailable, match="falcon.*supported are llama"):
+        load_model(of_architecture("falcon", tmp_path / "m.gguf"), "cpu", "float32", light=True)
 
 
 @pytest.mark.parametrize(
