@@ -85,7 +85,7 @@ def test_files_that_hold_no_language_model_are_refused(tmp_path: Path, architect
 
 def test_an_architecture_that_is_not_computed_here_is_refused_by_name(tmp_path: Path) -> None:
     """Its tokenizer may be read all the same: llama.cpp can run it."""
-    with pytest.raises(ModelUnavailable, match="falcon.*supported are llama"):
+    with pytest.raises(ModelUnavailable, match=r"falcon.*supported are llama"):
         load_model(of_architecture("falcon", tmp_path / "m.gguf"), "cpu", "float32", light=True)
 
 
