@@ -2,8 +2,9 @@
 
 A model is named by one word everywhere: a registered name (``small``), a folder, a GGUF file or hub name,
 or ``KIND:REST`` for other kinds of models: ``openai:URL#MODEL`` for a server that speaks OpenAI's protocol,
-``langchain:PROVIDER/NAME``, and ``scripted:FILE`` for demonstrations and tests. The name that was given is
-the name that is recorded, so that a resumed run finds its model again.
+``llamacpp:FILE.gguf`` for a GGUF file that llama.cpp runs, ``langchain:PROVIDER/NAME``, and
+``scripted:FILE`` for demonstrations and tests. The name that was given is the name that is recorded, so that
+a resumed run finds its model again.
 
 An installed package can add three kinds of things, each by one entry point and one file:
 
@@ -151,6 +152,15 @@ def _langchain(rest: str, settings: Settings) -> Model:
     return LangChainModel.load(rest)
 
 
+def _llamacpp(rest: str, settings: Settings) -> Model:
+    bound_spinning()
+    from ..llm.models.llamacpp import LlamaCppModel
+
+    if not rest:
+        raise UsageError("llamacpp: needs a file, as in llamacpp:model.gguf")
+    return LlamaCppModel.load(rest, cache_dir=settings.cache)
+
+
 def _openai(rest: str, settings: Settings) -> Model:
     from ..llm.models.openai import OpenAIModel
 
@@ -159,12 +169,17 @@ def _openai(rest: str, settings: Settings) -> Model:
 
 def _local(name: str, settings: Settings) -> Model:
     bound_spinning()
+    from ..llm.models.llamacpp import LlamaCppModel, llamacpp_could_run, only_llamacpp_runs
     from ..llm.models.local import LocalModel, value_in
     from ..llm.registry import ModelRegistry
 
     registry = ModelRegistry(settings.home)
     found = registry.resolve(name)
-    if line := registry.too_little_memory(found):
+    line, source = registry.too_little_memory(found), Path(found.source)
+    smaller = bool(line) and found.adapter is None and llamacpp_could_run(source)
+    if smaller or only_llamacpp_runs(source):
+        return LlamaCppModel.load(source, found.name, cache_dir=settings.cache)
+    if line:
         log.warning("%s", line)
     model = LocalModel.load(
         found.source,
@@ -178,5 +193,10 @@ def _local(name: str, settings: Settings) -> Model:
     return model
 
 
-PROVIDERS: dict[str, ModelProvider] = {"scripted": _scripted, "langchain": _langchain, "openai": _openai}
+PROVIDERS: dict[str, ModelProvider] = {
+    "scripted": _scripted,
+    "langchain": _langchain,
+    "openai": _openai,
+    "llamacpp": _llamacpp,
+}
 """Kinds of models that are built in, besides local ones."""

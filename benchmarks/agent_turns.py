@@ -1,4 +1,4 @@
-"""Time per agent turn: our engine, ``transformers.generate`` and llama.cpp, in one run.
+"""Time per agent turn: our engine, ``transformers.generate`` and llama.cpp (two packages), in one run.
 
 All get the same weights (a registered model, its adapter merged), the same threads and the same recorded
 transcripts (``benchmarks/data/agent_turns.json.zst``, 24 goals of 6 to 12 turns, made with ``--record``).
@@ -8,12 +8,15 @@ engine goes on at its fastest width, and the 8-bit ones besides. Outputs are fre
 same grammar; after each turn the recorded conversation goes on whatever was answered, and answers that
 differ from the recording are counted.
 
-    python benchmarks/agent_turns.py [--quick] [--json FILE [--resume]] [--engines ours,generate,llama]
-                                     [--parts compare,variants,figures]
+    python benchmarks/agent_turns.py [--quick] [--json FILE [--resume]] [--engines ours,generate,llama,xllama]
+                                     [--parts gate,compare,variants,figures] [--busy N]
+    python benchmarks/agent_turns.py --model FOLDER --gguf FILE      (llama.cpp plays the file as it is)
     python benchmarks/agent_turns.py --record FILE
 
-llama.cpp comes from ``pip install -r requirements/bench.in``; without it its rows are missing, and the
-ratio is printed as unmeasured. About ten minutes on a quiet machine, two with ``--quick``.
+llama.cpp comes as ``llama`` from ``pip install -r requirements/bench.in`` (compiled for this machine) and as
+``xllama`` from ``pip install autogpt[gguf]`` (a wheel for AVX2); without them their rows are missing, and the
+ratio is printed as unmeasured. Transcripts of a model with another tokenizer are told again in this model's
+tokens. About ten minutes on a quiet machine, two with ``--quick``.
 
 Limits: other work on the machine disturbs the times; ratios of processor time ("cpu s", per turn) bear it
 best, though waiting threads count in it. llama.cpp and ``generate`` play several goals one after
@@ -25,10 +28,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +51,8 @@ COLUMNS = (
 )  # fmt: skip
 
 
-PARTS = ("compare", "variants", "figures")
+ENGINES = ("ours", "generate", "llama", "xllama")
+PARTS = ("gate", "compare", "variants", "figures")
 
 
 def measure(
@@ -57,7 +63,7 @@ def measure(
     run.asked("machine", run.base, "figure", name="machine")
     plan.write_models(run, engines)
     trial = {"goals": [0, 13], "turns": 2 if quick else 4}
-    plan.judge(run, engines, 2 if quick else 4, trial)
+    plan.judge(run, engines, 2 if quick else 4, trial, "gate" in parts)
     chosen = plan.choose(run, engines)
     places = [place for engine in engines for place in chosen[engine]]
     records = recording.load(Path(run.base.transcripts))
@@ -162,7 +168,7 @@ def _ratios(found: dict[str, Any], chosen: dict[str, list[Place]]) -> None:
             print(f"{what}: unmeasured")
 
     ours = [place.label for place in chosen.get("ours", [])]
-    for engine, wanted in (("generate", 4.0), ("llama", 1.5)):
+    for engine, wanted in (("generate", 4.0), ("llama", 1.5), ("xllama", 1.5)):
         theirs = [place.label for place in chosen.get(engine, [])]
         ratio(theirs[0] if theirs else "", ours[0] if ours else "", f"{engine}, best widths, wanted {wanted}")
     eight = {
@@ -217,12 +223,41 @@ def record(base: Place, path: Path, name: str) -> int:
     return 0
 
 
-def main() -> int:
-    """Measure and print."""
+def in_tokens_of(base: Place, registry: ModelRegistry) -> Path:
+    """Return transcripts in the tokens of ``base``: those that it names, or a copy that is told again."""
+    from autogpt.llm.text.grammar import GrammarCompiler
+    from autogpt.llm.text.tokenizer import ChatTokenizer
+
+    path, tokenizer = Path(base.transcripts), ChatTokenizer(Path(base.folder))
+    records = recording.load(path)
+    if records.tokenizer == tokenizer.fingerprint:
+        return path
+    told = ChatTokenizer(Path(registry.resolve(records.model).source))
+    again = Path(base.scratch) / "transcripts.json.zst"
+    recording.save(recording.retold(records, told, GrammarCompiler(tokenizer)), again)
+    return again
+
+
+@contextmanager
+def busy(cores: int) -> Iterator[None]:
+    """Keep ``cores`` cores busy with processes that do nothing else."""
+    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(cores)]
+    try:
+        yield
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
+
+
+def arguments() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("--model", default="small", help="registered name (default: small)")
-    parser.add_argument("--engines", default="ours,generate,llama", help="which, by commas (default: all)")
+    parser.add_argument("--engines", default=",".join(ENGINES), help="which, by commas (default: all)")
+    parser.add_argument("--gguf", type=Path, metavar="FILE", help="what llama.cpp plays, of the same model")
+    parser.add_argument("--busy", type=int, default=0, metavar="N", help="keep N cores busy meanwhile")
     parser.add_argument("--widths", default="", metavar="ENGINE:WIDTH,...",
                         help="consider only these, as ours:bfloat16,llama:f16 (default: all)")  # fmt: skip
     parser.add_argument("--threads", type=int, default=2, help="threads of every engine (default: 2)")
@@ -238,13 +273,21 @@ def main() -> int:
     parser.add_argument("--parts", default=",".join(PARTS),
                         help="what to do after the gate, by commas: compare, variants, figures")  # fmt: skip
     parser.add_argument("--resume", action="store_true", help="keep the steps done before (needs --json)")
+    return parser
+
+
+def main() -> int:
+    """Measure and print."""
+    parser = arguments()
     chosen = parser.parse_args()
-    engines = [name for name in ("ours", "generate", "llama") if name in chosen.engines.split(",")]
+    engines = [name for name in ENGINES if name in chosen.engines.split(",")]
     if not engines:
-        parser.error("--engines names none of ours, generate, llama")
+        parser.error(f"--engines names none of {', '.join(ENGINES)}")
     named = [item.partition(":")[::2] for item in chosen.widths.split(",") if item]
     widths = {engine: [w for w in every if not named or (engine, w) in named]
               for engine, every in plan.WIDTHS.items()}  # fmt: skip
+    if chosen.gguf:
+        widths |= {"llama": [plan.GIVEN], "xllama": [plan.GIVEN]}
     if any(not widths[engine] for engine in engines):
         parser.error(f"--widths leaves an engine none; there are {dict(plan.WIDTHS)}")
     if chosen.resume and not chosen.json:
@@ -262,6 +305,12 @@ def main() -> int:
                      str(chosen.transcripts.resolve()), scratch)  # fmt: skip
         if chosen.record:
             return record(base, chosen.record, chosen.model)
+        if chosen.gguf:
+            link = Path(scratch) / f"model-{plan.GIVEN}.gguf"
+            link.unlink(missing_ok=True)
+            link.symlink_to(chosen.gguf.resolve())
+        base = replace(base, transcripts=str(in_tokens_of(base, ModelRegistry(home))))
+        stack.enter_context(busy(chosen.busy))
         state = chosen.json.with_suffix(".steps.json") if chosen.json else None
         run = plan.Run(base, state, chosen.resume, chosen.quick, widths)
         places = measure(run, engines, str(home), chosen.model, chosen.parts.split(","), chosen.goals)

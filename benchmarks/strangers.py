@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import re
 import statistics
@@ -102,7 +103,7 @@ def suite(model: str, name: str, args: argparse.Namespace) -> Row:
         "invalid_calls": found["invalid_calls"],
         "by_category": found["by_category"],
         "seconds_median": round(statistics.median(seconds), 2),
-        "seconds_p90": round(sorted(seconds)[int(0.9 * (len(seconds) - 1))], 2),
+        "seconds_p90": round(sorted(seconds)[math.ceil(0.9 * len(seconds)) - 1], 2),
         "peak_mb": ended.peak_mb,
         "wall_seconds": round(ended.seconds, 1),
         "goals": [{key: row.get(key) for key in kept} for row in found["rows"]],

@@ -230,6 +230,7 @@ def _sit(args: argparse.Namespace, goal: Goal | None, run: str | None) -> int:
             open_registry(),
             ask=ask,
             on_event=report.on_event,
+            on_text=report.on_text,
             memory=home_memory,
         )
         session = ChatSession(runner, goal, run=run)
@@ -273,7 +274,7 @@ def _talk(repl: Repl, settings: Settings) -> None:
         except Leave:
             return
         except (Interrupted, KeyboardInterrupt):
-            repl.report.pause()
+            repl.report.cut_off()
             stopped = True
             print("stopped; say something else, or Ctrl-C again to leave", file=sys.stderr)
         except UserError as error:

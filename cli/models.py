@@ -38,15 +38,15 @@ def list_models(args: argparse.Namespace) -> int:
             row["reference"],
             row["good_for"],
             size(row["disk"]) if row["disk"] else "-",
-            size(row["memory"]) if row["memory"] else "?",
+            f"{row['memory'] / 1e9:.1f} GB" if row["memory"] else "?",
             row["licence"] or "?",
             "ready" if row["ready"] else "not here",
         )
         for row in listed
     ]
     show_table(("", "model", "good for", "disk", "memory", "licence", "state"), rows, flexible=2)
-    if absent := [row["reference"] for row in listed if not row["ready"] and row["reference"] in BUILT_IN]:
-        print(f"not here: {', '.join(f'autogpt model fetch {name}' for name in absent)}")
+    if any(not row["ready"] and row["reference"] in BUILT_IN for row in listed):
+        print("to bring one here: autogpt model fetch NAME")
     return 0
 
 

@@ -41,6 +41,7 @@ from ..agent.record.events import (
 )
 from ..agent.run.feedback import who
 from .alive import process as alive
+from .answer_stream import AnswerStream, last_rows
 from .view import (
     CallView,
     RunView,
@@ -81,9 +82,25 @@ class Report:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
+        self._answers: dict[str, AnswerStream] = {}
+        """The turns that are being written, by run."""
 
     def on_event(self, run: str, event: Event) -> None:
         """Show one event of a run."""
+
+    def on_text(self, run: str, piece: str) -> None:
+        """Take in what the model writes before its turn is complete."""
+        with self.lock:
+            self._answers.setdefault(run, AnswerStream()).feed(piece)
+
+    def cut_off(self) -> None:
+        """Leave on the screen what was being answered when the person stopped it."""
+        with self.lock:
+            texts = [stream.text for stream in self._answers.values() if stream.text]
+            self._answers.clear()
+        self.pause()
+        for text in texts:
+            print(f"{text}…", flush=True)
 
     def catch_up(self, run: str, events: Iterable[Event]) -> None:
         """Take in what is already recorded of a run that goes on, without showing it again."""
@@ -113,11 +130,15 @@ class Report:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leave the screen as a terminal expects it."""
+        """Leave the screen as a terminal expects it, with what was being answered."""
+        self.cut_off()
 
 
 class WarningReport(Report):
     """For ``--json``: only what should not go unseen, on standard error."""
+
+    def on_text(self, run: str, piece: str) -> None:
+        """Say nothing: the result comes as JSON."""
 
     def on_event(self, run: str, event: Event) -> None:
         """Name an input that could not be read and a result that could not take its place."""
@@ -154,6 +175,7 @@ class PlainReport(Report):
         else:
             alive.touch()
         with self.lock:
+            self._answers.pop(run, None)
             view = self._views.setdefault(run, RunView())
             view.apply(event)
             for line in plain_lines(view, event):
@@ -185,7 +207,13 @@ class LiveReport(Report):
             for run, view in self._views.items():
                 if run in self._resting:
                     continue
-                yield tree(view)
+                shown = tree(view)
+                yield shown
+                stream = self._answers.get(run)
+                if stream is not None and stream.text:
+                    taken = len(console.render_lines(shown, options, pad=False))
+                    rows = max(3, console.height - taken - 2)
+                    yield Text(last_rows(stream.text, options.max_width, rows))
                 yield self._moving(f"{time.time() - view.began:.0f} s")
             for what in self._busy:
                 yield self._moving(what)
@@ -197,6 +225,7 @@ class LiveReport(Report):
     def on_event(self, run: str, event: Event) -> None:
         """Update the run's tree; when it ends, print it above and forget it."""
         with self.lock:
+            self._answers.pop(run, None)
             view = self._views.setdefault(run, RunView())
             view.apply(event)
             ended = bool(view.status) and view.mode != "chat"
@@ -248,11 +277,12 @@ class LiveReport(Report):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop moving; goals that did not end leave their tree on the screen."""
+        """Stop moving; goals that did not end leave their tree on the screen, and what they answered."""
         self.pause()
         for view in self._views.values():
             if view.mode != "chat":
                 self.console.print(tree(view))
+        self.cut_off()
 
 
 def make_report(json: bool = False, parallel: int = 1) -> Report:

@@ -63,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
             registry,
             ask=ask,
             on_event=report.on_event,
+            on_text=report.on_text,
             sampling=Sampling(seed=args.seed, best_of=check_best_of(args.best_of, model)),
             memory=memory,
         )
@@ -149,6 +150,7 @@ def _runner_for(
         open_registry(),
         ask=ask,
         on_event=report.on_event,
+        on_text=report.on_text,
         sampling=Sampling(seed=started.seed, best_of=check_best_of(started.best_of, opened)),
         memory=memory,
     )

@@ -175,7 +175,7 @@ class ModelRegistry:
     def memory_needed(self, found: Resolved) -> int | None:
         """Return about how many bytes of memory a process needs that answers with this model.
 
-        Measured for the built-in ones; for others an estimate from the size of their files: GGUF is repacked
+        Written down for the built-in ones; for others a guess from the size of their files: GGUF is repacked
         in the form that this machine computes in, other weights are read as fp32 first. None: not here yet.
         """
         if not isinstance(found.source, Path):

@@ -72,7 +72,12 @@ TOP = 90
 TRAINERS = ("agent.learn", "agent.experts", "cli", "llm.training")
 """Who may import ``llm.training``: nothing that only serves."""
 PAGE = ROOT / "agent" / "learn" / "page.html.jinja"
-CHECKOUT_ONLY = {"autogpt.agent.experts", "autogpt.llm.training.pretraining", "autogpt.memory.training"}
+CHECKOUT_ONLY = {
+    "autogpt.agent.experts",
+    "autogpt.agent.experts.public",
+    "autogpt.llm.training.pretraining",
+    "autogpt.memory.training",
+}
 """Packages that make training data and weights: in the repository, not in the wheel."""
 
 

@@ -37,8 +37,7 @@ def messages(events: Sequence[Event]) -> tuple[Message, ...]:
     own = [_line(spec) for spec in started.tools if spec.source != "built-in"]
     shared = [_line(spec) for spec in started.tools if spec.source == "built-in"]
     kind = started.prompting
-    system = prompts.system(shared, started.memory, kind)
-    conversation = [Message("system", system, parts=_parts(shared, kind))]
+    conversation = [_system(shared, started.memory, kind)]
     opening: str | None = None if started.mode == "chat" else str(started.goal.get("goal", ""))
     first = True
     seen: list[prompts.Observation] = []
@@ -92,6 +91,10 @@ def messages(events: Sequence[Event]) -> tuple[Message, ...]:
                 conversation.append(Message("tool", event.text))
     flush()
     return tuple(conversation)
+
+
+def _system(shared: Sequence[prompts.ToolLine], memory: bool, kind: Prompting) -> Message:
+    return Message("system", prompts.system(shared, memory, kind), parts=_parts(shared, kind))
 
 
 def _parts(

@@ -35,7 +35,8 @@ MAX_RECALLS = 2
 def allowed_calls(state: State, tools: Mapping[str, Tool]) -> tuple[CallSpec, ...]:
     """Return the calls that may come next, narrowed, in a fixed order (tools by registry order)."""
     if state.started.plan and not state.plan:
-        first = (plan_call(state, tools), finish_call(state), ask_call(), *memory_calls(state))
+        finish = None if _must_look(state) else finish_call(state)
+        first = (plan_call(state, tools), finish, ask_call(), *memory_calls(state))
         return tuple(spec for spec in first if spec is not None)
     stuck = state.failures >= FAILURES_BEFORE_REPLAN or state.repeated
     may_plan = state.started.plan and bool(state.outcomes) and state.plans < MAX_PLANS
@@ -48,7 +49,7 @@ def allowed_calls(state: State, tools: Mapping[str, Tool]) -> tuple[CallSpec, ..
         narrowed = (_narrowed(name, state, tools) for name in names)
         specs.extend(spec for spec in narrowed if spec is not None)
     may_finish = state.outcomes or not specs or not state.started.plan
-    if may_finish and not (specs and _must_retry(state)):
+    if may_finish and not (specs and (_must_retry(state) or _must_write(state, tools))):
         specs.append(finish_call(state))
     if may_plan:
         specs.append(plan_call(state, tools))
@@ -73,6 +74,7 @@ def plan_call(state: State, tools: Mapping[str, Tool]) -> CallSpec | None:
         for name, tool in tools.items()
         if name not in state.refused
         and (not later or tool.effect == Effect.READ or name in state.planned_tools)
+        and not (_is_taught(state) and _is_idle(name, state, tools))
     ]
     if not names:
         return None
@@ -90,6 +92,38 @@ def _must_retry(state: State) -> bool:
         return False
     steps = state.started.limits.get("steps")
     return steps is None or state.turns + 2 <= steps
+
+
+def _is_taught(state: State) -> bool:
+    """Return whether the model knows the protocol from its prompt alone: then masks guide it more closely."""
+    return state.started.rules >= 2 and state.started.prompting == "teaching"
+
+
+def _must_look(state: State) -> bool:
+    """Return whether a model that was not trained here must plan first: a goal with inputs is about them.
+
+    Such models answer from what they believe. In a chat a message may have nothing to do with the inputs.
+    """
+    return _is_taught(state) and state.started.mode != "chat" and bool(state.inspected)
+
+
+def _must_write(state: State, tools: Mapping[str, Tool]) -> bool:
+    """Return whether a planned call with an effect is still to come: such models stop too early."""
+    if not _is_taught(state):
+        return False
+    tried = {outcome.tool for outcome in state.outcomes} | set(state.refused)
+    return any(
+        name not in tried and tools[name].effect == Effect.WRITE
+        for name in state.planned_tools
+        if name in tools and _narrowed(name, state, tools) is not None
+    )
+
+
+def _is_idle(name: str, state: State, tools: Mapping[str, Tool]) -> bool:
+    """Return whether nothing of a tool's family can run on what is known, as table tools without tables."""
+    family = name.partition(".")[0]
+    kin = [other for other in tools if other.partition(".")[0] == family]
+    return not any(tools[other].narrow(state.facts, tuple(state.offered)) is not None for other in kin)
 
 
 def finish_call(state: State) -> CallSpec:

@@ -25,9 +25,14 @@ WIDTHS = {
     "ours": ("float32", "bfloat16", "float16", "int8"),
     "generate": ("float32", "bfloat16"),
     "llama": ("f32", "f16", "bf16", "q8_0"),
+    "xllama": ("f16", "q8_0"),
 }
-EIGHT = {"ours": "int8", "llama": "q8_0"}
+GIVEN = "given"
+"""The width of a GGUF file that the caller brings: whatever is in it."""
+EIGHT = {"ours": "int8", "llama": "q8_0", "xllama": "q8_0"}
 """The 8-bit width of each engine: compared whether or not it is the best that passes the gate."""
+UNJUDGED = frozenset({"xllama"})
+"""Engines that give no logits."""
 WAYS: dict[str, tuple[dict[str, Any], ...]] = {
     "ours": ({},),
     "generate": ({},),
@@ -38,6 +43,7 @@ WAYS: dict[str, tuple[dict[str, Any], ...]] = {
         {"grammar": "own", "drafts": True},
         {"grammar": "package"},
     ),
+    "xllama": ({}, {"threads": 1}, {"drafts": True}),
 }
 """Ways of running an engine that are tried on a few turns; the fastest is taken."""
 ABLATIONS: dict[str, dict[str, Any]] = {
@@ -100,19 +106,18 @@ class Run:
 
 def write_models(run: Run, engines: Sequence[str]) -> None:
     """Write the GGUF files, unless llama.cpp is left out."""
-    if "llama" in engines:
-        missing = [
-            w for w in run.widths["llama"] if not (Path(run.base.scratch) / f"model-{w}.gguf").exists()
-        ]
-        if missing:
-            with Child(run.place("generate", "float32")) as child:
-                child.ask("gguf", widths=missing)
+    wanted = {width for engine in ("llama", "xllama") if engine in engines for width in run.widths[engine]}
+    missing = [w for w in sorted(wanted) if not (Path(run.base.scratch) / f"model-{w}.gguf").exists()]
+    if missing:
+        with Child(run.place("generate", "float32")) as child:
+            child.ask("gguf", widths=missing)
 
 
-def judge(run: Run, engines: Sequence[str], goals: int, trial: dict[str, Any]) -> None:
+def judge(run: Run, engines: Sequence[str], goals: int, trial: dict[str, Any], gated: bool = True) -> None:
     """Hold every engine's logits in every width against transformers in fp32; time it on a few turns.
 
-    Written are ``gate ENGINE WIDTH`` and, for each way of running it, ``trial LABEL``.
+    Where nothing is ``gated``, and for an engine without logits, the times alone are taken. Written are
+    ``gate ENGINE WIDTH`` and, for each way of running it, ``trial LABEL``.
     """
     folder = Path(run.base.scratch)
     reference, path = folder / "reference.npy", folder / "logits.npy"
@@ -135,8 +140,10 @@ def judge(run: Run, engines: Sequence[str], goals: int, trial: dict[str, Any]) -
                 return {"seconds": min(child.ask("play", **trial, options=way)["wall"] for _ in range(2))}
 
             place = run.place(engine, width)
-            found = run.step(f"gate {engine} {width}", partial(verdict, place))
-            if found is not None and (found["passed"] or EIGHT.get(engine) == width):
+            found: dict[str, Any] | None = {"passed": True}
+            if gated and engine not in UNJUDGED:
+                found = run.step(f"gate {engine} {width}", partial(verdict, place))
+            if found is not None and (found["passed"] or width in (EIGHT.get(engine), GIVEN)):
                 for way in WAYS[engine]:
                     label = run.place(engine, width, **way).label
                     run.step(f"trial {label}", partial(timed, place, way))
@@ -153,7 +160,8 @@ def choose(run: Run, engines: Sequence[str]) -> dict[str, list[Place]]:
                 place = run.place(engine, width, **way)
                 seconds = run.kept.get(f"trial {place.label}", {}).get("seconds")
                 if seconds is not None:
-                    timed.append((seconds, run.kept[f"gate {engine} {width}"]["passed"], place))
+                    passed = run.kept.get(f"gate {engine} {width}", {}).get("passed", True)
+                    timed.append((seconds, passed or width == GIVEN, place))
         timed.sort(key=lambda item: item[0])
         best = [place for _, passed, place in timed if passed][:1]
         eight = [place for _, _, place in timed if place.width == EIGHT.get(engine)][:1]

@@ -12,6 +12,7 @@ otherwise is timed on its own answer and then led back to the recorded conversat
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -152,6 +153,43 @@ def _table_sessions() -> Iterator[Any]:
             turns = [{"say": goal["goal"], "check": goal["check"]} for goal in goals]
             session = {"id": f"{goals[0]['id']}-session", "files": goals[0]["files"], "turns": turns}
             yield Conversation.model_validate(session)
+
+
+def retold(records: Transcripts, told: Any, compiler: Any) -> Transcripts:
+    """Return conversations that were recorded with the tokenizer ``told`` in the tokens of ``compiler``'s.
+
+    Texts between framing tokens are tokenised anew, each by itself, and an answer gets the tokens that the
+    grammar would have produced, so a prompt still extends the prompt and the answer before it.
+    """
+    from autogpt.llm.text import tokenizer as chat
+    from autogpt.llm.text.grammar import teacher_ids
+
+    tokenizer = compiler.tokenizer
+    marks = (chat.START, chat.CALL_OPEN, chat.CALL_CLOSE, chat.RESULT_OPEN, chat.RESULT_CLOSE, chat.END)
+    framing = {told.frame(mark)[0]: tokenizer.frame(mark) for mark in marks}
+
+    def again(ids: Sequence[int]) -> tuple[int, ...]:
+        made: list[int] = []
+        for framed, group in itertools.groupby(ids, told.is_added):
+            if framed:
+                made += (new for token in group for new in framing[token])
+            else:
+                made += tokenizer.plain(told.decode(list(group)))
+        return tuple(made)
+
+    goals = []
+    for goal in records.goals:
+        old: tuple[int, ...] = ()
+        new: tuple[int, ...] = ()
+        turns = []
+        for turn in goal.turns:
+            follows = turn.prompt[: len(old)] == old
+            prompt = new + again(turn.prompt[len(old) :]) if follows else again(turn.prompt)
+            said, forced = teacher_ids(compiler.compile(turn.calls), told.decode(turn.said))
+            turns.append(TurnRecord(prompt, turn.calls, tuple(said), tuple(forced)))
+            old, new = turn.prompt + turn.said, prompt + tuple(said)
+        goals.append(GoalRecord(goal.name, tuple(turns)))
+    return Transcripts(records.model, records.fingerprint, tokenizer.fingerprint, tuple(goals))
 
 
 def save(transcripts: Transcripts, path: Path) -> int:

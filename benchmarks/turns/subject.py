@@ -26,7 +26,7 @@ class Place:
     """Where the model is, and how to run it: what a worker is started with."""
 
     engine: str
-    """``ours``, ``generate`` or ``llama``."""
+    """``ours``, ``generate``, ``llama`` or ``xllama``."""
     folder: str
     adapter: str | None
     width: str

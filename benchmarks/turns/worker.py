@@ -35,6 +35,10 @@ def open_subject(place: Place) -> Subject:
         from .generate import Generate
 
         return Generate(place)
+    if place.engine == "xllama":
+        from .xllama import XLlama
+
+        return XLlama(place)
     from .llama import Llama
 
     return Llama(place)

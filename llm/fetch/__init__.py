@@ -130,7 +130,7 @@ BUILT_IN = {
             "MIT",
             disk=0,
             download=0,
-            memory=600_000_000,
+            memory=400_000_000,
         ),
     )
 }

@@ -88,6 +88,7 @@ def _convert(gguf: Path, place: Path) -> Path:
     from transformers import AutoConfig, AutoTokenizer, LlamaConfig, LlamaForCausalLM
     from transformers.utils import logging
 
+    from ..gguf.weights import read_weights, shape_header
     from ..text.tokenizer import prepare_tokenizer
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -97,7 +98,8 @@ def _convert(gguf: Path, place: Path) -> Path:
     unwanted = {"quantization_config", "dtype", "torch_dtype", "_name_or_path", "architectures"}
     settings = {key: value for key, value in config.to_dict().items() if key not in unwanted}
     model: Any = LlamaForCausalLM(LlamaConfig(**settings))
-    model.load_state_dict(_weights(gguf, model.config), strict=False)  # the output is the embedding
+    weights = dict(read_weights(shape_header(gguf), torch.float32))
+    model.load_state_dict(weights, strict=False)  # the output is the embedding
     model.tie_weights()
     model.to(torch.bfloat16).save_pretrained(folder)
     with contextlib.redirect_stderr(io.StringIO()):
@@ -111,43 +113,3 @@ def _convert(gguf: Path, place: Path) -> Path:
         "dequantised from Q4_1; four unused tokens renamed; weights otherwise unchanged.\n"
     )
     return folder
-
-
-_NAMES = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
-"""A block's tensors: their names in GGUF and in transformers' Llama."""
-
-
-def _weights(gguf: Path, config: Any) -> dict[str, Any]:
-    """Return the file's tensors in fp32, under the names and in the order of transformers' Llama.
-
-    GGUF interleaves the two halves of each rotary head of queries and keys; they are put side by side again.
-    """
-    import torch
-    from gguf import GGUFReader
-    from gguf.quants import dequantize
-
-    found = {}
-    heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
-    for tensor in GGUFReader(gguf).tensors:
-        data = torch.from_numpy(dequantize(tensor.data, tensor.tensor_type).copy())
-        parts = tensor.name.split(".")
-        if parts[0] != "blk":
-            where = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
-            found[f"{where[parts[0]]}.weight"] = data
-            continue
-        if parts[2] in heads:
-            rows, width = data.shape
-            count = heads[parts[2]]
-            data = data.view(count, rows // count // 2, 2, width).transpose(1, 2).reshape(rows, width)
-        found[f"model.layers.{parts[1]}.{_NAMES[parts[2]]}.weight"] = data
-    return found

@@ -26,8 +26,11 @@ _OTHER = {
 }
 
 
-def check_complete(header: Header) -> None:
-    """Raise :class:`~autogpt.errors.ModelUnavailable` unless the file is one whole model of a known shape."""
+def check_complete(header: Header, any_shape: bool = False) -> None:
+    """Raise :class:`~autogpt.errors.ModelUnavailable` unless the file is one whole model of a known shape.
+
+    With ``any_shape`` the shape need not be known: the tokenizer, and llama.cpp, do not depend on it.
+    """
     path, name = header.path, header.architecture
     parts = header.metadata.get("split.count", 1)
     if isinstance(parts, int) and parts > 1:
@@ -38,7 +41,7 @@ def check_complete(header: Header) -> None:
         )
     if header.metadata.get("general.type") == "adapter":
         raise ModelUnavailable(f"{path} is an adapter (LoRA), not a model: give its base, or a merged model")
-    if name not in MODEL_TYPES:
+    if name not in MODEL_TYPES and (name in _OTHER or not any_shape):
         what = _OTHER.get(name, f"a model of architecture {name!r}" if name else "of no named architecture")
         raise ModelUnavailable(f"{path} is {what}; supported are {', '.join(MODEL_TYPES)}")
     if "token_embd.weight" not in header.tensors:
@@ -51,20 +54,23 @@ def settings(header: Header) -> dict[str, Any]:
     ``tie_word_embeddings`` is whether the file has no output matrix of its own.
     """
     check_complete(header)
-    width = _count(header, "embedding_length")
-    heads = _count(header, "attention.head_count")
-    dim = _count(header, "attention.key_length", width // heads)
+    width = count(header, "embedding_length")
+    heads = count(header, "attention.head_count")
+    dim = count(header, "attention.key_length", width // heads)
+    layers = count(header, "block_count")
+    if layers > len(header.tensors):
+        raise ModelUnavailable(f"{header.path}: {layers} layers cannot be in {len(header.tensors)} tensors")
     found = {
         "model_type": MODEL_TYPES[header.architecture],
         "hidden_act": "silu",
         "hidden_size": width,
-        "intermediate_size": _count(header, "feed_forward_length"),
-        "max_position_embeddings": _count(header, "context_length"),
+        "intermediate_size": count(header, "feed_forward_length"),
+        "max_position_embeddings": count(header, "context_length"),
         "num_attention_heads": heads,
-        "num_hidden_layers": _count(header, "block_count"),
-        "num_key_value_heads": _count(header, "attention.head_count_kv", heads),
+        "num_hidden_layers": layers,
+        "num_key_value_heads": count(header, "attention.head_count_kv", heads),
         "head_dim": dim,
-        "rms_norm_eps": float(header.of("attention.layer_norm_rms_epsilon", 1e-6)),
+        "rms_norm_eps": _real(header, "attention.layer_norm_rms_epsilon", 1e-6),
         "vocab_size": header.tensors["token_embd.weight"].shape[0],
         "tie_word_embeddings": "output.weight" not in header.tensors,
         "rope_parameters": _rope(header),
@@ -76,34 +82,32 @@ def settings(header: Header) -> dict[str, Any]:
                 f"{header.path}: {header.architecture}.{key} is {value}, which is not supported: "
                 "take another model"
             )
-    window = header.of("attention.sliding_window")
     if header.architecture == "gemma3":
-        found |= _gemma(header, width, heads, dim)
-    elif window:  # Mistral 7B 0.1
-        found |= {"sliding_window": int(window)}
+        found |= _gemma(header, found)
+    elif header.of("attention.sliding_window"):  # Mistral 7B 0.1
+        found |= {"sliding_window": count(header, "attention.sliding_window")}
     return found
 
 
-def _gemma(header: Header, width: int, heads: int, dim: int) -> dict[str, Any]:
+def _gemma(header: Header, found: dict[str, Any]) -> dict[str, Any]:
     """Return what only Gemma 3 has: five layers with a window, then one with full attention."""
-    layers = _count(header, "block_count")
-    rope = _rope(header)
-    local = {"rope_type": "default", "rope_theta": float(header.of("rope.freq_base_swa", 10_000.0))}
+    layers, width, heads = (found[f] for f in ("num_hidden_layers", "hidden_size", "num_attention_heads"))
+    local = {"rope_type": "default", "rope_theta": _real(header, "rope.freq_base_swa", 10_000.0)}
     kinds = ["full_attention" if i % 6 == 5 else "sliding_attention" for i in range(layers)]
     return {
         "hidden_activation": "gelu_pytorch_tanh",
         "hidden_act": "gelu_pytorch_tanh",
-        "sliding_window": _count(header, "attention.sliding_window", 1024),
+        "sliding_window": count(header, "attention.sliding_window", 1024),
         "layer_types": kinds,
-        "rope_parameters": {"full_attention": rope, "sliding_attention": local},
+        "rope_parameters": {"full_attention": found["rope_parameters"], "sliding_attention": local},
         # the 27B model divides by the width that a head has in the embedding, the others by a head's own
-        "query_pre_attn_scalar": width // heads if layers == 62 else dim,
+        "query_pre_attn_scalar": width // heads if layers == 62 else found["head_dim"],
         "final_logit_softcapping": None,
         "attn_logit_softcapping": None,
     }
 
 
-def _count(header: Header, key: str, default: int | None = None) -> int:
+def count(header: Header, key: str, default: int | None = None) -> int:
     """Return a positive whole number of the shape; a list of equal ones, one a layer, counts as one."""
     value = header.of(key, default)
     if isinstance(value, list) and len(set(value)) == 1:
@@ -117,19 +121,29 @@ def _count(header: Header, key: str, default: int | None = None) -> int:
     return value
 
 
+def _real(header: Header, key: str, default: float) -> float:
+    """Return a positive number of the shape."""
+    value = header.of(key, default)
+    if not isinstance(value, int | float) or not 0 < value < float("inf"):
+        raise ModelUnavailable(
+            f"{header.path}: {header.architecture}.{key} is {value!r}: the file is damaged; fetch it again"
+        )
+    return float(value)
+
+
 def _rope(header: Header) -> dict[str, Any]:
     """Return the rotary positions; Llama 3's factors are a tensor of their own (``rope_freqs.weight``)."""
-    theta = float(header.of("rope.freq_base", 10_000.0))
+    theta = _real(header, "rope.freq_base", 10_000.0)
     found: dict[str, Any] = {"rope_type": "default", "rope_theta": theta}
-    kind, factor = header.of("rope.scaling.type", "none"), header.of("rope.scaling.factor")
+    kind, factor = header.of("rope.scaling.type", "none"), _real(header, "rope.scaling.factor", 1.0)
     if kind == "none" and header.of("rope.scale_linear"):  # the key of early files
-        kind, factor = "linear", header.of("rope.scale_linear")
-    if kind == "none" or not factor or float(factor) == 1.0:
+        kind, factor = "linear", _real(header, "rope.scale_linear", 1.0)
+    if kind == "none" or factor == 1.0:
         return found
     if kind == "linear":
-        return found | {"rope_type": "linear", "factor": float(factor)}
+        return found | {"rope_type": "linear", "factor": factor}
     if kind == "yarn":
-        before = _count(header, "rope.scaling.original_context_length")
-        yarn = {"rope_type": "yarn", "factor": float(factor), "original_max_position_embeddings": before}
+        before = count(header, "rope.scaling.original_context_length")
+        yarn = {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": before}
         return found | yarn
     raise ModelUnavailable(f"{header.path}: rotary scaling {kind!r} is not supported (linear and yarn are)")

@@ -82,7 +82,7 @@ class Vocabulary:
 def read_vocabulary(path: Path) -> Vocabulary:
     """Read the tokenizer of a GGUF file; raises :class:`~autogpt.errors.ModelUnavailable` if it has none."""
     header = read_header(path)
-    check_complete(header)
+    check_complete(header, any_shape=True)
     about = header.metadata
     tokens = about.get("tokenizer.ggml.tokens")
     if not isinstance(tokens, list) or not tokens:

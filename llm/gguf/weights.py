@@ -19,7 +19,7 @@ from torch import Tensor
 from ...errors import ModelUnavailable
 from .blocks import dequantise
 from .header import Header, TensorInfo, read_header
-from .shape import VOCABULARY, settings
+from .shape import VOCABULARY, count, settings
 
 _BLOCK_NAMES = {
     "attn_norm": "input_layernorm",
@@ -152,12 +152,12 @@ class Reader:
     def rows(self, info: TensorInfo, start: int, end: int) -> Tensor:
         """Return rows of a tensor, in fp32 or its own 16 bit type."""
         row = info.size // info.shape[0]
-        raw = torch.empty((end - start) * row, dtype=torch.uint8)
+        raw = bytearray((end - start) * row)
         with self._header.path.open("rb", buffering=0) as file:  # a mapped file would count as memory in use
             file.seek(info.start + start * row)
-            if file.readinto(raw.numpy()) != len(raw):
+            if file.readinto(raw) != len(raw):
                 raise ModelUnavailable(f"{self._header.path} was cut short while it was read: fetch it again")
-        return dequantise(raw, info.kind).view(end - start, -1)
+        return dequantise(torch.frombuffer(raw, dtype=torch.uint8), info.kind).view(end - start, -1)
 
     def weights(self, info: TensorInfo, dtype: torch.dtype) -> Tensor:
         """Return a tensor in ``dtype``, as our forward computes with it; pieces of it at the same time."""
@@ -176,8 +176,10 @@ class Reader:
         """Undo what the converter did to a tensor beside quantising it."""
         header, part = self._header, info.name.split(".")[-2]
         if header.architecture == "llama" and part in ("attn_q", "attn_k"):
-            key = "attention.head_count" if part == "attn_q" else "attention.head_count_kv"
-            heads = int(header.of(key) or header.of("attention.head_count"))
+            heads = count(header, "attention.head_count")
+            heads = heads if part == "attn_q" else count(header, "attention.head_count_kv", heads)
+            if found.shape[0] % (2 * heads):
+                raise ModelUnavailable(f"{header.path}: {info.name} has no {heads} heads; fetch it again")
             return found.view(heads, found.shape[0] // heads // 2, 2, -1).transpose(1, 2).reshape(found.shape)
         if header.architecture == "gemma3" and info.name.endswith("norm.weight"):
             return found - 1

@@ -38,6 +38,8 @@ MOST_BYTES = 16_000_000
 """Bytes of an answer that are read."""
 NO_CONNECTION = f"no connection within {CONNECTING:g} s"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
+OnNew = Callable[[str], bool]
+"""Called with text as it appears; True: this is enough."""
 _TOO_LONG = re.compile(
     r"context.{0,12}(length|size|window|limit)|exceeds? .{0,30}context|prompt is too long|too many tokens",
     re.IGNORECASE,
@@ -175,13 +177,14 @@ class ChatServer:
     def ask(
         self,
         body: Mapping[str, Any],
-        on_new: Callable[[str], None] | None = None,
+        on_new: OnNew | None = None,
         stop: threading.Event | None = None,
     ) -> Answer:
         """Return the answer to a chat completion; ``on_new`` gets text and the first call as they appear.
 
         What may pass is tried again until ``stop`` is set, and ``on_new`` then hears the answer from its
-        start. Raises :class:`Refused`, :class:`~.token_budget.ContextOverflow` or RemoteModelError.
+        start; where it returns True the rest is not waited for. Raises :class:`Refused`,
+        :class:`~.token_budget.ContextOverflow` or RemoteModelError.
         """
         try:
             found: Answer = retrying(self._wait, _may_pass_later, stop or threading.Event())(
@@ -240,7 +243,7 @@ class ChatServer:
             return f"{what} {_KEYS} ({error})"
         return f"did not answer: {error}"
 
-    def _ask(self, body: Mapping[str, Any], on_new: Callable[[str], None] | None) -> Answer:
+    def _ask(self, body: Mapping[str, Any], on_new: OnNew | None) -> Answer:
         """Make one attempt."""
         answer = Answer()
         with self._answer("POST", "/chat/completions", body) as response:
@@ -255,9 +258,7 @@ class ChatServer:
             on_new(new)
         return answer
 
-    def _stream(
-        self, response: http.client.HTTPResponse, answer: Answer, on_new: Callable[[str], None] | None
-    ) -> bool:
+    def _stream(self, response: http.client.HTTPResponse, answer: Answer, on_new: OnNew | None) -> bool:
         """Read an answer in pieces; return whether its end came."""
         until, ended = time.monotonic() + LONGEST, False
         while line := response.readline(MOST_BYTES):
@@ -272,8 +273,8 @@ class ChatServer:
             new = self._add(answer, found)
             choices = found.get("choices")
             ended = ended or bool(choices and choices[0].get("finish_reason"))
-            if on_new is not None and new:
-                on_new(new)
+            if on_new is not None and new and on_new(new):
+                return True
         return ended
 
     def _add(self, answer: Answer, found: Any) -> str:

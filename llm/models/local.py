@@ -95,18 +95,22 @@ class LocalModel:
         :class:`~autogpt.errors.UsageError`.
         """
         from ..nn.load import load_model, locate_model
-        from ..nn.precision import PROBE_TEXT, settle_precision
+        from ..nn.precision import PROBE_TEXT, open_packed, settle_precision
 
         place = locate_model(str(folder))
+        # packed weights are mapped, and made ready in the background while the tokenizer is read
+        added = None if adapter is None else Path(adapter).expanduser()
+        packed = open_packed(place, device, dtype, added, cache_dir)
         tokenizer = ChatTokenizer(place)
-        loaded = load_model(place, device, dtype, adapter, cache_dir, light=True)
+        loaded = packed[0] if packed else load_model(place, device, dtype, adapter, cache_dir, light=True)
         if tokenizer.vocab_size > loaded.vocabulary:
             raise ModelUnavailable(
                 f"{place}: its tokenizer has {tokenizer.vocab_size} tokens, its weights have rows for "
                 f"{loaded.vocabulary}: the files do not belong together; bring the model's own tokenizer.json"
             )
         prompt_cache = None if cache_dir is None else cache_dir / "kv"
-        loaded, forward = settle_precision(loaded, tokenizer.plain(PROBE_TEXT), cache_dir, release=True)
+        probe = tokenizer.plain(PROBE_TEXT)
+        loaded, forward = packed or settle_precision(loaded, probe, cache_dir, release=True)
         name = name or Path(folder).name
         model = cls(
             loaded,

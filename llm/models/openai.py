@@ -19,13 +19,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import Any, Literal
 
 from ...errors import ModelUnavailable, UsageError
 from ...text import Prompting
 from ..message import CallSpec, Message, OnText, Prompt, Sampling, ToolCall, Turn
 from ..text.grammar import parse_call
-from .chat_server import Answer, ChatServer, Refused
+from .chat_server import Answer, ChatServer, OnNew, Refused
 from .remote import (
     PARALLEL,
     RemoteModelError,
@@ -50,6 +51,8 @@ OPTIONAL = ("stream_options", "tool_choice", "seed", "temperature", "stop", "max
 """Fields that a server may refuse and be asked without; ``max_tokens`` has a newer name."""
 ROOM_TO_THINK = 3000
 """Further tokens for a model that was seen to think before it answers."""
+PIECES_AFTER = 12
+"""Pieces of a stream that are waited for after a valid call: its end, and the server's count of tokens."""
 SMALL_ROOM = 400
 """Tokens that are asked for where the context has no room for more."""
 _NO_CALL = "(no call)"
@@ -110,7 +113,7 @@ class OpenAIModel:
                     with lock:
                         on_text(i, piece)
 
-            return self._turn(prompts[i], heard, stop)
+            return self._turn(prompts[i], partial(_Enough, prompts[i].calls, heard), stop)
 
         if len(prompts) == 1:
             return [answer(0)]
@@ -148,11 +151,11 @@ class OpenAIModel:
 
         chosen = sampling or Sampling(max_tokens=max_tokens)
         heard = _AfterThought(on_text or (lambda _: None))
-        answer, _ = self._ask(self._way, write, chosen, (), heard, threading.Event())
+        answer, _ = self._ask(self._way, write, chosen, (), lambda: heard, threading.Event())
         heard.end()
         return without_thought(answer.text)
 
-    def _turn(self, prompt: Prompt, heard: Callable[[str], None], stop: threading.Event) -> Turn:
+    def _turn(self, prompt: Prompt, listen: Callable[[], OnNew], stop: threading.Event) -> Turn:
         """Ask for a call, and once more with the reason where the answer holds none that is valid."""
         started = time.perf_counter()
         correction: Messages = []
@@ -162,16 +165,18 @@ class OpenAIModel:
             made = made if way == "tools" else _instructed(made, way, prompt.calls)
             return (_without_system(made) if "system" in self._without else made) + correction
 
-        first, way = self._ask(self._way, write, prompt.sampling, prompt.calls, heard, stop)
+        first, way = self._ask(self._way, write, prompt.sampling, prompt.calls, listen, stop)
         found = self._read(first, prompt.calls)
-        if found[0] is None:
+        if found[0] is not None and WAYS[way] == "tools" and not first.calls:
+            way += 1  # the server does not know this model's calls, so it cannot hold it to them either
+        elif found[0] is None:
             correction = [
                 {"role": "assistant", "content": found[1]},
                 {"role": "user", "content": f"invalid call: {found[2]}. Answer with a valid call."},
             ]
             # a server that takes tools and lets the model talk is asked more firmly
             talked = not _calls(first) and not first.cut and way + 1 < len(WAYS)
-            again, way = self._ask(way + talked, write, prompt.sampling, prompt.calls, heard, stop)
+            again, way = self._ask(way + talked, write, prompt.sampling, prompt.calls, listen, stop)
             found = self._read(again, prompt.calls)
             if found[0] is None and not _calls(again) and not again.cut:
                 found = _as_answer(again, prompt.calls) or found
@@ -204,17 +209,18 @@ class OpenAIModel:
         write: Callable[[Way], Messages],
         sampling: Sampling,
         calls: Sequence[CallSpec],
-        heard: Callable[[str], None],
+        listen: Callable[[], OnNew],
         stop: threading.Event,
     ) -> tuple[Answer, int]:
         """Ask in the way at ``place``, or a later one where the server refuses it; return that, too."""
         small = False
         while True:
-            room = sampling.max_tokens + ROOM_TO_THINK * self._thinks
+            room = sampling.text_tokens if any(call.free_text for call in calls) else sampling.max_tokens
+            room += ROOM_TO_THINK * self._thinks
             body = self._body(WAYS[place], write(WAYS[place]), sampling, calls)
             body[self._limit] = SMALL_ROOM if small else room
             try:
-                return self.server.ask(body, heard, stop), place
+                return self.server.ask(body, listen(), stop), place
             except ContextOverflow:
                 if small or room <= SMALL_ROOM:
                     raise
@@ -275,6 +281,23 @@ class OpenAIModel:
         return RemoteModelError(self.server.told(error))
 
 
+class _Enough:
+    """Passes streamed text on, and ends an answer that goes on and on after its first valid call."""
+
+    def __init__(self, calls: Sequence[CallSpec], on_text: Callable[[str], None]) -> None:
+        self._calls, self._on_text = calls, on_text
+        self._said, self._after = "", 0
+
+    def __call__(self, piece: str) -> bool:
+        """Take the next piece; True when enough was said."""
+        self._on_text(piece)
+        self._said += piece
+        if not self._after and "}" in piece and first_valid(calls_in(self._said), self._calls)[0]:
+            self._after = 1
+        self._after += bool(self._after)
+        return self._after > PIECES_AFTER
+
+
 class _AfterThought:
     """Passes streamed text on, but for a thought at its beginning."""
 
@@ -283,11 +306,11 @@ class _AfterThought:
         self._held = ""
         self._open = False
 
-    def __call__(self, piece: str) -> None:
-        """Take the next piece."""
+    def __call__(self, piece: str) -> bool:
+        """Take the next piece; never enough."""
         if self._open:
             self._on_text(piece)
-            return
+            return False
         self._held += piece
         start = self._held.lstrip()
         if start.startswith("<think"):
@@ -298,6 +321,7 @@ class _AfterThought:
         if start:
             self._open = True
             self._on_text(start)
+        return False
 
     def end(self) -> None:
         """Pass on what was held back as the beginning of a mark and is none."""

@@ -25,8 +25,10 @@ PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 LONGEST_WAIT = 30.0
 """Seconds that are waited before another attempt, whatever the server asks for."""
 _THOUGHT = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.DOTALL)
-_UNBOUNDED = ("pattern", "minLength", "maxLength", "multipleOf", "format", "uniqueItems")
+_UNKNOWN = ("pattern", "multipleOf", "format", "uniqueItems")
 """Keywords that not every server's own grammar can follow; answers are checked against them here."""
+_LONGEST_COUNTED = 1000
+"""Characters that a server's grammar can count to; llama.cpp refuses more than 2,000 repetitions."""
 _log = logging.getLogger(__name__)
 
 
@@ -89,7 +91,7 @@ def loosened(schema: Any) -> Any:
             kept[key] = {name: loosened(part) for name, part in value.items()}
         elif key in ("enum", "const", "default", "examples"):
             kept[key] = value
-        elif key not in _UNBOUNDED:
+        elif key not in _UNKNOWN and not (key == "maxLength" and value > _LONGEST_COUNTED):
             kept[key] = loosened(value)
     return kept
 

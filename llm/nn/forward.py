@@ -67,7 +67,7 @@ class Forward(Protocol):
 
 
 @dataclass(frozen=True)
-class _Layer:
+class Layer:
     """Fused weights of one decoder layer; ``window`` is 0 for full attention."""
 
     norm: Tensor
@@ -85,11 +85,51 @@ class _Layer:
         """Return the layer's linear parts."""
         return [self.qkv, self.out, self.gate_up, self.down]
 
-    def converted(self, precision: Precision) -> _Layer:
-        """Return this layer of dense linears in ``precision``."""
-        qkv, out, down = map(precision.linear, cast("list[Dense]", [self.qkv, self.out, self.down]))
-        gate_up = precision.swiglu(cast(Dense, cast(SwiGLU, self.gate_up).inner))
+    def stored(self) -> dict[str, Dense]:
+        """Return the weights of a layer as loaded, by field."""
+        inner = cast(SwiGLU, self.gate_up).inner
+        found = {"qkv": self.qkv, "out": self.out, "gate_up": inner, "down": self.down}
+        return cast("dict[str, Dense]", found)
+
+    def converted(self, precision: Precision) -> Layer:
+        """Return this layer, which is as loaded, in ``precision``."""
+        parts = {name: precision.narrow(dense) for name, dense in self.stored().items()}
+        gate_up = precision.swiglu(parts["gate_up"])
+        qkv, out, down = (precision.linear(parts[name]) for name in ("qkv", "out", "down"))
         return replace(self, qkv=qkv, out=out, gate_up=gate_up, down=down)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Everything that a forward reads, as loaded."""
+
+    embedding: Dense
+    head: Dense
+    """The same object as ``embedding`` where the model ties them."""
+    norm: Tensor
+    layers: list[Layer]
+    inv_freq: Tensor
+    rope_scale: float
+
+    @classmethod
+    def of(cls, model: nn.Module, config: Any) -> Weights:
+        """Take a module's weights; its parameters become views of the fused ones."""
+        body, head = cast(Any, model).model, cast(Any, model).lm_head.weight
+        embedding = Dense(body.embed_tokens.weight.data)
+        return cls(
+            embedding=embedding,
+            head=embedding if head is body.embed_tokens.weight else Dense(head.data),
+            norm=body.norm.weight.data,
+            layers=[_read_layer(layer, config, i) for i, layer in enumerate(body.layers)],
+            inv_freq=body.rotary_emb.inv_freq.float(),
+            rope_scale=float(getattr(body.rotary_emb, "attention_scaling", 1.0)),
+        )
+
+    def narrowed(self, precision: Precision) -> Weights:
+        """Return the same with the vocabulary's tables in the form that ``precision`` stores."""
+        embedding = precision.narrow(self.embedding)
+        head = embedding if self.head is self.embedding else precision.narrow(self.head)
+        return replace(self, embedding=embedding, head=head)
 
 
 def _fuse(linears: Sequence[nn.Linear]) -> Dense:
@@ -136,35 +176,34 @@ def can_fuse(config: Any) -> bool:
 class FusedForward:
     """Our own forward; see the module's text."""
 
-    def __init__(self, model: nn.Module, config: Any) -> None:
+    def __init__(self, model: nn.Module | Weights, config: Any) -> None:
+        """Compute with a module's weights, which stay its own, or with ones read before (on the CPU)."""
         self._heads = int(config.num_attention_heads)
         self._groups = int(config.num_key_value_heads)
         dim = getattr(config, "head_dim", None)
         self._dim = int(dim or config.hidden_size // self._heads)
         self._eps = float(config.rms_norm_eps)
-        body = cast(Any, model).model
-        self._embedding: Tensor = body.embed_tokens.weight.data
-        self._norm: Tensor = body.norm.weight.data
-        self._head_weight: Tensor = cast(Any, model).lm_head.weight.data
-        self._head: Linear = Dense(self._head_weight)
-        self._dense = [_read_layer(layer, config, i) for i, layer in enumerate(body.layers)]
-        self._layers = self._dense
-        self._windows = {layer.window for layer in self._dense}
+        self.weights = model if isinstance(model, Weights) else Weights.of(model, config)
+        self._tables = self.weights
+        self._head: Linear = self.weights.head
+        self._layers = self.weights.layers
+        self._norm = self.weights.norm
+        self._windows = {layer.window for layer in self._layers}
         self.precision: Precision | None = None
-        self._inv_freq: Tensor = body.rotary_emb.inv_freq.float()
-        self._rope_scale = float(getattr(body.rotary_emb, "attention_scaling", 1.0))
-        self._cos = self._sin = self._embedding.new_empty(0, 1, self._dim)
+        self._like = self._norm.new_empty(0)
+        """Device and number format of the residual stream."""
+        self._cos = self._sin = self._like.new_empty(0, 1, self._dim)
 
     def new_cache(self) -> Slot:
         """Return an empty slot of this model's shape."""
         shares = not any(self._windows)
-        return Slot(len(self._layers), self._groups, self._dim, self._embedding, shares)
+        return Slot(len(self._layers), self._groups, self._dim, self._like, shares)
 
     def head(self, hidden: Tensor, allowed: Tensor | None = None) -> Tensor:
         """Return fp32 logits of ``hidden [rows, width]``; ``allowed`` picks rows of the head."""
         if allowed is None:
             return self._head(hidden).float()
-        return F.linear(hidden, self._head_weight[allowed]).float()
+        return F.linear(hidden, self._tables.head.rows(allowed, hidden.dtype)).float()
 
     def set_precision(self, precision: Precision | None, wait: bool = True) -> None:
         """Compute every linear layer in ``precision``; None: with the weights as loaded.
@@ -173,9 +212,10 @@ class FusedForward:
         they are prepared in the background, while a first prompt is computed.
         """
         self.precision = precision
-        dense = Dense(self._head_weight)
-        self._head = dense if precision is None else precision.linear(dense)
-        self._layers = self._dense if precision is None else [x.converted(precision) for x in self._dense]
+        loaded = self.weights
+        self._tables = loaded if precision is None else loaded.narrowed(precision)
+        self._head = loaded.head if precision is None else precision.linear(self._tables.head)
+        self._layers = loaded.layers if precision is None else [x.converted(precision) for x in loaded.layers]
         # the head is the largest, so it comes last, when the other layers have freed their fp32 weights
         linears = [*(part for layer in self._layers for part in layer.linears()), self._head]
         if wait:
@@ -185,23 +225,19 @@ class FusedForward:
 
     def refresh(self) -> None:
         """Take over weights that were changed in place."""
-        if self.precision is not None and self._dense:
+        if self.precision is not None and self.weights.layers:
             self.set_precision(self.precision)
 
     def release(self, model: nn.Module) -> bool:
-        """Free the decoder's fp32 linear weights if the precision in use never needs them.
+        """Free the fp32 weights, apart from norms, if the precision in use never needs them.
 
         ``model``, whose parameters are views of them, is left with empty ones: it can be neither run nor
-        trained. Only embeddings, norms and the head stay. Returns whether anything was freed.
+        trained. Returns whether anything was freed.
         """
-        if self.precision is None or not self.precision.every or not self._dense:
+        if self.precision is None or not self.precision.every or not self.weights.layers:
             return False
-        self._dense = []
-        for layer in cast(Any, model).model.layers:
-            for part in (*layer.self_attn.children(), *layer.mlp.children()):
-                weight = getattr(part, "weight", None)
-                if weight is not None and weight.ndim == 2:
-                    weight.data = weight.data.new_empty(0)
+        self.weights = replace(self._tables, layers=[])
+        empty(model)
         return True
 
     def hidden(
@@ -219,10 +255,10 @@ class FusedForward:
         counts = [len(ids) for _, ids in batch]
         for slot, count in zip(slots, counts, strict=True):
             slot.reserve(slot.length + count)
-        flat = to_device([i for _, ids in batch for i in ids], self._embedding.device)
+        flat = to_device([i for _, ids in batch for i in ids], self._like.device)
         cos, sin = self._rotation(slots, counts)
-        plan = layout(slots, counts, self._windows, self._embedding)
-        x = F.embedding(flat, self._embedding)
+        plan = layout(slots, counts, self._windows, self._like)
+        x = self._tables.embedding.rows(flat, self._like.dtype)
         if look is not None:
             look("model.embed_tokens", x)
         for index, layer in enumerate(self._layers):
@@ -253,14 +289,15 @@ class FusedForward:
         """Return cosines and signed sines ``[P, 1, D]`` of positions 0 to P, with P >= ``positions``."""
         if positions > self._cos.shape[0]:
             size = -(-positions // 1024) * 1024
-            angles = torch.arange(size, device=self._inv_freq.device).float()[:, None] * self._inv_freq
-            cos, sin = angles.cos() * self._rope_scale, angles.sin() * self._rope_scale
+            frequencies, scale = self.weights.inv_freq, self.weights.rope_scale
+            angles = torch.arange(size, device=frequencies.device).float()[:, None] * frequencies
+            cos, sin = angles.cos() * scale, angles.sin() * scale
             # sin carries the sign of rotate_half, so that a plain roll of the halves is enough
-            self._cos = torch.cat([cos, cos], -1)[:, None].to(self._embedding)
-            self._sin = torch.cat([-sin, sin], -1)[:, None].to(self._embedding)
+            self._cos = torch.cat([cos, cos], -1)[:, None].to(self._like)
+            self._sin = torch.cat([-sin, sin], -1)[:, None].to(self._like)
         return self._cos, self._sin
 
-    def _layer(self, x: Tensor, index: int, w: _Layer, cos: Tensor, sin: Tensor, plan: Plan) -> Tensor:
+    def _layer(self, x: Tensor, index: int, w: Layer, cos: Tensor, sin: Tensor, plan: Plan) -> Tensor:
         """One decoder layer over all rows; ``x [R, width]`` is updated in place and returned."""
         heads, groups, dim = self._heads, self._groups, self._dim
         qkv = w.qkv(self._rms(x, w.norm)).view(-1, heads + 2 * groups, dim)
@@ -273,6 +310,14 @@ class FusedForward:
         return x
 
 
+def empty(model: nn.Module) -> None:
+    """Free a module's matrices."""
+    for part in model.modules():
+        weight = getattr(part, "weight", None)
+        if isinstance(weight, Tensor) and weight.ndim == 2:
+            weight.data = weight.data.new_empty(0)
+
+
 def _last_rows(x: Tensor, counts: Sequence[int], tails: Sequence[int] | None) -> Tensor:
     """Return the last ``tails[i]`` (None: 1) of each sequence's ``counts[i]`` rows of ``x``."""
     wanted = tails or [1] * len(counts)
@@ -283,11 +328,11 @@ def _last_rows(x: Tensor, counts: Sequence[int], tails: Sequence[int] | None) ->
     return x[to_device(rows, x.device)]
 
 
-def _read_layer(layer: Any, config: Any, index: int) -> _Layer:
+def _read_layer(layer: Any, config: Any, index: int) -> Layer:
     """Fuse one transformers decoder layer; its parameters become views of the fused tensors."""
     attention, mlp = layer.self_attn, layer.mlp
     normed = hasattr(attention, "q_norm")
-    return _Layer(
+    return Layer(
         norm=layer.input_layernorm.weight.data,
         qkv=_fuse([attention.q_proj, attention.k_proj, attention.v_proj]),
         q_norm=attention.q_norm.weight.data if normed else None,

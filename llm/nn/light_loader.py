@@ -200,4 +200,7 @@ def assemble(config: Any, weights: dict[str, Tensor], folder: Path | None = None
     model.model.rotary_emb = type(model.model.rotary_emb)(config=config)
     if frequencies is not None:
         model.model.rotary_emb.inv_freq = frequencies
+    embedding = model.model.embed_tokens
+    if hasattr(embedding, "embed_scale"):  # Gemma's; built without memory too
+        embedding.embed_scale = torch.tensor(embedding.scalar_embed_scale)
     return model

@@ -29,6 +29,7 @@ from ..gguf.weights import read_weights, shape_header
 from .adapter import adapter_fingerprint, check_base, merge_adapter
 from .device import DTYPES, probe_device
 from .forward import can_fuse
+from .hub import fetch_hub, is_hub_file
 from .light_loader import LightModel, assemble, full_config, light_config, read_light
 from .low_precision import PRECISIONS
 
@@ -111,14 +112,7 @@ def load_model(
         torch.set_num_threads(choice.threads)
     folder = locate_model(str(name))
     adapter_folder = None if adapter is None else Path(adapter).expanduser()
-    if adapter_folder is not None and not (adapter_folder / "adapter_config.json").exists():
-        raise ModelUnavailable(f"no adapter_config.json in {adapter_folder}: is it a PEFT folder?")
-    base = weights_fingerprint(folder)
-    fingerprint = base
-    if adapter_folder is not None:
-        check_base(adapter_folder, base)
-        parts = f"{base}+{adapter_fingerprint(adapter_folder)}"
-        fingerprint = hashlib.sha256(parts.encode()).hexdigest()
+    base, fingerprint = fingerprints(folder, adapter_folder)
     config: Any = light_config(folder) if light else None
     model: Any = None if config is None else _light(folder, config, DTYPES[choice.dtype])
     if model is None:
@@ -141,6 +135,17 @@ def load_model(
         choice.precisions,
         choice.verify,
     )
+
+
+def fingerprints(folder: Path, adapter: Path | None) -> tuple[str, str]:
+    """Return the fingerprints of a base, and of the base with its adapter, which must be for that base."""
+    if adapter is not None and not (adapter / "adapter_config.json").exists():
+        raise ModelUnavailable(f"no adapter_config.json in {adapter}: is it a PEFT folder?")
+    base = weights_fingerprint(folder)
+    if adapter is None:
+        return base, base
+    check_base(adapter, base)
+    return base, hashlib.sha256(f"{base}+{adapter_fingerprint(adapter)}".encode()).hexdigest()
 
 
 def weights_fingerprint(folder: Path) -> str:
@@ -209,25 +214,13 @@ def locate_model(name: str) -> Path:
     folder = Path(name).expanduser()
     if folder.is_dir() or (is_gguf(folder) and folder.is_file()):
         return folder
+    if is_hub_file(name):
+        return fetch_hub(name)
     if is_gguf(folder):
         raise ModelUnavailable(f"no such file: {name}")
     if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
         raise ModelUnavailable(f"no model folder {name}: give an existing folder or a hub name (owner/model)")
-    from huggingface_hub import snapshot_download
-
-    patterns = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
-    try:
-        return Path(snapshot_download(name, local_files_only=True, allow_patterns=patterns))
-    except (OSError, ValueError):
-        pass  # not here yet: ask the hub
-    try:
-        return Path(snapshot_download(name, allow_patterns=patterns))
-    except Exception as error:  # the hub's client raises errors of several HTTP libraries
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelUnavailable(
-            f"{name} is no folder here and could not be fetched from the hub ({reason}): "
-            "check the name and the network, or give a local folder"
-        ) from error
+    return fetch_hub(name)
 
 
 def _module(folder: Path, config: Any, dtype: torch.dtype) -> Any:

@@ -126,7 +126,7 @@ class GrammarCompiler:
             raise GrammarError("no call is allowed here, so there is nothing to say")
         if len(set(names)) < len(names):
             raise GrammarError(f"the same call is allowed twice: {', '.join(sorted(names))}")
-        source = LLMatcher.grammar_from_lark(self._lark(calls, thought_chars))
+        source = LLMatcher.grammar_from_lark(self.lark(calls, thought_chars))
         prototype = LLMatcher(self.ll, source, log_level=0)
         if prototype.is_error():
             raise GrammarError(self._blame(calls, prototype.get_error()))
@@ -146,7 +146,7 @@ class GrammarCompiler:
                 return f"the schema of the call {call.name!r}: {reason[2] or reason[0]}"
         return f"the grammar does not compile: {error.splitlines()[0]}"
 
-    def _lark(self, calls: Sequence[CallSpec], thought_chars: int) -> str:
+    def lark(self, calls: Sequence[CallSpec], thought_chars: int = 0) -> str:
         """Write the grammar in llguidance's Lark dialect."""
         lines = [
             f"start: {'THOUGHT? ' if thought_chars > 0 else ''}{self._mark(CALL_OPEN)} call "

@@ -201,20 +201,20 @@ class ChatTokenizer:
     def _eos(self, folder: Path, declared: str) -> int:
         """Return the id that ends a message: the format's own end token, or the model's eos token."""
         end = _first(self.format.ends["assistant"], self._added)
-        token = declared if end is None else end
-        if token not in self._added and self._full.token_to_id(token) is None:
+        found = self._full.token_to_id(declared if end is None else end)
+        if found is None:
             raise ModelUnavailable(f"{folder}: the tokenizer has neither {END} nor a declared eos_token")
-        return int(self._full.token_to_id(token))
+        return int(found)
 
     def _chat_format(self, place: Path, found: Vocabulary | None, bos: str, eos: str) -> ChatFormat:
         """Return the format of the model's own template; ChatML where there is none, or none that fits."""
         template = template_in(place) if found is None else found.chat_template
-        chosen: ChatFormat | None = CHATML
+        chosen = CHATML
         if template and not (START in self._added and END in self._added and is_chatml(template)):
-            chosen = read_template(template, bos, eos, list(self._added))
-            if chosen is None:
+            read = read_template(template, bos, eos, list(self._added))
+            if read is None:
                 log.warning("%s: its chat template cannot be kept append-only; ChatML is used instead", place)
-                chosen = CHATML
+            chosen = read or CHATML
         adds_bos = found is not None and found.adds_bos and not chosen.headers["user"].startswith(bos)
         return replace(chosen, begin=bos) if adds_bos else chosen
 

@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 from support.paths import BENCHMARKS
 
-from autogpt.llm.message import CallSpec
+from autogpt.llm.message import CallSpec, Message, ToolCall
+from autogpt.llm.registry import NANO
+from autogpt.llm.text.grammar import GrammarCompiler, teacher_ids
+from autogpt.llm.text.tokenizer import ChatTokenizer
 
 PATH = {"path": {"type": "string", "maxLength": 9}}
 CALL = CallSpec("look", {"type": "object", "properties": PATH}, "Look.")
@@ -46,6 +49,30 @@ def test_transcripts_survive_the_file(tmp_path: Path) -> None:
     whole = recording.Transcripts("m", "f", "t", (recording.GoalRecord("a", turns),))
     recording.save(whole, tmp_path / "t.zst")
     assert recording.load(tmp_path / "t.zst") == whole
+
+
+def test_transcripts_are_told_again_in_another_models_tokens(chat_folder: Path) -> None:
+    recording = part("recording")
+    told, compiler = ChatTokenizer(chat_folder), GrammarCompiler(ChatTokenizer(NANO))
+    text = ToolCall("look", {"path": "caf\u00e9 12"}).text()
+    messages = [Message("system", "Look at\nfiles."), Message("user", "Where?")]
+    turns = []
+    for result in ("nothing <|im_end|> here", "3 files"):
+        prompt = told.encode_messages(messages, continue_assistant=True).ids
+        said, forced = teacher_ids(GrammarCompiler(told).compile([CALL]), text)
+        turns.append(recording.TurnRecord(tuple(prompt), (CALL,), tuple(said), tuple(forced)))
+        messages += [Message("assistant", text, tuple(said)), Message("tool", result)]
+    whole = recording.Transcripts("m", "f", "t", (recording.GoalRecord("a", tuple(turns)),))
+    again = recording.retold(whole, told, compiler)
+    new = compiler.tokenizer
+    assert again.tokenizer == new.fingerprint
+    for one, other in zip(turns, again.goals[0].turns, strict=True):
+        assert new.decode(other.prompt) == told.decode(one.prompt)
+        assert list(other.said) == teacher_ids(compiler.compile([CALL]), text)[0]
+        assert len(other.said) == len(other.forced)
+        assert other.prompt.count(new.eos_id) == one.prompt.count(told.eos_id)
+    first, second = again.goals[0].turns
+    assert second.prompt[: len(first.prompt) + len(first.said)] == first.prompt + first.said
 
 
 def test_the_gate_lets_small_errors_pass_and_no_others() -> None:

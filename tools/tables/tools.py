@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -190,6 +190,26 @@ class TablesQuery(Tool):
 _READING = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
 
 
+def _odd_names(facts: Facts) -> list[str]:
+    """Return the tables' and columns' names that SQL wants quoted."""
+    tables: Mapping[str, Any] = facts.get("tables", {})
+    names = [*tables, *(column["name"] for entry in tables.values() for column in entry["columns"])]
+    return [name for name in dict.fromkeys(names) if not name.isidentifier()]
+
+
+def quote_names(sql: str, names: Iterable[str]) -> str:
+    """Return ``sql`` with ``names`` in double quotes wherever they stand bare: ``Year Joined = 1966``."""
+    found = sorted(names, key=len, reverse=True)
+    if not found:
+        return sql
+    bare = "|".join(rf"(?<!\w){re.escape(name)}(?!\w)" for name in found)
+    whole = {name.casefold(): name for name in found}
+    parts = re.split(r"""('(?:[^']|'')*'|"(?:[^"]|"")*"|\[[^\]]*\]|`[^`]*`)""", sql)
+    for i in range(0, len(parts), 2):  # the others are quoted already
+        parts[i] = re.sub(bare, lambda found: quote(whole[found[0].casefold()]), parts[i], flags=re.I)
+    return "".join(parts)
+
+
 def _only_reads(action: int, _first: str | None, second: str | None, *_where: str | None) -> int:
     if action == sqlite3.SQLITE_FUNCTION and second in ("load_extension", "fts3_tokenizer"):
         return sqlite3.SQLITE_DENY
@@ -225,13 +245,17 @@ class TablesSql(Tool):
         if not str(args["sql"]).strip():
             raise ToolError("the statement is empty; write a SELECT")
         conn = open_tables(ctx)
+        sql = str(args["sql"])
         conn.set_authorizer(_only_reads)
         try:
-            rows = fetch(conn, str(args["sql"]))
+            rows = fetch(conn, sql)
         except ToolError as error:
             if "not authorized" in str(error):
                 raise ToolError("only a SELECT statement is allowed") from None
-            raise
+            mended = quote_names(sql, _odd_names(ctx.facts))
+            if mended == sql:
+                raise
+            rows = fetch(conn, mended)
         finally:
             conn.set_authorizer(None)
         value = shape(rows, len(rows[0]) if rows else 1)

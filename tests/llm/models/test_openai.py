@@ -83,7 +83,7 @@ def test_a_server_with_tools_is_asked_for_one_and_its_call_comes_back_under_its_
     function = body["tools"][0]["function"]
     assert (function["name"], function["description"]) == ("files__read", "Read a file.")
     # bounds that a server's own grammar may not know stay here, where the answer is checked
-    assert function["parameters"]["properties"] == {"path": {"type": "string"}}
+    assert function["parameters"]["properties"] == {"path": {"type": "string", "maxLength": 20}}
     assert [message["role"] for message in body["messages"]] == ["system", "user"]
 
 
@@ -225,6 +225,16 @@ def test_of_several_calls_the_first_valid_one_is_taken() -> None:
     ]
     with serving(playing(whole({"content": "", "tool_calls": calls}))) as server:
         assert model_of(server).respond([prompt()])[0].call == finish("ok")
+
+
+def test_a_model_that_goes_on_after_its_call_is_stopped() -> None:
+    def play(_: Asked) -> Played:
+        return Played([piece(content=SAID), *[piece(content=" and") for _ in range(200)]], wait=0.02)
+
+    with serving(play) as server:
+        heard: list[str] = []
+        turn = model_of(server).respond([prompt()], lambda _, text: heard.append(text))[0]
+    assert turn.call == finish("ok") and len(heard) < 20 and len(server.seen) == 1
 
 
 def test_an_invalid_call_is_corrected_once_with_the_reason() -> None:

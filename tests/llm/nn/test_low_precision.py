@@ -20,7 +20,7 @@ from autogpt.llm.nn.build import make_forward
 from autogpt.llm.nn.device import DeviceChoice, probe_device
 from autogpt.llm.nn.forward import FusedForward
 from autogpt.llm.nn.load import LoadedModel
-from autogpt.llm.nn.low_precision import PRECISIONS, Dense, available, has_bf16
+from autogpt.llm.nn.low_precision import PRECISIONS, Dense, available, has_bf16, has_vnni, quantised
 from autogpt.llm.nn.precision import MAX_ERROR, logit_error, settle_precision
 
 V = 96
@@ -95,6 +95,25 @@ def test_bf16_gives_the_same_before_and_after_it_was_prepared() -> None:
     first, second = (PRECISIONS["bfloat16"].linear(Dense(weight)) for _ in range(2))
     second.prepare()
     assert torch.equal(first(x), second(x))
+
+
+@pytest.mark.parametrize("vnni", [True, False])
+def test_int8_with_outliers_is_as_near_as_its_weights(vnni: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if vnni and not has_vnni():
+        pytest.skip("this processor sums int8 products in 16 bits")
+    monkeypatch.setattr(low_precision, "has_vnni", lambda: vnni)
+    torch.manual_seed(5)
+    weight, x = torch.randn(48, 64), torch.randn(3, 64)
+    x[:, 7] *= 300.0  # leaves one step of 127 for all the others
+    stored = quantised(Dense(weight))
+    assert stored.scales is not None
+    exact = x @ (stored.weight.float() * stored.scales[:, None]).T
+    layer = PRECISIONS["int8"].linear(Dense(weight))
+    before = layer(x)
+    layer.prepare()
+    assert torch.equal(layer(x), before), "packed or not, sums are the same integers"
+    assert float((before - exact)[:, :].abs().max() / x.abs().max()) < 2e-3
+    assert layer(torch.full((1, 64), float("nan"))).isnan().all()
 
 
 def test_a_row_in_int8_does_not_depend_on_its_neighbours() -> None:

@@ -328,6 +328,21 @@ def test_sql_reads(both: ToolContext) -> None:
         SQL.run({"sql": "SELECT nope FROM suppliers"}, both)
 
 
+def test_sql_takes_names_with_blanks_without_their_quotes(ctx: ToolContext) -> None:
+    text = "Year Joined,Year,Town\n1966,1,Graz\n1970,2,Year Joined\n"
+    (ctx.workspace / "odd.csv").write_text(text, encoding="utf-8")
+    describe(ctx, "odd.csv")
+    for statement in (
+        "SELECT Town FROM odd WHERE year joined = 1966 AND Year = 1",
+        "SELECT Town FROM odd WHERE \"Year Joined\" = 1966 AND Year Joined < 1970",
+    ):
+        assert SQL.run({"sql": statement}, ctx).value == ["Graz"]
+    statement = "SELECT Year FROM odd WHERE Town = 'Year Joined' AND Year Joined = 1970"
+    assert SQL.run({"sql": statement}, ctx).value == [2]
+    with pytest.raises(ToolError, match="no such column: gone"):
+        SQL.run({"sql": "SELECT gone FROM odd WHERE Year Joined = 1"}, ctx)
+
+
 @pytest.mark.parametrize(
     "statement",
     [

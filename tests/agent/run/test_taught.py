@@ -1,0 +1,67 @@
+"""A model under the teaching prompt is guided more closely: it looks, and carries out what it planned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from autogpt.agent.goals.load import Goal
+from autogpt.agent.run.rollout import Rollout
+from autogpt.llm.message import Prompt, ToolCall
+from autogpt.llm.models.scripted import ScriptedModel
+from autogpt.text import Prompting
+from autogpt.tools.registry import builtins
+
+TABLE = {"t.csv": "town,n\nGraz,1\nLinz,2\n"}
+
+
+def asked(prompting: Prompting, goal: dict[str, object], steps: Sequence[ToolCall]) -> Sequence[Prompt]:
+    """Run ``goal`` and return what the model was asked."""
+    model = ScriptedModel(steps, check=False)
+    model.prompting = prompting
+    Rollout(model, builtins()).run([Goal.model_validate({"grants": {"write": ["*"]}, **goal})])
+    return model.prompts
+
+
+def names(prompt: Prompt) -> list[str]:
+    return [call.name for call in prompt.calls]
+
+
+def planned(prompt: Prompt) -> list[str]:
+    plan = next(call for call in prompt.calls if call.name == "plan")
+    found: list[str] = plan.parameters["properties"]["steps"]["items"]["properties"]["tool"]["enum"]
+    return found
+
+
+@pytest.mark.parametrize(("prompting", "may"), [("teaching", False), ("names", True), ("typed", True)])
+def test_a_goal_with_inputs_is_not_answered_before_a_look(prompting: Prompting, may: bool) -> None:
+    end = [ToolCall("finish", {"answer": "2"})]
+    first = asked(prompting, {"goal": "how many towns?", "files": TABLE}, end)
+    assert ("finish" in names(first[0])) is may
+
+
+def test_a_goal_without_inputs_may_be_answered_at_once() -> None:
+    first = asked("teaching", {"goal": "hello"}, [ToolCall("finish", {"answer": "Hello!"})])
+    assert names(first[0]) == ["plan", "finish", "ask"]
+
+
+def test_a_plan_names_only_tools_that_can_run() -> None:
+    end = [ToolCall("finish", {"answer": "5"})]
+    without = planned(asked("teaching", {"goal": "2 + 3"}, end)[0])
+    assert "calculator" in without and not any(name.startswith("tables.") for name in without)
+    assert "tables.sql" in planned(asked("teaching", {"goal": "how many?", "files": TABLE}, end)[0])
+    assert "tables.sql" in planned(asked("names", {"goal": "2 + 3"}, end)[0])
+
+
+def test_what_was_planned_to_be_written_is_written_before_the_end() -> None:
+    steps = [
+        ToolCall("plan", {"steps": [{"tool": name, "for": "n"} for name in ("tables.sql", "files.write")]}),
+        ToolCall("tables.sql", {"sql": "SELECT sum(n) FROM t"}),
+        ToolCall("files.write", {"path": "sum.txt", "content": "$2"}),
+        ToolCall("finish", {"answer": "$2"}),
+    ]
+    goal = {"goal": "write the sum of n to sum.txt", "files": TABLE}
+    found = asked("teaching", goal, steps)
+    assert ["finish" in names(prompt) for prompt in found] == [False, False, False, True]
+    assert ["finish" in names(prompt) for prompt in asked("names", goal, steps)] == [True, False, True, True]
