@@ -141,7 +141,7 @@ def make_episodes(args: argparse.Namespace) -> int:
     if not args.scale > 0:
         raise UsageError("--scale must be above 0")
     source = Path(ModelRegistry(load().home).resolve(args.model).source)
-    if not source.is_dir():
+    if not source.exists():
         raise UsageError(f"{args.model}: not a model on this machine; its tokenizer is needed")
     folder = Path(args.out)
     expected = size(args.recipe) * args.scale

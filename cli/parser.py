@@ -293,8 +293,9 @@ def _training(groups: Group) -> None:
     made.add_argument("--scale", type=float, default=1.0, metavar="S", help="share of the whole (default: 1)")
     made.add_argument("--seed", type=int, default=0, metavar="N", help="other episodes")
     made.add_argument(
-        "--recipe", choices=["whole", "update", "recall", "replay"], default="whole",
-        help="whole: to train from the base model (default); update: to mend an adapter; replay: what ships",
+        "--recipe", choices=["whole", "medium", "large", "update", "recall", "replay"], default="whole",
+        help="whole: to train `small` from its base (default); medium, large: the same for these, with typed "
+        "tools; update: to mend an adapter; replay: what ships",
     )  # fmt: skip
     made.add_argument("--without", metavar="SUITE", action="append", default=[],
                       help="leave this suite's goals out (repeatable)")  # fmt: skip

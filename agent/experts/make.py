@@ -24,6 +24,7 @@ from typing import Any
 
 from ...errors import UsageError
 from ...llm.text.tokenizer import ChatTokenizer
+from ...text import Prompting
 from ...tools.registry import Registry, builtins
 from . import (
     conversations,
@@ -163,6 +164,8 @@ RECIPES: dict[str, Mapping[str, int]] = {
     },
 }  # fmt: skip
 """Tasks per family at scale 1."""
+TYPED = ("medium", "large")
+"""Recipes whose episodes show tools by typed signatures; the others are for models that know names only."""
 
 
 def size(recipe: str) -> int:
@@ -215,7 +218,8 @@ def make(
     except OSError as error:
         raise UsageError(f"{folder}: cannot make this folder ({error.strerror})") from error
     report = Report()
-    recorder = Recorder(ChatTokenizer(tokenizer_folder), registry or builtins(), seed)
+    prompting: Prompting = "typed" if recipe in TYPED else "names"
+    recorder = Recorder(ChatTokenizer(tokenizer_folder), registry or builtins(), seed, prompting)
     samples: list[dict[str, Any]] = []
     for sample in recorder.samples(mixture(seed, scale, recipe, without)):
         samples.append(sample)

@@ -215,10 +215,12 @@ _VALUES = ("{key}: {value}", "{key} {value}", "the {key} is {value}", "with {key
 
 
 def requests(rng: random.Random, number: int) -> Iterator[Task]:
-    """Yield ``number`` goals of one call each, worded from the tool's description and examples in it."""
+    """Yield up to ``number`` goals of one call each, worded from the tool's description and its examples."""
     known = [function for function in apis().values() if re.match(r"[A-Z][a-z]+ ", function.description)]
     made = 0
-    while made < number:
+    for _ in range(50 * number):
+        if made >= number:
+            return
         function = rng.choice(known)
         arguments = {
             key: value

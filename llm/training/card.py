@@ -19,6 +19,7 @@ _TITLES = {
     "base": "Base",
     "base_sha256": "Base weights (fingerprint)",
     "tokenizer_sha256": "Tokenizer (sha256)",
+    "prompting": "Prompting",
     "method": "Method",
     "adapter": "Adapter",
     "parent": "Trained from",
@@ -53,6 +54,8 @@ _TITLES = {
 }
 _NOTICE = {
     "small": "A fine-tuning of SmolLM2-135M-Instruct (Apache-2.0) for AutoGPT's tool calls, in English.",
+    "medium": "A fine-tuning of Qwen2.5-Coder-0.5B-Instruct (Apache-2.0) for AutoGPT's tool calls.",
+    "large": "A fine-tuning of Qwen2.5-Coder-1.5B-Instruct (Apache-2.0) for AutoGPT's tool calls.",
     "nano": "Trained from nothing in minutes, for tests and as proof that the factory works. It is weak: "
     "nothing falls back to it.",
 }

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import UsageError
-from ...files import replace_file, sha256_of
-from ..fetch import BASE_FINGERPRINT
+from ...files import replace_file
+from ..fetch import base_name
 
 if TYPE_CHECKING:
     import torch
@@ -102,15 +102,12 @@ def base_facts(base: Path) -> tuple[str, dict[str, str | int]]:
         ModelUnavailable: the base is missing or damaged.
     """
     from ..nn.load import weights_fingerprint
+    from ..text.tokenizer import ChatTokenizer
 
-    fingerprint, tokenizer = weights_fingerprint(base), base / "tokenizer.json"
-    return (
-        "small" if fingerprint == BASE_FINGERPRINT else str(base),
-        {
-            "base_sha256": fingerprint,
-            "tokenizer_sha256": sha256_of(tokenizer) if tokenizer.is_file() else "",
-        },
-    )
+    fingerprint = weights_fingerprint(base)
+    readable = base.is_file() or (base / "tokenizer.json").is_file()
+    tokenizer = ChatTokenizer(base).fingerprint if readable else ""
+    return base_name(fingerprint) or str(base), {"base_sha256": fingerprint, "tokenizer_sha256": tokenizer}
 
 
 def write_fp16(path: Path, tensors: dict[str, torch.Tensor]) -> None:

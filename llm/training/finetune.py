@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from ...errors import ModelUnavailable, UsageError
-from ..fetch import base_folder
+from ...text import Prompting
+from ..fetch import BUILT_IN, base_source
+from ..gguf.header import is_gguf
 from .card import write_card
 from .checkpoint import Checkpoint, base_facts, write_whole
 from .data import data_hash, read_samples
@@ -31,7 +33,10 @@ class FinetuneConfig(SupervisedConfig):
     kind: Literal["finetune"] = "finetune"
     name: str = "small"
     base: Path
-    """Folder of the base model in Hugging Face format; ``small`` in a file means the fetched one."""
+    """Folder of the base model in Hugging Face format, or a GGUF file, which is trained as it is dequantised;
+    ``small``, ``medium`` and ``large`` in a file mean the fetched ones."""
+    prompting: Prompting = "names"
+    """How the samples prompt, and so how what is trained wants to be prompted (kept in its card)."""
     data: list[Path] = Field(min_length=1)
     """Training files; see ``data.read_samples``."""
     eval_data: list[Path] = []
@@ -40,17 +45,32 @@ class FinetuneConfig(SupervisedConfig):
     """An adapter folder to go on from, in place of a fresh one."""
     rank: int = Field(default=16, gt=0)
     alpha: int = Field(default=32, gt=0)
+    int8: bool = False
+    """Write the adapter in int8: half the size, read by AutoGPT alone."""
     full: bool = False
     """Train all weights, and write a whole model folder (``out/model``) in place of an adapter."""
 
 
 def _pretrained(base: Path, dtype: Any) -> Any:
     """Return the base in this number format, in evaluation mode: nothing is dropped out."""
+    if is_gguf(base):
+        return _dequantised(base, dtype)
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     return AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
+
+
+def _dequantised(base: Path, dtype: Any) -> Any:
+    """Return a GGUF file's model as transformers' module in this number format."""
+    from ..gguf.weights import read_weights, shape_header
+    from ..nn.light_loader import assemble, full_config
+
+    model = assemble(full_config(base), dict(read_weights(shape_header(base), dtype)), base)
+    if model is None:
+        raise ModelUnavailable(f"{base}: its tensors are not those of its architecture")
+    return model.eval()
 
 
 def whole_model(base: Path, init: Path | None, device: str) -> Any:
@@ -77,11 +97,13 @@ def with_adapter(
     from . import lora
 
     model = _pretrained(base, dtype).to(device)
-    if device == "cpu":
-        lora.use_own_attention(model)
     if init:
-        return model, lora.load_adapter(model, init, base_name)
-    return model, lora.add_adapter(model, rank, alpha, base_name)
+        adapter = lora.load_adapter(model, init, base_name)
+    else:
+        adapter = lora.add_adapter(model, rank, alpha, base_name)
+    if device == "cpu":
+        lora.use_own_layers(model)
+    return model, adapter
 
 
 def finetune(config: FinetuneConfig, progress: OnStep | None = None) -> Report:
@@ -118,11 +140,12 @@ def finetune(config: FinetuneConfig, progress: OnStep | None = None) -> Report:
         )
 
     def write(state: Checkpoint) -> Path:
-        facts = {"name": config.name, "base": base_name, **identity, **state.facts()}
+        about = {"name": config.name, "base": base_name, "prompting": config.prompting}
+        facts = {**about, **identity, **state.facts()}
         if adapter is None:
             write_whole(model, config.base, folder, facts)
         else:
-            adapter.write(folder, facts)
+            adapter.write(folder, facts, config.int8)
         write_card(folder, facts)
         return folder
 
@@ -143,17 +166,20 @@ def finetune(config: FinetuneConfig, progress: OnStep | None = None) -> Report:
 def load_config(path: Path, roots: Sequence[Path] = ()) -> FinetuneConfig:
     """Read a training file (YAML). Relative paths are resolved by ``read_config``.
 
-    ``base: small`` is the fetched base, in the root that has it.
+    ``base: small`` (or ``medium``, ``large``) is the fetched base, in the root that has it.
 
     Raises:
         UsageError: names the file and the field that is wrong.
-        ModelUnavailable: ``base: small``, and it was not fetched.
+        ModelUnavailable: the base is named so, and it was not fetched.
     """
     config = read_config(path, FinetuneConfig, roots)
-    if str(config.base) == "small":
-        found = next((base_folder(root) for root in roots if base_folder(root).is_dir()), None)
+    if (name := str(config.base)) in BUILT_IN:
+        sources = (base_source(root, name) for root in roots)
+        found = next((source for source in sources if source.exists()), None)
         if found is None:
-            raise ModelUnavailable(f"{path}: base: `small` is not on this machine: run `autogpt model fetch`")
+            raise ModelUnavailable(
+                f"{path}: base: `{name}` is not on this machine: run `autogpt model fetch {name}`"
+            )
         config = config.model_copy(update={"base": found})
     return config
 

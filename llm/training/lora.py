@@ -2,18 +2,22 @@
 
 An adapter covers every linear layer but the vocabulary projection. Its folder is in PEFT's format
 (``adapter_config.json``, ``adapter_model.safetensors`` in fp16), with our facts in ``autogpt.json``; a test
-loads it with PEFT. The frozen weights may be in bf16 (CPUs that multiply it fast); the adapter's own weights
-and their gradients stay in fp32. Outside autocast a layer's forward and backward are one function each: 13 %
-less processor time per step of ``small`` than a chain of modules, and in bf16 1.4 times as fast as under
-autocast, which converts every weight at every pass (measured). There is no dropout: log-probabilities are
-compared, with a reference's and with an engine's.
+loads it with PEFT. In int8 it has half the size, for shipping, and only our own loader reads it. The frozen
+weights may be in bf16 (CPUs that multiply it fast); the adapter's own weights and their gradients stay in
+fp32. Outside autocast a layer's forward and backward are one function each: 13 % less processor time per step
+of ``small`` than a chain of modules, and in bf16 1.4 times as fast as under autocast, which converts every
+weight at every pass (measured). There is no dropout: log-probabilities are compared, with a reference's and
+with an engine's.
 
-On a CPU attention is ours too (``attend``): torch's own backward for it took a third of a step of a 0.5B
-model in bf16 with AMX, for a hundredth of its arithmetic; in plain matrix products it is a few percent.
+On a CPU (:func:`use_own_layers`) attention, norms and the gated part of the MLP are functions of that kind
+too. torch's own backward for attention took a third of a step of a 0.5B model in bf16 with AMX, for a
+hundredth of its arithmetic; in plain matrix products it is a few percent. What can be computed again from
+less is not kept between the passes, as memory is what limits a step.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import sys
@@ -27,7 +31,7 @@ from torch import Tensor, nn
 
 from ...errors import ModelUnavailable
 from ...files import replace_file
-from ..nn.adapter import lora_scale, read_adapter
+from ..nn.adapter import WEIGHTS, lora_scale, read_adapter, write_int8
 from .checkpoint import write_fp16
 
 _PREFIX = "base_model.model."
@@ -63,35 +67,30 @@ class _Product(torch.autograd.Function):
 
 
 class _Attention(torch.autograd.Function):
-    """``softmax(scale * q k' + mask) v`` for grouped heads; the weights are computed again going back.
+    """``softmax(scale * q k' + mask) v`` for grouped heads.
 
-    Shapes: q ``[B, H, T, D]``, k and v ``[B, G, S, D]`` with G dividing H, mask ``[1, 1, T, S]`` to be added.
+    Shapes: q ``[B, H, T, D]``, k and v ``[B, G, S, D]`` with G dividing H, mask ``[B or 1, 1, T, S]``.
     """
-
-    @staticmethod
-    def weights(q: Tensor, k: Tensor, mask: Tensor, scale: float) -> Tensor:
-        """Return ``[B G, H/G T, S]`` from q ``[B G, H/G T, D]`` and k ``[B G, S, D]``."""
-        scores = torch.bmm(q, k.transpose(1, 2)).mul_(scale)
-        scores.view(len(q), -1, *mask.shape[-2:]).add_(mask)
-        return torch.softmax(scores, -1)
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> Tensor:
         groups = q.shape[0] * k.shape[1]
         ctx.shapes, ctx.scale = (q.shape, k.shape), scale
-        q, k, v = (part.reshape(groups, -1, part.shape[-1]) for part in (q, k, v))
-        ctx.save_for_backward(q, k, v, mask)
-        return torch.bmm(_Attention.weights(q, k, mask, scale), v).view(ctx.shapes[0])
+        q, k, v = (part.reshape(groups, -1, part.shape[-1]) for part in (q * scale, k, v))
+        scores = torch.bmm(q, k.transpose(1, 2))
+        scores.view(*ctx.shapes[0][:2], *mask.shape[-2:]).add_(mask)
+        weights = torch.softmax(scores, -1)
+        ctx.save_for_backward(q, k, v, weights)
+        return torch.bmm(weights, v).view(ctx.shapes[0])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, mask = ctx.saved_tensors
+        q, k, v, weights = ctx.saved_tensors
         dy = gradients[0].reshape(q.shape)
-        weights = _Attention.weights(q, k, mask, ctx.scale)
         d_v = torch.bmm(weights.transpose(1, 2), dy)
         d_scores = torch._softmax_backward_data(torch.bmm(dy, v.transpose(1, 2)), weights, -1, q.dtype)
         d_q = torch.bmm(d_scores, k).mul_(ctx.scale)
-        d_k = torch.bmm(d_scores.transpose(1, 2), q).mul_(ctx.scale)
+        d_k = torch.bmm(d_scores.transpose(1, 2), q)
         of_q, of_k = ctx.shapes
         return d_q.view(of_q), d_k.view(of_k), d_v.view(of_k), None, None
 
@@ -110,17 +109,109 @@ def attend(
         attention_mask = blocked.masked_fill_(~attention_mask, torch.finfo(query.dtype).min)
     product: Any = _Attention.apply
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return product(query, key, value, attention_mask, scale).transpose(1, 2), None
+    parts = [query, key, value, attention_mask]
+    if torch.is_autocast_enabled("cpu"):  # which is off in the backward pass
+        parts = [part.to(torch.get_autocast_dtype("cpu")) for part in parts]
+    with torch.autocast("cpu", enabled=False):
+        return product(*parts, scale).transpose(1, 2), None
 
 
-def use_own_attention(model: Any) -> None:
-    """Let a decoder of transformers attend by :func:`attend`."""
+def use_own_layers(model: Any) -> None:
+    """Let a decoder of transformers, with its adapter, compute by the functions of this module."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
     AttentionInterface.register(_OWN, attend)
     AttentionMaskInterface.register(_OWN, sdpa_mask)
     model.set_attn_implementation(_OWN)
+    known = model.config.model_type in ("llama", "mistral", "qwen2", "qwen3")
+    if not known or model.config.hidden_act != "silu":
+        return
+    for name, part in list(model.named_modules()):
+        if type(part).__name__.endswith("RMSNorm"):
+            model.set_submodule(name, RMSNorm(part.weight, part.variance_epsilon))
+        elif isinstance(getattr(part, "down_proj", None), LoRALinear):
+            model.set_submodule(name, GatedMLP(part.gate_proj, part.up_proj, part.down_proj))
+
+
+class _Norm(torch.autograd.Function):
+    """RMS norm in fp32, rounded before its frozen weight is applied, as transformers does; keeps x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+        wide = x.float()
+        factor = wide.square().mean(-1, keepdim=True).add_(epsilon).rsqrt_()
+        ctx.save_for_backward(x, weight, factor)
+        return weight * (wide * factor).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, factor = ctx.saved_tensors
+        normed = x.float() * factor
+        d_normed = (gradients[0] * weight).float()
+        along = (d_normed * normed).mean(-1, keepdim=True)
+        return d_normed.sub_(normed.mul_(along)).mul_(factor).to(x.dtype), None, None
+
+
+class RMSNorm(nn.Module):
+    """An RMS norm with a frozen weight."""
+
+    def __init__(self, weight: nn.Parameter, epsilon: float) -> None:
+        super().__init__()
+        self.weight, self.epsilon = weight, epsilon
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``x [..., width]`` normalised."""
+        product: Any = _Norm.apply
+        y: Tensor = product(x, self.weight, self.epsilon)
+        return y
+
+
+class _Gated(torch.autograd.Function):
+    """:class:`_Product` of ``silu(gate) * up``, which is computed again going back."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, gate: Tensor, up: Tensor, weight: Tensor, a: Tensor, b: Tensor, scale: float
+    ) -> Tensor:
+        shape, gate, up = gate.shape, gate.reshape(-1, gate.shape[-1]), up.reshape(-1, up.shape[-1])
+        rows = nn.functional.silu(gate).mul_(up)
+        a, b = a.to(rows.dtype), b.to(rows.dtype)
+        inner = rows @ a.t()
+        y = (rows @ weight.t()).addmm_(inner, b.t(), alpha=scale)
+        ctx.save_for_backward(gate, up, weight, inner, a, b)
+        ctx.scale, ctx.shape = scale, shape
+        return y.view(*shape[:-1], y.shape[-1])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        gate, up, weight, inner, a, b = ctx.saved_tensors
+        dy = gradients[0].reshape(-1, gradients[0].shape[-1])
+        opened = nn.functional.silu(gate)
+        d_inner = (dy @ b).mul_(ctx.scale)
+        d_b = (dy.t() @ inner).float().mul_(ctx.scale)
+        d_a = (d_inner.t() @ (opened * up)).float()
+        d_rows = (dy @ weight).addmm_(d_inner, a)
+        d_gate = torch.ops.aten.silu_backward(d_rows * up, gate)
+        return d_gate.view(ctx.shape), d_rows.mul_(opened).view(ctx.shape), None, d_a, d_b, None
+
+
+class GatedMLP(nn.Module):
+    """The MLP of Llama and its like, ``down(silu(gate(x)) * up(x))``, with an adapter."""
+
+    def __init__(self, gate: LoRALinear, up: LoRALinear, down: LoRALinear) -> None:
+        super().__init__()
+        self.gate_proj, self.up_proj, self.down_proj = gate, up, down
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the layer's output for ``x [..., width]``."""
+        gate, up, down = self.gate_proj(x), self.up_proj(x), self.down_proj
+        if torch.is_autocast_enabled(x.device.type) or down.bias is not None:
+            plain: Tensor = down(nn.functional.silu(gate) * up)
+            return plain
+        product: Any = _Gated.apply
+        y: Tensor = product(gate, up, down.weight, down.lora_A, down.lora_B, down.scale)
+        return y
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -189,8 +280,8 @@ class Adapter:
     layers: Mapping[str, LoRALinear]
     settings: Mapping[str, Any]
 
-    def write(self, folder: Path, facts: Mapping[str, object]) -> None:
-        """Write the folder: settings, fp16 weights, and ``facts`` as ``autogpt.json``."""
+    def write(self, folder: Path, facts: Mapping[str, object], int8: bool = False) -> None:
+        """Write the folder: settings, weights in fp16 or int8, and ``facts`` as ``autogpt.json``."""
         weights = {
             f"{_PREFIX}{name}.{part}.weight": getattr(layer, part)
             for name, layer in self.layers.items()
@@ -199,7 +290,10 @@ class Adapter:
         replace_file(
             folder / "adapter_config.json", json.dumps(dict(self.settings), indent=2, sort_keys=True)
         )
-        write_fp16(folder / "adapter_model.safetensors", weights)
+        if int8:
+            write_int8(folder, weights)
+        else:
+            write_fp16(folder / WEIGHTS, weights)
         replace_file(folder / "autogpt.json", json.dumps(dict(facts), indent=2))
 
 
@@ -282,3 +376,16 @@ def keep_memory() -> bool:
         return False
     mmap_max, trim_threshold = -4, -1  # parameter numbers of malloc.h
     return bool(mallopt(mmap_max, 0)) and bool(mallopt(trim_threshold, 2**31 - 1))
+
+
+def give_back_memory() -> None:
+    """Return what is free to the system, where :func:`keep_memory` kept it.
+
+    With blocks of ever other sizes the kept memory grows: to twice what a step of a 1.5B model needs. Once
+    after a long step this costs a second.
+    """
+    import ctypes
+
+    if sys.platform.startswith("linux"):
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL("libc.so.6").malloc_trim(0)

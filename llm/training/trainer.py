@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 _PAUSE = 20
 """A step that takes this many times the mean (and over 20 s) was interrupted, not slow."""
+_LONG_STEP = 10.0
+"""Seconds from which a step is long: a second to give memory back is little then."""
 _LINE_EVERY = 20
 """Steps between plain lines of progress."""
 
@@ -291,7 +293,7 @@ class Run:
             on_step: called after each step; default prints to the terminal.
             evaluate: gives the held-out loss, every ``eval_every`` steps and at the end.
         """
-        from .lora import keep_memory
+        from .lora import give_back_memory, keep_memory
 
         if self.device == "cpu":
             keep_memory()
@@ -308,6 +310,8 @@ class Run:
                 shown = self._account(started, rate, result, evaluate if due else None)
                 draw({**asdict(shown), **result.curves})
                 show(shown)
+                if self.device == "cpu" and time.monotonic() - started > _LONG_STEP:
+                    give_back_memory()
                 if time.monotonic() - saved > 60 * self.config.checkpoint_minutes:
                     self.save()
                     saved = time.monotonic()

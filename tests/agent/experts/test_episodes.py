@@ -313,9 +313,13 @@ def test_seed_and_scale_decide_the_mixture() -> None:
 
 def test_recipes_name_families_and_all_of_them_are_used() -> None:
     own = {"wikisql templated", "memory alone"}  # of what ships: nothing under a share-alike licence
-    assert set(RECIPES["whole"]) == set(FAMILIES) - own
+    new = {"requests", "services", "services asked first", "none fits", "instructions", "Chinese talk",
+           "Chinese tables"}  # fmt: skip
+    assert set(RECIPES["whole"]) == set(FAMILIES) - own - new
+    assert set(RECIPES["medium"]) == set(RECIPES["large"]) == set(RECIPES["whole"]) | new
     assert set(RECIPES["update"]) <= set(RECIPES["whole"])
-    assert own < set(RECIPES["replay"]) <= set(FAMILIES) - {"wtq", "tables", "tables beside tools", "memory"}
+    others = {"wtq", "tables", "tables beside tools", "memory"}
+    assert own < set(RECIPES["replay"]) <= set(FAMILIES) - new - others
 
 
 def test_goals_of_a_suite_can_be_left_out() -> None:
