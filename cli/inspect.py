@@ -23,6 +23,7 @@ from ..agent.run.memory import NoMemory, RunMemory
 from ..errors import AutoGPTError, ModelUnavailable, UsageError
 from ..llm.models.scripted import ScriptedModel
 from ..settings import Settings, config_files, load
+from ..text import Prompting
 from .models import OTHER_KINDS, others
 from .runs import disk_use
 from .tables import show_table, size
@@ -245,7 +246,9 @@ def first_prompt(goal: Goal, settings: Settings) -> list[Part]:
 
     count = _counter(settings)
     nothing = RunMemory(NoMemory()) if settings.memory else None
-    rollout = Rollout(ScriptedModel([]), open_registry(), memory=lambda goal: nothing)
+    model = ScriptedModel([])
+    model.prompting = _prompting(settings)
+    rollout = Rollout(model, open_registry(), memory=lambda goal: nothing)
     episode = rollout.open(goal)
     try:
         think = episode.advance()
@@ -257,6 +260,20 @@ def first_prompt(goal: Goal, settings: Settings) -> list[Part]:
     schemas = [(call.name, json.dumps(call.parameters, ensure_ascii=False)) for call in think.calls]
     told = [Part(name, text, count(text) if count else None) for name, text in parts]
     return told + [Part(f"call {name} (a mask, not read: no tokens)", text, 0) for name, text in schemas]
+
+
+def _prompting(settings: Settings) -> Prompting:
+    """Return how the model wants to be prompted; models of other kinds were not trained here."""
+    from ..llm.models.local import prompting_of
+    from ..llm.registry import ModelRegistry
+
+    if settings.model.startswith(OTHER_KINDS):
+        return "teaching"
+    try:
+        found = ModelRegistry(settings.home).resolve(settings.model)
+    except ModelUnavailable:
+        return "names"
+    return prompting_of(Path(found.source), found.adapter)
 
 
 def _counter(settings: Settings) -> Callable[[str], int] | None:

@@ -30,7 +30,7 @@ _HERE = Path(__file__).parent
 ADAPTERS = _HERE / "adapters"
 SHIPPED_ADAPTER = ADAPTERS / "small"
 NANO = _HERE / "nano"
-DEFAULT = "small"
+DEFAULT = "large"
 """The model in use until another is chosen, on a machine that has the memory for it."""
 _SYSTEM = 500_000_000
 """Bytes of memory left to the rest of the machine when a default is chosen."""
@@ -344,9 +344,15 @@ class ModelRegistry:
             found = json.loads(self._pointer.read_text(encoding="utf-8"))
             return str(found["current"]), str(found.get("before", ""))
         except FileNotFoundError:
-            return default_model().name, ""
+            return self._at_first(), ""
         except (OSError, ValueError, KeyError, TypeError) as problem:
             raise UsageError(f"{self._pointer}: unreadable ({problem}); remove it to start again") from None
+
+    def _at_first(self) -> str:
+        """Return the default of this machine; where only a smaller model was fetched, that one."""
+        default = default_model().name
+        smaller = [name for name in _BY_ANSWERS if BUILT_IN[name].memory < BUILT_IN[default].memory]
+        return next((name for name in (default, *smaller) if is_fetched(self.home, name)), default)
 
     def _point(self, current: str, before: str) -> None:
         found = {"current": current, "before": before}

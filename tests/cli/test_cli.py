@@ -17,6 +17,7 @@ import pytest
 from support.scripts import script
 
 from autogpt.cli.parser import main
+from autogpt.llm.registry import default_model
 
 CSV = "supplier,days,status\nNordfracht,5,late\nEilbote,0,on time\nNordfracht,2,late\nBlitz,1,late\n"
 QUERY = {
@@ -293,7 +294,7 @@ def test_tools_and_models_are_listed(capsys: pytest.CaptureFixture[str]) -> None
     assert {"tables.query", "files.write", "calculator"} <= set(names)
     assert main(["model", "list", "--json"]) == 0
     models = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [model["reference"] for model in models if model["in_use"]] == ["small"]
+    assert [model["reference"] for model in models if model["in_use"]] == [default_model().name]
 
 
 def test_prompts_show_renders_the_goal(capsys: pytest.CaptureFixture[str]) -> None:

@@ -51,7 +51,7 @@ def test_a_fetched_model_is_ready_and_can_be_used(
     assert before["ready"] is False and before["fetch"] == "autogpt model fetch medium"
     assert main(["model", "fetch", "medium", "--from", str(tiny.folder)]) == 0
     out = capsys.readouterr().out
-    assert "medium ready in " in out and "autogpt model use medium" in out
+    assert "medium ready in " in out and "in use is" not in out, "no other model is here, so it is used"
     assert "large (" in out and "2.5 GB of memory; autogpt model fetch large" in out
     assert main(["model", "use", "medium"]) == 0
     after = listed(capsys)["medium"]
@@ -152,9 +152,9 @@ def test_doctor_names_the_default_the_others_and_what_memory_there_is(
     monkeypatch.setattr(machine, "memory", lambda: Memory(8 * GB, 3 * GB))
     found = findings(capsys)
     assert str(found["default"]["detail"]).startswith(
-        "small on this machine: it needs 0.8 GB; this machine has "
+        "large on this machine: it needs 2.5 GB; this machine has "
     )
-    assert "large (" in str(found["default"]["detail"])
+    assert "small (" in str(found["default"]["detail"])
     assert found["memory"] == {
         "what": "memory", "fine": True, "detail": "3.0 GB available of 8.0 GB; medium needs about 1.2 GB",
     }  # fmt: skip

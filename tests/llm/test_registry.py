@@ -221,6 +221,19 @@ def test_the_default_is_the_best_one_allowed_that_this_machine_can_hold(
     assert ("does not fit" in choice.why) == (chosen != default)
 
 
+def test_a_smaller_model_that_was_fetched_is_used_where_the_default_was_not(
+    registry: ModelRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "default_model", lambda: models.Choice("large", ""))
+    assert registry.current() == "large", "nothing is here: what to fetch is the default"
+    fetched(registry)
+    assert registry.current() == "small"
+    has(registry, "large")
+    assert registry.current() == "large"
+    registry.use("small")
+    assert registry.current() == "small", "what was chosen stays"
+
+
 def test_too_little_memory_names_a_model_that_would_fit(registry: ModelRegistry, tmp_path: Path) -> None:
     def line(found: Resolved, available: int | None) -> str:
         return registry.too_little_memory(found, Memory(24 * GB, available))
