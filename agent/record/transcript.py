@@ -25,6 +25,7 @@ from .events import (
     PersonSaid,
     ToolIntent,
     ToolOutcome,
+    ToolsShown,
     ToolSpec,
 )
 from .record import Record
@@ -37,11 +38,13 @@ def messages(events: Sequence[Event]) -> tuple[Message, ...]:
     own = [_line(spec) for spec in started.tools if spec.source != "built-in"]
     shared = [_line(spec) for spec in started.tools if spec.source == "built-in"]
     kind = started.prompting
+    more = [prompts.more_tools(started.hidden_tools)] if started.hidden_tools else []
     system = prompts.system(shared, started.memory, kind)
     conversation = [Message("system", system, parts=_parts(shared, kind))]
     opening: str | None = None if started.mode == "chat" else str(started.goal.get("goal", ""))
     first = True
     seen: list[prompts.Observation] = []
+    fitting: list[prompts.ToolLine] = []
     remembered: list[prompts.MemoryLine] = []
     calls: dict[str, str] = {}
 
@@ -50,12 +53,15 @@ def messages(events: Sequence[Event]) -> tuple[Message, ...]:
         if opening is None:
             return
         if first:
-            text = prompts.goal(opening, own, seen, remembered, kind)
+            tools = [*own, *fitting, *more]
+            text = prompts.goal(opening, tools, seen, remembered, kind)
         else:
-            text = prompts.said(opening, seen, remembered)
-        conversation.append(Message("user", text, parts=_parts(own if first else [], kind, remembered)))
+            tools = list(fitting)
+            text = prompts.said(opening, seen, remembered, tools, kind)
+        conversation.append(Message("user", text, parts=_parts(tools, kind, remembered)))
         opening, first = None, False
         seen.clear()
+        fitting.clear()
         remembered.clear()
 
     begin = max((event.upto for event in events if isinstance(event, ConversationFolded)), default=1)
@@ -81,6 +87,11 @@ def messages(events: Sequence[Event]) -> tuple[Message, ...]:
             case ToolOutcome() if number >= begin:
                 text = prompts.observation(prompts.Observation(event.handle, event.tool, event.preview))
                 conversation.append(Message("tool", text))
+            case ToolsShown(by="driver"):
+                fitting.extend(map(_line, event.tools))
+            case ToolsShown():
+                lines = list(map(_line, event.tools))
+                conversation.append(Message("tool", prompts.found(lines, kind), parts=_parts(lines, kind)))
             case MemoryRecalled(by="driver"):
                 remembered.extend(_lines(event))
             case MemoryRecalled():
