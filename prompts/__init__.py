@@ -103,9 +103,9 @@ def _shown(tools: Sequence[ToolLine], prompting: Prompting) -> list[Shown]:
 
 def said(
     text: str,
+    tools: Sequence[ToolLine],
     observations: Sequence[Observation],
     remembered: Sequence[MemoryLine] = (),
-    tools: Sequence[ToolLine] = (),
     prompting: Prompting = "names",
 ) -> str:
     """Return a later user message of a conversation: further tools, what was recalled, newly added inputs."""

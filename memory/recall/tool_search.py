@@ -3,10 +3,11 @@
 Words are scored by BM25 (Robertson and Zaragoza 2009, with k1 = 1.2 and b = 0.75) over a tool's name (split
 at capitals, dots and underscores, counted :data:`NAME` times), its description, and its arguments' names and
 descriptions (counted :data:`ARGUMENT` times); how rare a word is comes from the tools at hand. Vectors are
-those of :mod:`autogpt.memory.embedding.static`, whatever embedder the memory uses, so that a ranking needs no
-download and no torch. Their cosine joins what tools call differently than people do, or in Chinese.
+those of :mod:`autogpt.memory.embedding.static` for name and description (arguments would blur them), whatever
+embedder the memory uses, so that a ranking needs no download and no torch. Their cosine joins what tools call
+differently than people do, or what is asked in Chinese.
 
-What is known of a tool's text is kept in the process (:func:`_read`); that costs about 0.2 ms a tool once.
+What is known of a tool's text is kept in the process (:func:`_read`); so a tool is read once.
 ``benchmarks/tool_retrieval.py`` measures how often the right tool is among the first.
 """
 
@@ -28,7 +29,7 @@ from ..write_gate.wording import stem
 
 NAME, ARGUMENT = 2.0, 0.5
 """How often a word of the name or of the arguments counts; one of the description counts once."""
-WORDS = 0.6
+WORDS = 0.5
 """The weight of the words' score, the best tool's being 1, beside the cosine."""
 _SATURATION, _LENGTH = 1.2, 0.75
 """BM25's k1 and b."""
@@ -80,7 +81,7 @@ def _read(name: str, description: str, arguments: str) -> _Tool:
     for text, weight in ((title, NAME), (description, 1.0), (arguments, ARGUMENT)):
         for word in _terms(text):
             counts[word] += weight  # type: ignore[assignment]
-    vector = shipped().vector(words_of(f"{title} {title} {description} {arguments}"))
+    vector = shipped().vector(words_of(f"{title} {description}"))
     return _Tool(counts, float(sum(counts.values())), vector)
 
 
