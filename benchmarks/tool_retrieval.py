@@ -3,10 +3,11 @@
 ``AUTOGPT_DATA=FOLDER python benchmarks/tool_retrieval.py [--split held_out|train] [--sizes 50,100] [--limit N]``
 
 Requests are Seal-Tools' (one call to several, counted only if the tools of all calls are shown) and what
-users of the Schema-Guided Dialogues said up to the first call. The right tools stand among others of Seal-Tools, as
-many as it takes; beside an SGD function stand the others of its service. Requests and right tools are of one
-split (``agent/experts/data.py``): the constants of ``memory/recall/tool_search.py`` were chosen on ``train``,
-``held_out`` is for reporting. Nothing that does nearly the same is taken out, so some misses are no errors.
+users of the Schema-Guided Dialogues said up to the first call. The right tools stand among others of
+Seal-Tools, as many as it takes; beside an SGD function stand the others of its service. Requests and right
+tools are of one split (``agent/experts/data.py``): the constants of ``memory/recall/tool_search.py`` were
+chosen on ``train``, ``held_out`` is for reporting. Nothing that does nearly the same is taken out, so some
+misses are no errors.
 
 ``words``, ``vectors`` and ``both`` are the ranking with one half or with its own weights. The last lines say
 what ranking the largest crowd takes: at first, when each tool's text is read, and later, wall and CPU time.
