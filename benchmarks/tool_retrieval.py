@@ -1,6 +1,6 @@
 """Of many registered tools, are the right ones among those that the model is shown? Measured without a model.
 
-``AUTOGPT_DATA=FOLDER python benchmarks/tool_retrieval.py [--split held_out|train] [--sizes 50,100] [--limit N]``
+``AUTOGPT_DATA=FOLDER python benchmarks/tool_retrieval.py [--split held_out|train] [--sizes 50] [--limit N]``
 
 Requests are Seal-Tools' (one call to several, counted only if the tools of all calls are shown) and what
 users of the Schema-Guided Dialogues said up to the first call. The right tools stand among others of
