@@ -25,8 +25,8 @@ from .events import (
     PersonSaid,
     ToolIntent,
     ToolOutcome,
-    ToolsShown,
     ToolSpec,
+    ToolsShown,
 )
 from .record import Record
 from .state import left_out

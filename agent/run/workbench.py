@@ -32,8 +32,8 @@ from ..record.events import (
     RunStarted,
     ToolIntent,
     ToolOutcome,
-    ToolsShown,
     ToolSpec,
+    ToolsShown,
 )
 from ..record.state import State
 from ..record.transcript import messages
@@ -75,7 +75,7 @@ def fitting(
     named: Collection[str] = (),
     count: int = SHOWN,
 ) -> list[str]:
-    """Return which of ``tools`` to describe for ``text``, in their order: all built-in ones, ``count`` others.
+    """Return which of ``tools`` to describe for ``text``: in their order, built-in ones and ``count`` others.
 
     The others are those in ``named``, those whose name stands in the text (these two without limit), and of
     the rest the ones that fit best. Few others are all described.
