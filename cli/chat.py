@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ..agent.goals.load import Goal, adapt
 from ..agent.open import open_model, open_registry, open_store, with_memory
-from ..agent.record.events import RunStarted
+from ..agent.record.record import Record
 from ..agent.record.state import State
 from ..agent.run.chat import ChatSession
 from ..agent.run.feedback import who
@@ -102,9 +102,11 @@ class Repl:
         commands[name](rest)
 
     def _tools(self, _: str) -> None:
-        first = self.session.events[0]
-        specs = first.tools if isinstance(first, RunStarted) else []
+        specs = Record(self.session.events).specs.values()
         show_table(("tool", "what it does"), [(spec.name, spec.description) for spec in specs])
+        hidden = State.of(self.session.events).hidden_tools
+        if hidden:
+            print(f"and {hidden} more, of which each message shows the model those that fit it")
 
     def _inputs(self, rest: str) -> None:
         verb, _, names = rest.partition(" ")

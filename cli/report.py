@@ -38,6 +38,7 @@ from ..agent.record.events import (
     RunInterrupted,
     RunStarted,
     ToolOutcome,
+    ToolsShown,
 )
 from ..agent.run.feedback import who
 from .alive import process as alive
@@ -385,6 +386,8 @@ def plain_lines(view: RunView, event: Event) -> Iterator[str]:
             state = "" if event.state == "done" else f"{event.state}: "
             result = f"{state}{name}{one_line(call.preview)[:PREVIEW_WIDTH]}"
             yield f"{kind:<7} {call.tool} {call.arguments} -> {result}"
+        case ToolsShown() if event.tools:
+            yield f"tools   {one_line(clean(', '.join(spec.name for spec in event.tools)))}"
         case MemoryRecalled():
             for entry in event.entries:
                 yield f"recall  [{entry.id}] {one_line(clean(entry.text))[:PREVIEW_WIDTH]}"

@@ -28,6 +28,7 @@ from ..agent.record.events import (
     RunStarted,
     ToolIntent,
     ToolOutcome,
+    ToolsShown,
 )
 from ..agent.run.workspace import original, undelivered
 
@@ -163,6 +164,8 @@ class RunView:
                 self.notes.append(f"asks: {clean(event.text)}")
             case PersonAnswered():
                 self.notes.append(f"told: {clean(event.text or event.decision or '')}")
+            case ToolsShown() if event.tools:
+                self.notes.append(f"found tools: {clean(', '.join(spec.name for spec in event.tools))}")
             case MemoryRecalled():
                 self.notes += [f"recalled [{entry.id}] {clean(entry.text)}" for entry in event.entries]
             case ConversationFolded():

@@ -101,10 +101,31 @@ def _shown(tools: Sequence[ToolLine], prompting: Prompting) -> list[Shown]:
     return [tool.shown(FORMS[prompting]) for tool in tools]
 
 
-def said(text: str, observations: Sequence[Observation], remembered: Sequence[MemoryLine] = ()) -> str:
-    """Return a later user message of a conversation, with what was recalled and newly added inputs."""
+def said(
+    text: str,
+    tools: Sequence[ToolLine],
+    observations: Sequence[Observation],
+    remembered: Sequence[MemoryLine] = (),
+    prompting: Prompting = "names",
+) -> str:
+    """Return a later user message of a conversation: further tools, what was recalled, newly added inputs."""
     seen = recalled(remembered) if remembered else ""
-    return _render("said.jinja", text=text, observations=observations, recalled=seen)
+    message = _render("said.jinja", text=text, observations=observations, recalled=seen)
+    return "\n".join([*(tool.text for tool in _shown(tools, prompting)), message])
+
+
+def more_tools(count: int) -> ToolLine:
+    """Return the line of the core's ``find_tools``, where ``count`` tools are not shown."""
+    schema = {"properties": {"query": {"type": "string"}}, "required": ["query"]}
+    about = f"{count} more tools are not shown; look for one that can do what these cannot"
+    return ToolLine("find_tools", schema, about)
+
+
+def found(tools: Sequence[ToolLine], prompting: Prompting = "names") -> str:
+    """Return what ``find_tools`` has found, as the model sees it."""
+    if not tools:
+        return "Tools: no other"
+    return "\n".join(["Tools that can be planned now:", *(tool.text for tool in _shown(tools, prompting))])
 
 
 def recalled(entries: Sequence[MemoryLine]) -> str:

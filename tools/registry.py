@@ -22,7 +22,7 @@ from .functions import FunctionTool, as_tool, tool
 __all__ = ["GROUP", "RESERVED", "Registry", "builtins", "load_plugins", "tool"]
 
 GROUP = "autogpt.tools"
-RESERVED = frozenset({"plan", "finish", "ask", "remember", "recall"})
+RESERVED = frozenset({"plan", "finish", "ask", "remember", "recall", "find_tools"})
 """Calls of the loop itself; a tool may not take their names."""
 BUILT_IN = "built-in"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")

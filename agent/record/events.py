@@ -50,6 +50,9 @@ class RunStarted(Event):
     prompt_hash: str = ""
     prompting: Prompting = "names"
     tools: list[ToolSpec] = []
+    """The tools that the prompt describes from the start."""
+    hidden_tools: int = 0
+    """How many the run has besides, which are described when they are found (:class:`ToolsShown`)."""
     grants: dict[str, Any] = {}
     grants_hash: str = ""
     limits: dict[str, Any] = {}
@@ -153,6 +156,20 @@ class RecalledEntry(BaseModel):
     label: Label
     hash: str
     score: float = 0.0
+
+
+class ToolsShown(Event):
+    """Tools that were not described so far and now are: those that fit a message, or the model's query.
+
+    They may be planned from here on, as long as the prompt shows them.
+    """
+
+    type: Literal["tools.shown"] = "tools.shown"
+    query: str
+    tools: list[ToolSpec]
+    """In the run's order; empty when all that fit were described already."""
+    seconds: float = 0.0
+    by: Literal["model", "driver"] = "model"
 
 
 class MemoryRecalled(Event):
@@ -312,6 +329,7 @@ KnownEvent = Annotated[
     | ModelTurn
     | ToolIntent
     | ToolOutcome
+    | ToolsShown
     | MemoryRecalled
     | MemoryWritten
     | ConversationFolded

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from .events import Event, ModelTurn, RunEnded, RunStarted, ToolOutcome
+from .events import Event, ModelTurn, RunEnded, RunStarted, ToolOutcome, ToolSpec, ToolsShown
 
 _E = TypeVar("_E", bound=Event)
 
@@ -37,6 +37,12 @@ class Record:
     def turns(self) -> list[ModelTurn]:
         """The model's turns."""
         return self.of(ModelTurn)
+
+    @property
+    def specs(self) -> dict[str, ToolSpec]:
+        """Every tool that was ever described in the run, by name."""
+        later = (spec for event in self.of(ToolsShown) for spec in event.tools)
+        return {spec.name: spec for spec in (*self.started.tools, *later)}
 
     @property
     def outcomes(self) -> list[ToolOutcome]:

@@ -128,7 +128,7 @@ def stub_calls(events: Sequence[Event]) -> list[tuple[str, dict[str, Any]]]:
 
     Arguments that name a handle which does not exist stay as the model said them.
     """
-    stubs = {spec.name for spec in Record(events).started.tools if spec.source == "stub"}
+    stubs = {spec.name for spec in Record(events).specs.values() if spec.source == "stub"}
     values: dict[str, Any] = {}
     made: list[tuple[str, dict[str, Any]]] = []
     for event in events:

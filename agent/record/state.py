@@ -27,10 +27,12 @@ from .events import (
     RunStarted,
     ToolIntent,
     ToolOutcome,
+    ToolSpec,
+    ToolsShown,
 )
 from .record import Record
 
-CORE_CALLS = ("plan", "finish", "ask", "remember", "recall")
+CORE_CALLS = ("plan", "finish", "ask", "remember", "recall", "find_tools")
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,14 @@ class State:
     """What the model asked to keep since the last message."""
     memory_call: tuple[str, str] | None = None
     """A call of the model to its memory without outcome: (``remember`` or ``recall``, its text)."""
+    tools: dict[str, ToolSpec] = field(default_factory=dict)
+    """The tools that the prompt describes: only these may be planned and called."""
+    tool_query: str | None = None
+    """What the model wants a tool for, until it was looked for."""
+    searches: int = 0
+    """How often the model has looked for tools since the last message of the user."""
+    fitted: bool = False
+    """Whether the tools that fit the last message of a conversation were looked for."""
     shown: dict[int, RecalledEntry] = field(default_factory=dict)
     """Entries of memory that the prompt shows."""
     messages: dict[int, int] = field(default_factory=dict)
@@ -133,7 +143,13 @@ class State:
             state._apply(event)
             if started.mode == "chat" and isinstance(event, ModelTurn) and event.prompt_refused:
                 state._leave_out(left_out(events[: number + 1]))
+        state.tools = {spec.name: spec for spec in described(events)}
         return state
+
+    @property
+    def hidden_tools(self) -> int:
+        """How many tools of the run the prompt does not describe."""
+        return self.started.hidden_tools + len(self.started.tools) - len(self.tools)
 
     def _apply(self, event: Event) -> None:
         match event:
@@ -145,6 +161,8 @@ class State:
                 self._outcome(event)
             case MemoryRecalled():
                 self._recalled(event)
+            case ToolsShown():
+                self._tools_shown(event)
             case MemoryWritten(by="model"):
                 self.memory_call = None
                 self.remembered += 1
@@ -187,6 +205,8 @@ class State:
             self.question = arguments["question"]
         elif name in ("remember", "recall"):
             self.memory_call = (name, arguments["text" if name == "remember" else "query"])
+        elif name == "find_tools":
+            self.tool_query = arguments["query"]
         else:
             self.pending = (f"c{self.turns_total}", name, arguments)
         if name not in CORE_CALLS:
@@ -230,6 +250,14 @@ class State:
             self.memory_call = None
             self.recalls += 1
 
+    def _tools_shown(self, event: ToolsShown) -> None:
+        self.seconds += event.seconds
+        if event.by == "driver":
+            self.fitted = True
+        else:
+            self.tool_query = None
+            self.searches += 1
+
     def _fold(self, event: ConversationFolded, events: Sequence[Event]) -> None:
         """Forget what the prompt does not show any more."""
         self.folded, self.context = event.upto, event.left
@@ -260,7 +288,8 @@ class State:
         if self.said:  # what failed before the first message concerns it
             self.unread.clear()
         self.said, self.looked_back, self.memory_call = message.text, False, None
-        self.recalls = self.remembered = 0
+        self.recalls = self.remembered = self.searches = 0
+        self.tool_query, self.fitted = None, False
         self._seen.clear()  # asking again in a new message is no loop
         self.refused.clear()
         self.inputs.extend(path for path in message.inputs if path not in self.inputs)
@@ -283,6 +312,23 @@ def input_names(goal: dict[str, Any]) -> list[str]:
     else:
         names = [posixpath.relpath(path, place) for path in given]
     return [*names, *(goal.get("files") or {})]
+
+
+def described(events: Sequence[Event]) -> list[ToolSpec]:
+    """Return the tools that the prompt describes, in the order in which it does.
+
+    Those are the tools of the start, and those shown since whose exchange is still in the prompt.
+    """
+    started = Record(events).started
+    if not started.hidden_tools:
+        return started.tools
+    begin = max((event.upto for event in events if isinstance(event, ConversationFolded)), default=1)
+    gone = left_out(events)
+    found = {spec.name: spec for spec in started.tools}
+    for number, event in enumerate(events):
+        if isinstance(event, ToolsShown) and number >= begin and number not in gone:
+            found.update((spec.name, spec) for spec in event.tools)
+    return list(found.values())
 
 
 def left_out(events: Sequence[Event]) -> set[int]:

@@ -26,6 +26,7 @@ from .events import (
     ToolIntent,
     ToolOutcome,
     ToolSpec,
+    ToolsShown,
 )
 from .record import Record
 from .state import left_out
@@ -34,9 +35,10 @@ from .state import left_out
 def messages(events: Sequence[Event]) -> tuple[Message, ...]:
     """Return the conversation of a run so far."""
     started = Record(events).started
-    own = [_line(spec) for spec in started.tools if spec.source != "built-in"]
+    own = [_line(spec) for spec in started.tools if spec.source != "built-in"]  # and those that fit a message
     shared = [_line(spec) for spec in started.tools if spec.source == "built-in"]
     kind = started.prompting
+    more = [prompts.more_tools(started.hidden_tools)] if started.hidden_tools else []
     conversation = [_system(shared, started.memory, kind)]
     opening: str | None = None if started.mode == "chat" else str(started.goal.get("goal", ""))
     first = True
@@ -48,14 +50,13 @@ def messages(events: Sequence[Event]) -> tuple[Message, ...]:
         nonlocal opening, first
         if opening is None:
             return
-        if first:
-            text = prompts.goal(opening, own, seen, remembered, kind)
-        else:
-            text = prompts.said(opening, seen, remembered)
-        conversation.append(Message("user", text, parts=_parts(own if first else [], kind, remembered)))
+        tools = [*own, *more] if first else own
+        as_message = prompts.goal if first else prompts.said
+        text = as_message(opening, tools, seen, remembered, kind)
+        conversation.append(Message("user", text, parts=_parts(tools, kind, remembered)))
         opening, first = None, False
-        seen.clear()
-        remembered.clear()
+        for shown in (own, seen, remembered):
+            shown.clear()
 
     begin = max((event.upto for event in events if isinstance(event, ConversationFolded)), default=1)
     gone = left_out(events)
@@ -77,24 +78,37 @@ def messages(events: Sequence[Event]) -> tuple[Message, ...]:
                 conversation.append(Message("assistant", event.text, tuple(event.ids) or None))
                 if event.call is None:
                     conversation.append(Message("tool", f"invalid call: {event.invalid}"))
-            case ToolOutcome() if number >= begin:
-                text = prompts.observation(prompts.Observation(event.handle, event.tool, event.preview))
-                conversation.append(Message("tool", text))
+            case ToolsShown(by="driver"):
+                own.extend(map(_line, event.tools))
             case MemoryRecalled(by="driver"):
                 remembered.extend(_lines(event))
-            case MemoryRecalled():
-                text = prompts.recalled(_lines(event))
-                conversation.append(Message("tool", text, parts=(("memory", text),)))
-            case MemoryWritten(by="model"):
-                conversation.append(Message("tool", _kept(event)))
-            case PersonAnswered(decision=None):
-                conversation.append(Message("tool", event.text))
+            case _ if number >= begin and (answer := _answer(event, kind)):
+                conversation.append(answer)
     flush()
     return tuple(conversation)
 
 
 def _system(shared: Sequence[prompts.ToolLine], memory: bool, kind: Prompting) -> Message:
     return Message("system", prompts.system(shared, memory, kind), parts=_parts(shared, kind))
+
+
+def _answer(event: Event, kind: Prompting) -> Message | None:
+    """Return what the model reads in answer to its call; None for an event that is no such answer."""
+    match event:
+        case ToolOutcome():
+            result = prompts.Observation(event.handle, event.tool, event.preview)
+            return Message("tool", prompts.observation(result))
+        case ToolsShown():
+            lines = [_line(spec) for spec in event.tools]
+            return Message("tool", prompts.found(lines, kind), parts=_parts(lines, kind))
+        case MemoryRecalled():
+            text = prompts.recalled(_lines(event))
+            return Message("tool", text, parts=(("memory", text),))
+        case MemoryWritten(by="model"):
+            return Message("tool", _kept(event))
+        case PersonAnswered(decision=None):
+            return Message("tool", event.text)
+    return None
 
 
 def _parts(

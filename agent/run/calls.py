@@ -3,7 +3,8 @@
 The loop steers by masks: first only ``plan``, ``ask`` or ``finish``; then the tools that the plan
 named; after repeated failures or a repeated call, ``plan`` again. After the first query without rows
 ``finish`` waits for one more try, and while an input is unread it takes only an answer that says so. In
-runs with a memory, ``remember`` and ``recall`` come last. Each call's schema is narrowed to what the run
+runs with a memory, ``remember`` and ``recall`` come last. Of many tools only those that the prompt describes
+may be planned and called; ``find_tools`` brings more. Each call's schema is narrowed to what the run
 knows. Our engine enforces the masks token by token; calls of other models are validated afterwards with
 the same schemas.
 """
@@ -28,21 +29,26 @@ MAX_REMEMBERED = 3
 """Things that the model may ask to keep per goal or message."""
 MAX_NAMED = 8
 """Unread inputs that an answer may begin with; more would only make the grammar larger."""
+MAX_SEARCHES = 2
+"""Searches by the model for further tools, per goal or message."""
 MAX_RECALLS = 2
 """Recalls by the model per goal or message, in addition to the driver's one."""
 
 
 def allowed_calls(state: State, tools: Mapping[str, Tool]) -> tuple[CallSpec, ...]:
     """Return the calls that may come next, narrowed, in a fixed order (tools by registry order)."""
+    if state.started.hidden_tools:
+        tools = {name: tools[name] for name in state.tools if name in tools}
     if state.started.plan and not state.plan:
         finish = None if _must_look(state) else finish_call(state)
-        first = (plan_call(state, tools), finish, ask_call(), *memory_calls(state))
+        first = (plan_call(state, tools), finish, find_call(state), ask_call(), *memory_calls(state))
         return tuple(spec for spec in first if spec is not None)
     stuck = state.failures >= FAILURES_BEFORE_REPLAN or state.repeated
     may_plan = state.started.plan and bool(state.outcomes) and state.plans < MAX_PLANS
     if stuck and may_plan and state.failures > 0:
         replan = plan_call(state, tools)
-        return (replan,) if replan else (finish_call(state),)
+        more = find_call(state)
+        return tuple(spec for spec in (replan or finish_call(state), more) if spec is not None)
     specs: list[CallSpec | None] = []
     if not stuck:
         names = state.planned_tools if state.started.plan else tuple(tools)
@@ -53,6 +59,8 @@ def allowed_calls(state: State, tools: Mapping[str, Tool]) -> tuple[CallSpec, ..
         specs.append(finish_call(state))
     if may_plan:
         specs.append(plan_call(state, tools))
+    if may_plan or not state.started.plan:
+        specs.append(find_call(state))
     specs.append(ask_call())
     specs.extend(memory_calls(state))
     return tuple(spec for spec in specs if spec is not None)
@@ -135,7 +143,7 @@ def finish_call(state: State) -> CallSpec:
     text = {"type": "string", "pattern": rf"^[^$](.|\n){{0,{MAX_ANSWER - 1}}}$"}
     description, free = "", True
     unread = list(unread_inputs(state)) if state.started.rules >= 1 else []
-    writing = {spec.name for spec in state.started.tools if spec.effect == Effect.WRITE}
+    writing = {spec.name for spec in state.tools.values() if spec.effect == Effect.WRITE}
     if unread and not any(one.state == "done" and one.tool not in writing for one in state.outcomes):
         names = "|".join(map(_literal, unread[:MAX_NAMED]))
         text = {"type": "string", "pattern": rf"^I could not read ({names})(.|\n){{0,400}}$"}
@@ -153,6 +161,14 @@ def _literal(text: str) -> str:
     ``re.escape`` is no help: it also escapes blanks, which not every engine accepts.
     """
     return re.sub(r"([\\.^$|?*+()\[\]{}])", r"\\\1", text)
+
+
+def find_call(state: State) -> CallSpec | None:
+    """Return ``find_tools``, as long as tools are hidden and the model may look for them."""
+    if not state.hidden_tools or state.searches >= MAX_SEARCHES:
+        return None
+    query = {"type": "string", "minLength": 1, "maxLength": 120}
+    return CallSpec("find_tools", _object(query=query), "find tools that are not shown, by what they do")
 
 
 def ask_call() -> CallSpec:

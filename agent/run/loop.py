@@ -1,8 +1,9 @@
 """The loop: a pure function from what happened to what comes next.
 
-``decide(events, tools)`` returns one of seven requests: :class:`Think` (ask the model, with the calls
+``decide(events, tools)`` returns one of eight requests: :class:`Think` (ask the model, with the calls
 that are allowed now), :class:`Act` (run this call), :class:`Ask` (a person must answer),
-:class:`Recall` or :class:`Remember` (in runs with a memory), :class:`Compact` (compact a conversation that
+:class:`Recall` or :class:`Remember` (in runs with a memory), :class:`FindTools` (where not all tools
+are described), :class:`Compact` (compact a conversation that
 has grown too long) or :class:`Stop`.
 Drivers (``runner`` on disk, ``rollout`` in memory, ``replay`` over a record) carry requests out and
 append what happened. Planning, limits and loop detection are read from the events;
@@ -93,13 +94,21 @@ class Remember:
 
 
 @dataclass(frozen=True)
+class FindTools:
+    """Look for tools that are not described yet: for the model, or once per message for the driver."""
+
+    query: str
+    by: Literal["model", "driver"] = "model"
+
+
+@dataclass(frozen=True)
 class Compact:
     """Take the exchanges before event ``upto`` out of a conversation's prompt, into memory."""
 
     upto: int
 
 
-Request = Think | Act | Ask | Recall | Remember | Compact | Stop
+Request = Think | Act | Ask | Recall | Remember | FindTools | Compact | Stop
 
 
 def decide(events: Sequence[Event], tools: Mapping[str, Tool]) -> Request:
@@ -120,6 +129,10 @@ def decide(events: Sequence[Event], tools: Mapping[str, Tool]) -> Request:
     upto = _too_long(state)
     if upto:
         return Compact(upto)
+    if state.started.mode == "chat" and state.hidden_tools and not state.fitted:
+        return FindTools(state.said, "driver")
+    if state.tool_query is not None:
+        return FindTools(state.tool_query)
     if state.started.memory and not state.looked_back:
         return Recall(state.said, "driver")
     if state.memory_call:

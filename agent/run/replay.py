@@ -23,9 +23,10 @@ from ..record.events import (
     RunStarted,
     ToolIntent,
     ToolOutcome,
+    ToolsShown,
 )
 from ..record.record import Record
-from .loop import Act, Ask, Compact, Recall, Remember, Request, Stop, Think, decide
+from .loop import Act, Ask, Compact, FindTools, Recall, Remember, Request, Stop, Think, decide
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ def replay(events: Sequence[Event], tools: Mapping[str, Tool]) -> Replay:
     started = Record(events).started
     known = {spec.name: tools[spec.name] for spec in started.tools if spec.name in tools}
     found = Replay(len(events), notes=_notes(started, known))
+    known |= {name: tools[name] for name in Record(events).specs if name in tools}
     for seq in range(1, len(events)):
         event, before = events[seq], events[:seq]
         if not _is_decided(event, before):
@@ -96,8 +98,8 @@ def _is_decided(event: Event, before: Sequence[Event]) -> bool:
         return not any(isinstance(old, ToolIntent) and old.call_id == event.call_id for old in before)
     if isinstance(event, MemoryWritten):  # what the run leaves behind at its end, nobody asked for
         return event.by == "model"
-    asked_for = ModelTurn | ToolIntent | MemoryRecalled | ConversationFolded | PersonAsked | RunEnded
-    return isinstance(event, asked_for)
+    asked_for = ModelTurn | ToolIntent | ToolsShown | MemoryRecalled | ConversationFolded
+    return isinstance(event, asked_for | PersonAsked | RunEnded)
 
 
 def _agrees(event: Event, request: Request) -> bool:
@@ -137,6 +139,8 @@ def _shown(what: Event | Request) -> str:
             return f"an outcome of {what.tool} ({what.call_id})"
         case MemoryRecalled() | Recall():
             return f"the {what.by}'s recall of {what.query!r}"
+        case ToolsShown() | FindTools():
+            return f"the {what.by}'s search for tools on {what.query!r}"
         case ConversationFolded() | Compact():
             return f"a compaction up to event {what.upto}"
         case MemoryWritten() | Remember():

@@ -137,6 +137,6 @@ class Rollout:
             memory=memory is not None,
         )
         journal = MemoryJournal(run, [started])
-        bench = Workbench(tools, workspace, goal.text(), journal.value)
+        bench = Workbench(tools, workspace, goal.text(), journal.value, sources)
         sampling = Sampling(temperature=self.temperature, seed=self.seed, best_of=self.best_of)
         return Episode(goal, journal, bench, memory or RunMemory(NoMemory()), self.model, sampling)

@@ -216,14 +216,16 @@ class Runner:
     def _session(self, goal: Goal, journal: DatabaseJournal, base: Path) -> LiveSession:
         """Bind the run to its tools and its workspace, which is prepared if it was not."""
         try:
-            tools, _ = goal_tools(goal, self.registry)
-            specs = Record(journal.events).started.tools
-            missing = [spec.name for spec in specs if spec.name not in tools]
+            tools, sources = goal_tools(goal, self.registry)
+            record = Record(journal.events)
+            missing = [name for name in record.specs if name not in tools]
             if missing:
                 raise UsageError(
                     f"run {journal.run} needs {', '.join(missing)}, which is not registered here"
                 )
-            known = {spec.name: tools[spec.name] for spec in specs}
+            known = {name: tools[name] for name in record.specs}
+            if record.started.hidden_tools:
+                known |= tools
             workspace = workspace_of(goal, base, journal.folder)
             prepared = prepare(goal, workspace, journal.folder)
         except BaseException:
@@ -232,7 +234,7 @@ class Runner:
         return self.session(
             goal,
             journal,
-            Workbench(known, workspace, goal.text(), journal.value),
+            Workbench(known, workspace, goal.text(), journal.value, sources),
             RunMemory(self.memory or NoMemory(), str(base)),
             self.model,
             self.sampling,

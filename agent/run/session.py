@@ -48,7 +48,7 @@ from ..record.result import resolved_answer, stub_calls
 from ..record.state import State
 from .approvals import decide_for
 from .compaction import compact
-from .loop import Act, Ask, Compact, Recall, Remember, Stop, Think, decide
+from .loop import Act, Ask, Compact, FindTools, Recall, Remember, Stop, Think, decide
 from .memory import RunMemory
 from .verdict import verdict_of
 from .workbench import Workbench, model_turn
@@ -126,6 +126,8 @@ class Session:
                     self._act(act)
                 case Recall() | Remember() as request:
                     self.append(self.memory.answer(request, self.events))
+                case FindTools() as wanted:
+                    self.append(self.bench.find(wanted, self.events))
                 case Compact(upto=upto):
                     for event in compact(upto, tuple(self.events), self.memory):
                         self.append(event)

@@ -37,6 +37,7 @@ from ..record.events import (
     RunStarted,
     ToolOutcome,
 )
+from ..record.record import Record
 from ..record.state import CORE_CALLS, State, input_names
 from .workspace import original
 
@@ -179,9 +180,7 @@ class _Run:
 
 
 def _calls(events: Sequence[Event]) -> Iterator[_Call]:
-    started = events[0]
-    assert isinstance(started, RunStarted)
-    tools = {spec.name: spec for spec in started.tools}
+    tools = Record(events).specs
     asked: dict[str, Mapping[str, Any]] = {}
     turns = 0
     for event in events:

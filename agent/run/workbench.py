@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,16 +33,22 @@ from ..record.events import (
     ToolIntent,
     ToolOutcome,
     ToolSpec,
+    ToolsShown,
 )
 from ..record.state import State
 from ..record.transcript import messages
 from .feedback import who
-from .loop import Act, Think
+from .loop import Act, FindTools, Think
 
 UNBOUNDED = 1 << 30
 """More tokens than any model takes."""
 MAX_PREVIEW = 1500
 """Characters of a result that the model sees at most; tools bound theirs tighter."""
+
+
+SHOWN = 8
+"""How many tools that are not built in are described at once: the right ones are nearly always among them
+(``benchmarks/tool_retrieval.py``), and their lines take a few hundred tokens."""
 
 
 def goal_tools(goal: Goal, registry: Registry) -> tuple[dict[str, Tool], dict[str, str]]:
@@ -61,13 +68,47 @@ def goal_tools(goal: Goal, registry: Registry) -> tuple[dict[str, Tool], dict[st
     return builtin | own, sources
 
 
+def fitting(
+    text: str,
+    tools: Mapping[str, Tool],
+    sources: Mapping[str, str],
+    named: Collection[str] = (),
+    count: int = SHOWN,
+) -> list[str]:
+    """Return which of ``tools`` to describe for ``text``: in their order, built-in ones and ``count`` others.
+
+    The others are those in ``named``, those whose name stands in the text (these two without limit), and of
+    the rest the ones that fit best. Few others are all described.
+    """
+    own = {name: tool for name, tool in tools.items() if name in sources}
+    if len(own) <= count:
+        return list(tools)
+    words = {word.rstrip(".-") for word in re.findall(r"[A-Za-z_][A-Za-z0-9_.-]*", text)}
+    chosen = {name for name in own if name in named or name in words}
+    if len(chosen) < count and text:
+        from ...memory.recall.tool_search import ranked
+
+        rest = {name: tool for name, tool in own.items() if name not in chosen}
+        chosen.update(ranked(text, rest)[: count - len(chosen)])
+    return [name for name in tools if name not in own or name in chosen]
+
+
 class Workbench:
-    """The tools of one run, bound to its workspace; ``value`` gives the exact value of an outcome."""
+    """The tools of one run, bound to its workspace; ``value`` gives the exact value of an outcome.
+
+    ``sources`` says of each tool that is not built in where it came from.
+    """
 
     def __init__(
-        self, tools: Mapping[str, Tool], workspace: Path, goal: str, value: Callable[[ToolOutcome], Any]
+        self,
+        tools: Mapping[str, Tool],
+        workspace: Path,
+        goal: str,
+        value: Callable[[ToolOutcome], Any],
+        sources: Mapping[str, str],
     ) -> None:
         self.tools = tools
+        self.sources = sources
         self.context = ToolContext(workspace=workspace, goal=goal)
         self._value = value
 
@@ -105,6 +146,25 @@ class Workbench:
             effect=str(tool.effect),
             replay=str(tool.replay),
             by=act.by,
+        )
+
+    def find(self, request: FindTools, events: Sequence[Event]) -> ToolsShown:
+        """Return the event that describes tools which the prompt does not describe yet.
+
+        The driver asks which of all tools fit a message, the model for the best of those that are hidden.
+        """
+        begun = time.perf_counter()
+        known = State.of(events).tools
+        among = self.tools
+        if request.by == "model":
+            among = {name: tool for name, tool in among.items() if name not in known}
+        chosen = [name for name in fitting(request.query, among, self.sources) if name not in known]
+        return ToolsShown(
+            at=time.time(),
+            query=request.query,
+            tools=[_spec(name, self.tools[name], self.sources) for name in chosen],
+            seconds=time.perf_counter() - begun,
+            by=request.by,
         )
 
     def perform(self, act: Act, events: Sequence[Event], verify: bool = False) -> ToolOutcome:
@@ -163,19 +223,16 @@ def opening(
     plan: bool = True,
     memory: bool = False,
 ) -> RunStarted:
-    """Return the first event of a run. ``sources`` says per tool where it came from."""
+    """Return the first event of a run. ``sources`` says of each tool that is not built in where it came from.
+
+    Of many such tools those are described that fit the goal; in a conversation, which begins with nothing
+    said, those that the goal names one by one.
+    """
     grants = goal.get("grants") or {}
-    specs = [
-        ToolSpec(
-            name=name,
-            description=tool.description,
-            parameters=dict(tool.parameters),
-            effect=str(tool.effect),
-            replay=str(tool.replay),
-            source=sources.get(name, "built-in"),
-        )
-        for name, tool in tools.items()
-    ]
+    text = "" if mode == "chat" else str(goal["goal"])
+    hidden = len(tools)
+    tools = {name: tools[name] for name in fitting(text, tools, sources, goal.get("tools") or ())}
+    hidden -= len(tools)
     lines = [prompts.ToolLine(name, tool.parameters, tool.description) for name, tool in tools.items()]
     shared = [line for line in lines if line.name not in sources]
     prompting: prompts.Prompting = getattr(model, "prompting", "teaching")  # providers of before may lack it
@@ -190,7 +247,8 @@ def opening(
         tokenizer_hash=model.tokenizer_hash,
         prompt_hash=prompts.texts_hash(lines, prompting),
         prompting=prompting,
-        tools=specs,
+        tools=[_spec(name, tool, sources) for name, tool in tools.items()],
+        hidden_tools=hidden,
         grants=grants,
         grants_hash=hashlib.sha256(json.dumps(grants, sort_keys=True).encode()).hexdigest()[:16],
         limits=goal.get("limits") or {},
@@ -202,6 +260,18 @@ def opening(
         rules=RULES,
         context=min(getattr(model, "context", 0), UNBOUNDED),
         system_tokens=_tokens(model, prompts.system(shared, memory, prompting)) if mode == "chat" else 0,
+    )
+
+
+def _spec(name: str, tool: Tool, sources: Mapping[str, str]) -> ToolSpec:
+    """Return what the journal keeps of a tool."""
+    return ToolSpec(
+        name=name,
+        description=tool.description,
+        parameters=dict(tool.parameters),
+        effect=str(tool.effect),
+        replay=str(tool.replay),
+        source=sources.get(name, "built-in"),
     )
 
 

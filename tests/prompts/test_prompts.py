@@ -44,7 +44,7 @@ def test_texts_show_tools_handles_and_results() -> None:
     assert prompts.goal("Count", LINES[1:], seen) == (
         "rest(): does nothing\nGoal: Count\n$1 = look x: one row\nrest: error: no"
     )
-    assert prompts.said("And now?", seen[:1]) == "And now?\n$1 = look x: one row"
+    assert prompts.said("And now?", [], seen[:1]) == "And now?\n$1 = look x: one row"
     assert prompts.observation(seen[0]) == "$1 = one row"
     assert prompts.observation(seen[1]) == "error: no"
 
@@ -67,7 +67,7 @@ def test_a_template_cannot_ask_for_what_it_is_not_given(folder: Path, change: st
 def test_a_template_must_use_what_it_is_given(folder: Path) -> None:
     (folder / "said.jinja").write_text("{{ text }}")
     with pytest.raises(DefectError, match=r"prompts/said\.jinja: .*observations"):
-        prompts.said("hello", [])
+        prompts.said("hello", [], [])
 
 
 @pytest.mark.parametrize(("prompting", "other"), [("names", "teaching.jinja"), ("teaching", "system.jinja")])
