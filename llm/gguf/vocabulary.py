@@ -63,6 +63,8 @@ class Vocabulary:
 
     json: str
     """The text of a ``tokenizer.json``."""
+    size: int
+    """One more than the highest id of a token."""
     eos_id: int
     """The token that ends a text or a message."""
     bos: str
@@ -105,6 +107,7 @@ def read_vocabulary(path: Path) -> Vocabulary:
     whole = about.get("tokenizer.ggml.pre") in _WHOLE_WORDS
     return Vocabulary(
         json=json.dumps(made, ensure_ascii=False),
+        size=1 + max([0, *made["model"]["vocab"].values(), *(token["id"] for token in made["added_tokens"])]),
         eos_id=eos,
         bos="" if bos is None else tokens[bos],
         eos=tokens[eos],

@@ -103,15 +103,18 @@ def read_weights(header: Header, dtype: torch.dtype) -> Iterator[tuple[str, Tens
                     f"{header.path}: a {header.architecture} model with a tensor {name} is not supported"
                 )
             yield new, reader.weights(info, dtype)
-        if ROPE_FACTORS in header.tensors:
-            factors = reader.weights(header.tensors[ROPE_FACTORS], torch.float32)
-            yield FREQUENCIES, _frequencies(header, factors)
+        frequencies = read_frequencies(header, reader)
+        if frequencies is not None:
+            yield FREQUENCIES, frequencies
         if one is not None:
             yield "model.embed_tokens.weight", reader.weights(header.tensors[one], dtype)
 
 
-def _frequencies(header: Header, factors: Tensor) -> Tensor:
-    """Return the rotary frequencies of a file that has divisors of them."""
+def read_frequencies(header: Header, reader: Reader) -> Tensor | None:
+    """Return the rotary frequencies of a file that has divisors of them, else None."""
+    if ROPE_FACTORS not in header.tensors:
+        return None
+    factors = reader.weights(header.tensors[ROPE_FACTORS], torch.float32)
     steps = torch.arange(len(factors)).float() / len(factors)
     return 1.0 / float(header.of("rope.freq_base", 10_000.0)) ** steps / factors
 
@@ -161,16 +164,21 @@ class Reader:
 
     def weights(self, info: TensorInfo, dtype: torch.dtype) -> Tensor:
         """Return a tensor in ``dtype``, as our forward computes with it; pieces of it at the same time."""
-        found = torch.empty(info.shape, dtype=dtype)
-        rows = info.shape[0]
-        each = max(1, _PIECE // max(1, found.numel() // rows))
+        return self._in_order(info, self.part(info, 0, info.shape[0], dtype))
+
+    def part(self, info: TensorInfo, first: int, last: int, dtype: torch.dtype) -> Tensor:
+        """Return rows of a tensor in ``dtype`` as the file has them; pieces of it at the same time."""
+        with torch.inference_mode(False):  # the pool's threads, which fill it, are not in that mode
+            found = torch.empty((last - first, *info.shape[1:]), dtype=dtype)
+        each = max(1, _PIECE // max(1, found[0].numel()))
 
         def fill(start: int) -> None:
-            end = min(rows, start + each)
-            found[start:end] = self.rows(info, start, end).view(found[start:end].shape)
+            end = min(last, start + each)
+            piece = found[start - first : end - first]
+            piece.copy_(self.rows(info, start, end).view(piece.shape))
 
-        list(self._pool.map(fill, range(0, rows, each)))
-        return self._in_order(info, found)
+        list(self._pool.map(fill, range(first, last, each)))
+        return found
 
     def _in_order(self, info: TensorInfo, found: Tensor) -> Tensor:
         """Undo what the converter did to a tensor beside quantising it."""

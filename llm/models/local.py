@@ -95,13 +95,15 @@ class LocalModel:
         :class:`~autogpt.errors.UsageError`.
         """
         from ..nn.load import load_model, locate_model
-        from ..nn.precision import PROBE_TEXT, open_packed, settle_precision
+        from ..nn.precision import PROBE_TEXT, open_packed, pack, settle_precision
 
         place = locate_model(str(folder))
         # packed weights are mapped, and made ready in the background while the tokenizer is read
         added = None if adapter is None else Path(adapter).expanduser()
         packed = open_packed(place, device, dtype, added, cache_dir)
-        tokenizer = ChatTokenizer(place)
+        tokenizer = ChatTokenizer(place, cache_dir)
+        probe = tokenizer.plain(PROBE_TEXT)
+        packed = packed or pack(place, device, dtype, added, cache_dir, probe)
         loaded = packed[0] if packed else load_model(place, device, dtype, adapter, cache_dir, light=True)
         if tokenizer.vocab_size > loaded.vocabulary:
             raise ModelUnavailable(
@@ -109,7 +111,6 @@ class LocalModel:
                 f"{loaded.vocabulary}: the files do not belong together; bring the model's own tokenizer.json"
             )
         prompt_cache = None if cache_dir is None else cache_dir / "kv"
-        probe = tokenizer.plain(PROBE_TEXT)
         loaded, forward = packed or settle_precision(loaded, probe, cache_dir, release=True)
         name = name or Path(folder).name
         model = cls(

@@ -15,7 +15,8 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,50 +52,61 @@ def check_base(folder: Path, base_sha256: str) -> None:
 
 
 def merge_adapter(model: nn.Module, folder: Path) -> None:
-    """Add the adapter's weights to ``model`` in place.
+    """Add the adapter's weights to ``model`` in place; raises what :func:`read_changes` does."""
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, change in read_changes(folder, {n: p.shape for n, p in parameters.items()}).items():
+            change(parameters[name])
 
-    Raises :class:`~autogpt.errors.ModelUnavailable` when files are missing or broken, a weight has
-    no place in the model or another shape, or the adapter uses what we do not merge.
+
+def read_changes(folder: Path, shapes: Mapping[str, Sequence[int]]) -> dict[str, Callable[[Tensor], object]]:
+    """Return what an adapter does to each parameter that it changes, in place, by the parameter's name.
+
+    ``shapes`` are those of all the model's parameters. Raises :class:`~autogpt.errors.ModelUnavailable` when
+    files are missing or broken, a weight has no place in the model or another shape, or the adapter uses
+    what we do not merge.
     """
     config, weights = read_adapter(folder)
     if config.get("peft_type", "LORA") != "LORA" or config.get("use_dora"):
         raise ModelUnavailable(f"adapter {folder} is not plain LoRA: merge it with PEFT first")
-    parameters = dict(model.named_parameters())
-    merged = 0
-    with torch.no_grad():
-        for key, a in weights.items():
-            name = key.removeprefix(_PREFIX)
-            if name.endswith(".lora_B.weight"):
-                continue
-            if name.endswith(".lora_A.weight"):
-                module = name.removesuffix(".lora_A.weight")
-                b = weights.get(f"{_PREFIX}{module}.lora_B.weight")
-                target = parameters.get(f"{module}.weight")
-                if b is None or target is None:
-                    raise _misfit(folder, name)
-                scale = lora_scale(config, module, a.shape[0])
-                if (b.shape[0], a.shape[1]) == target.shape and _is_plain(target, config):
-                    target.addmm_(b.float(), a.float(), alpha=scale)  # in one pass over the weight
-                    merged += 1
-                    continue
-                delta = scale * (b.float() @ a.float())
-                delta = delta.T if config.get("fan_in_fan_out") else delta
-            else:  # a module that was trained whole (`modules_to_save`)
-                target = parameters.get(name.replace(".modules_to_save.default", ""))
-                if target is None:
-                    raise _misfit(folder, name)
-                delta = a.to(target.device).float() - target.float()
-            if delta.shape != target.shape:
+    turned = bool(config.get("fan_in_fan_out"))
+    shape: tuple[int, ...]
+    changes: dict[str, Callable[[Tensor], object]] = {}
+    for key, a in weights.items():
+        name = key.removeprefix(_PREFIX)
+        if name.endswith(".lora_B.weight"):
+            continue
+        if name.endswith(".lora_A.weight"):
+            module = name.removesuffix(".lora_A.weight")
+            b = weights.get(f"{_PREFIX}{module}.lora_B.weight")
+            if b is None:
                 raise _misfit(folder, name)
-            target.copy_(target.float() + delta.to(target.device))
-            merged += 1
-    if not merged:
+            target, shape = f"{module}.weight", (b.shape[0], a.shape[1])
+            shape = (shape[1], shape[0]) if turned else shape
+            change = partial(_add_product, b, a, lora_scale(config, module, a.shape[0]), turned)
+        else:  # a module that was trained whole (`modules_to_save`)
+            target = name.replace(".modules_to_save.default", "")
+            shape = tuple(a.shape)
+            change = partial(_overwrite, a)
+        if tuple(shapes.get(target, ())) != shape:
+            raise _misfit(folder, name)
+        changes[target] = change
+    if not changes:
         raise ModelUnavailable(f"adapter {folder} holds no weights")
+    return changes
 
 
-def _is_plain(target: Tensor, config: Mapping[str, Any]) -> bool:
-    """Say whether a weight is an fp32 matrix on the CPU, stored as LoRA's product is."""
-    return target.dtype == torch.float32 and target.device.type == "cpu" and not config.get("fan_in_fan_out")
+def _add_product(b: Tensor, a: Tensor, scale: float, turned: bool, target: Tensor) -> None:
+    """Add ``scale * b @ a``, transposed if ``turned``, to ``target`` in fp32."""
+    if target.dtype == torch.float32 and target.device.type == "cpu" and not turned:
+        target.addmm_(b.float(), a.float(), alpha=scale)  # in one pass over the weight
+        return
+    delta = scale * (b.float() @ a.float())
+    target.copy_(target.float() + (delta.T if turned else delta).to(target.device))
+
+
+def _overwrite(new: Tensor, target: Tensor) -> None:
+    target.copy_(new)
 
 
 def _misfit(folder: Path, name: str) -> ModelUnavailable:

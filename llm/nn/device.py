@@ -3,10 +3,12 @@
 Processors differ widely: compared with fp32, bf16 products take a fifth of the time on chips with AMX
 and ten times as long on chips with only AVX2. So the processor's features are checked first, then a
 timing of about a second compares fp32 with the reduced precisions of :mod:`.low_precision` at the row
-counts of decoding: 1 (a token), 4 (a draft), 16 (a batch) and 256 (a prompt); and one thread with all.
-The candidates are timed in turn and the best of several rounds counts, because other work on the
-machine can only make a timing longer. The result is kept per chip in ``probe.json``. A GPU is not
-timed: bf16 where supported, else fp16 (CUDA) or fp32 (MPS).
+counts of an agent's turn: 1 (a token), 8 (a draft) and 300 (new text of a prompt). That is done on one
+thread and in processor time, which other work on the machine hardly changes: threads that wait for each
+other on a busy processor can take ten times as long. The candidates are timed in turn, the best of
+several rounds counts. Whether all threads beat one is timed on the clock, and believed only where the
+processor was ours meanwhile; a result of a busy machine serves this process alone, others are kept per
+chip in ``probe.json``. A GPU is not timed: bf16 where supported, else fp16 (CUDA) or fp32 (MPS).
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import platform
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +35,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 NAMES = (*DTYPES, "int8")
 _MATRICES, _WIDTH = 6, 1536
 """Weights of the timing: six squares of 1536, 57 MB in fp32, more than most caches hold."""
-_TURN = {1: 10.0, 4: 4.0, 16: 2.0, 256: 1.0}
+_TURN = {1: 12.0, 8: 6.0, 300: 1.0}
 """Forwards of each row count in a typical turn: the weights of the timings."""
 _GAIN = 1.15
 """Speed-up over fp32 that bf16 and int8 must reach, since they cost accuracy."""
@@ -40,7 +43,11 @@ _GAIN_FLOAT16 = 1.03
 """The same for fp16 weights with fp32 arithmetic: hardly less accurate, and faster only for few rows."""
 _ROUNDS = 5
 """Rounds of timing, of which the best counts."""
-_VERSION = 3
+_LONGEST = 1.5
+"""Seconds after which no further round begins."""
+_QUIET = 0.9
+"""Share of the clock that a single thread gets on a processor that nobody else uses."""
+_VERSION = 4
 """Part of the file's keys: raised when the timings change their meaning, so that old ones are ignored."""
 
 
@@ -119,6 +126,10 @@ def chip() -> str:
     return platform.processor() or platform.machine()
 
 
+_measured: dict[str, tuple[dict[str, float], bool]] = {}
+"""What :func:`measure` found in this process, by key."""
+
+
 def _timed(threads: int, cache_dir: Path | None) -> DeviceChoice:
     """Choose threads and precisions for this processor, from the file if this chip was timed before."""
     path = cache_dir / "probe.json" if cache_dir is not None else None
@@ -128,32 +139,53 @@ def _timed(threads: int, cache_dir: Path | None) -> DeviceChoice:
         return _decide({name: float(ms) for name, ms in known[key].items()}, threads)
     except (ValueError, KeyError, TypeError, AttributeError):
         pass  # not timed yet
-    times = _measure(threads)
-    write_measurements(
-        path, {**known, key: {name: round(ms, 2) for name, ms in times.items() if ms < float("inf")}}
-    )
+    if key not in _measured:
+        _measured[key] = measure(threads)
+    times, quiet = _measured[key]
+    if quiet:
+        write_measurements(path, {**known, key: {name: round(ms, 2) for name, ms in times.items()}})
     return _decide(times, threads)
 
 
-def _measure(threads: int) -> dict[str, float]:
-    """Return, per candidate, the milliseconds of a typical turn's matrix products."""
+def measure(threads: int) -> tuple[dict[str, float], bool]:
+    """Return the milliseconds of a typical turn's matrix products, and whether the machine was quiet.
+
+    Per precision on one thread, in processor time; ``one thread`` and ``all threads`` are fp32's on the
+    clock (equal if the machine was busy).
+    """
     before = torch.get_num_threads()
     ways = {name: layers for name in ("float32", *available()) if (layers := _layers(name))}
-    runs = [(name, layers, threads) for name, layers in ways.items()]
-    if threads > 1:
-        runs.append(("one thread", ways["float32"], 1))
-    best: dict[str, dict[int, float]] = {name: {} for name, _, _ in runs}
+    cpu: dict[str, dict[int, float]] = {name: {} for name in ways}
+    clock: dict[str, dict[int, float]] = {"one thread": {}, "all threads": {}}
+    spent = used = 0.0
+    began = time.perf_counter()
     try:
         with torch.inference_mode():
-            for _ in range(_ROUNDS):
-                for name, layers, count in runs:
-                    torch.set_num_threads(count)
-                    for rows in _TURN:
-                        seconds = _time(layers, rows)
-                        best[name][rows] = min(seconds, best[name].get(rows, seconds))
+            for number in range(_ROUNDS):
+                if number > 1 and time.perf_counter() - began > _LONGEST:
+                    break
+                torch.set_num_threads(1)
+                for rows, name in product(_TURN, ways):
+                    wall, own = _time(ways[name], rows)
+                    spent, used = spent + wall, used + own
+                    _note(cpu[name], rows, own)
+                    if name == "float32":
+                        _note(clock["one thread"], rows, wall)
+                torch.set_num_threads(threads)
+                for rows in _TURN:
+                    _note(clock["all threads"], rows, _time(ways["float32"], rows)[0])
     finally:
         torch.set_num_threads(before)
-    return {name: 1e3 * sum(_TURN[rows] * s for rows, s in found.items()) for name, found in best.items()}
+    quiet = used > _QUIET * spent
+    if not quiet:
+        clock["all threads"] = clock["one thread"]
+    return {
+        name: 1e3 * sum(_TURN[rows] * s for rows, s in found.items()) for name, found in (cpu | clock).items()
+    }, quiet
+
+
+def _note(best: dict[int, float], rows: int, seconds: float) -> None:
+    best[rows] = min(seconds, best.get(rows, seconds))
 
 
 def _layers(name: str) -> list[Linear]:
@@ -170,20 +202,23 @@ def _layers(name: str) -> list[Linear]:
     return layers
 
 
-def _time(layers: Sequence[Linear], rows: int) -> float:
-    """Return the seconds of one pass over all layers, after a first product that wakes the threads."""
+def _time(layers: Sequence[Linear], rows: int) -> tuple[float, float]:
+    """Return the seconds of one pass over all layers after a first product, which wakes the threads.
+
+    On the clock, and of this thread's processor time.
+    """
     x = torch.full((rows, _WIDTH), 0.5)
     layers[0](x)
-    begin = time.perf_counter()
+    wall, own = time.perf_counter(), time.thread_time()
     for layer in layers:
         layer(x)
-    return time.perf_counter() - begin
+    return time.perf_counter() - wall, time.thread_time() - own
 
 
 def _decide(times: Mapping[str, float], threads: int) -> DeviceChoice:
     """Turn timings into a choice. Raises KeyError when fp32 was not timed."""
     plain = times["float32"]
-    if times.get("one thread", float("inf")) * _GAIN < plain:
+    if times["one thread"] * _GAIN < times["all threads"]:
         threads = 1  # two threads on one core, or ones that wait for each other more than they help
     costs = {name: ms * (_GAIN_FLOAT16 if name == "float16" else _GAIN) for name, ms in times.items()}
     names = [name for name in available() if costs.get(name, float("inf")) < plain]

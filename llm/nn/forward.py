@@ -19,7 +19,7 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any, Protocol, cast
@@ -120,7 +120,7 @@ class Weights:
             embedding=embedding,
             head=embedding if head is body.embed_tokens.weight else Dense(head.data),
             norm=body.norm.weight.data,
-            layers=[_read_layer(layer, config, i) for i, layer in enumerate(body.layers)],
+            layers=[read_layer(layer, config, i) for i, layer in enumerate(body.layers)],
             inv_freq=body.rotary_emb.inv_freq.float(),
             rope_scale=float(getattr(body.rotary_emb, "attention_scaling", 1.0)),
         )
@@ -152,12 +152,17 @@ def _prepare(linears: Sequence[Linear]) -> None:
 
     glibc holds on to memory freed in small pieces, here the fp32 weights, so it is trimmed regularly.
     """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
     for number, linear in enumerate(linears):
-        if trim is not None and number % 16 == 15:
-            trim(0)
+        if number % 16 == 15:
+            trim_memory()
         if threading.main_thread().is_alive():
             linear.prepare()
+    trim_memory()
+
+
+def trim_memory() -> None:
+    """Give freed memory back to the system, where the C library can."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
     if trim is not None:
         trim(0)
 
@@ -188,7 +193,8 @@ class FusedForward:
         self._head: Linear = self.weights.head
         self._layers = self.weights.layers
         self._norm = self.weights.norm
-        self._windows = {layer.window for layer in self._layers}
+        self._count = int(config.num_hidden_layers)
+        self._windows = {_window(config, index) for index in range(self._count)}
         self.precision: Precision | None = None
         self._like = self._norm.new_empty(0)
         """Device and number format of the residual stream."""
@@ -197,7 +203,7 @@ class FusedForward:
     def new_cache(self) -> Slot:
         """Return an empty slot of this model's shape."""
         shares = not any(self._windows)
-        return Slot(len(self._layers), self._groups, self._dim, self._like, shares)
+        return Slot(self._count, self._groups, self._dim, self._like, shares)
 
     def head(self, hidden: Tensor, allowed: Tensor | None = None) -> Tensor:
         """Return fp32 logits of ``hidden [rows, width]``; ``allowed`` picks rows of the head."""
@@ -246,10 +252,12 @@ class FusedForward:
         every: bool = False,
         tails: Sequence[int] | None = None,
         look: Callable[[str, Tensor], None] | None = None,
+        layers: Iterable[Layer] | None = None,
     ) -> Tensor:
         """See :class:`Forward`. A cache's length moves only when all layers are done.
 
-        ``look`` is shown the residual stream after the embedding and after each layer, by name.
+        ``look`` is shown the residual stream after the embedding and after each layer, by name. ``layers``
+        are computed instead of the model's own, one at a time: they may be made as they are asked for.
         """
         slots = [cast(Slot, cache) for cache, _ in batch]
         counts = [len(ids) for _, ids in batch]
@@ -261,7 +269,7 @@ class FusedForward:
         x = self._tables.embedding.rows(flat, self._like.dtype)
         if look is not None:
             look("model.embed_tokens", x)
-        for index, layer in enumerate(self._layers):
+        for index, layer in enumerate(self._layers if layers is None else layers):
             x = self._layer(x, index, layer, cos, sin, plan)
             if look is not None:
                 look(f"model.layers.{index}", x)
@@ -328,7 +336,7 @@ def _last_rows(x: Tensor, counts: Sequence[int], tails: Sequence[int] | None) ->
     return x[to_device(rows, x.device)]
 
 
-def _read_layer(layer: Any, config: Any, index: int) -> Layer:
+def read_layer(layer: Any, config: Any, index: int) -> Layer:
     """Fuse one transformers decoder layer; its parameters become views of the fused tensors."""
     attention, mlp = layer.self_attn, layer.mlp
     normed = hasattr(attention, "q_norm")

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ...errors import ModelUnavailable
 from ..gguf.header import is_gguf
+from ..gguf.known import facts_of
 from ..gguf.weights import FREQUENCIES, settings_of
 
 _NEEDED = (
@@ -40,10 +41,13 @@ _NEEDED = (
 _TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 
 
-def light_config(folder: Path) -> SimpleNamespace | None:
-    """Return a model's configuration; None if it leaves anything to defaults or to transformers."""
+def light_config(folder: Path, cache_dir: Path | None = None) -> SimpleNamespace | None:
+    """Return a model's configuration; None if it leaves anything to defaults or to transformers.
+
+    ``cache_dir`` keeps what is read of a GGUF file.
+    """
     if is_gguf(folder):
-        found = settings_of(folder)
+        found = facts_of(folder, cache_dir).settings
         plain = found["rope_parameters"].get("rope_type") == "default"
         fits = plain and found["model_type"] in _TYPES and found.get("sliding_window") is None
         return SimpleNamespace(**{"sliding_window": None, **found}) if fits else None
@@ -101,15 +105,10 @@ class LightModel(nn.Module):
     def __init__(self, config: SimpleNamespace, weights: Mapping[str, Tensor], folder: Path) -> None:
         super().__init__()
         self._folder = folder
-        steps = torch.arange(0, config.head_dim, 2).float() / config.head_dim
-        frequencies = 1.0 / config.rope_parameters["rope_theta"] ** steps
-        rotary = _place(self, ["model", "rotary_emb"])
-        rotary.register_buffer("inv_freq", weights.get(FREQUENCIES, frequencies), False)
-        for name, tensor in weights.items():
-            if name == FREQUENCIES:
-                continue
-            *path, leaf = name.split(".")
-            _place(self, path).register_parameter(leaf, nn.Parameter(tensor, requires_grad=False))
+        frequencies = weights.get(FREQUENCIES)
+        frequencies = plain_frequencies(config) if frequencies is None else frequencies
+        _place(self, ["model", "rotary_emb"]).register_buffer("inv_freq", frequencies, False)
+        fill_module(self, {name: tensor for name, tensor in weights.items() if name != FREQUENCIES})
         if config.tie_word_embeddings:
             cast(Any, self.lm_head).weight = cast(Any, self.model).embed_tokens.weight
 
@@ -118,6 +117,19 @@ class LightModel(nn.Module):
         weights = {**self.state_dict(), FREQUENCIES: cast(Any, self.model).rotary_emb.inv_freq}
         model: nn.Module = assemble(full_config(self._folder), weights, self._folder)
         return model.eval().requires_grad_(False)
+
+
+def plain_frequencies(config: SimpleNamespace) -> Tensor:
+    """Return the rotary frequencies of a configuration that :func:`light_config` gives, ``[D / 2]``."""
+    steps = torch.arange(0, config.head_dim, 2).float() / config.head_dim
+    return cast(Tensor, 1.0 / config.rope_parameters["rope_theta"] ** steps)
+
+
+def fill_module(root: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Put tensors into ``root`` under their names, making the modules on the way."""
+    for name, tensor in weights.items():
+        *path, leaf = name.split(".")
+        _place(root, path).register_parameter(leaf, nn.Parameter(tensor, requires_grad=False))
 
 
 def _place(root: nn.Module, path: list[str]) -> nn.Module:

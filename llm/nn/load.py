@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import DefectError, ModelUnavailable
-from ..gguf.header import fingerprint as gguf_fingerprint
 from ..gguf.header import is_gguf
+from ..gguf.known import facts_of
 from ..gguf.weights import read_weights, shape_header
 from .adapter import adapter_fingerprint, check_base, merge_adapter
 from .device import DTYPES, probe_device
@@ -112,8 +112,8 @@ def load_model(
         torch.set_num_threads(choice.threads)
     folder = locate_model(str(name))
     adapter_folder = None if adapter is None else Path(adapter).expanduser()
-    base, fingerprint = fingerprints(folder, adapter_folder)
-    config: Any = light_config(folder) if light else None
+    base, fingerprint = fingerprints(folder, adapter_folder, cache_dir)
+    config: Any = light_config(folder, cache_dir) if light else None
     model: Any = None if config is None else _light(folder, config, DTYPES[choice.dtype])
     if model is None:
         config = full_config(folder)
@@ -137,25 +137,26 @@ def load_model(
     )
 
 
-def fingerprints(folder: Path, adapter: Path | None) -> tuple[str, str]:
+def fingerprints(folder: Path, adapter: Path | None, cache_dir: Path | None = None) -> tuple[str, str]:
     """Return the fingerprints of a base, and of the base with its adapter, which must be for that base."""
     if adapter is not None and not (adapter / "adapter_config.json").exists():
         raise ModelUnavailable(f"no adapter_config.json in {adapter}: is it a PEFT folder?")
-    base = weights_fingerprint(folder)
+    base = weights_fingerprint(folder, cache_dir)
     if adapter is None:
         return base, base
     check_base(adapter, base)
     return base, hashlib.sha256(f"{base}+{adapter_fingerprint(adapter)}".encode()).hexdigest()
 
 
-def weights_fingerprint(folder: Path) -> str:
+def weights_fingerprint(folder: Path, cache_dir: Path | None = None) -> str:
     """Return a sha256 over a model folder's tensors: names, types, shapes and sampled bytes.
 
-    That of a GGUF file covers its header too. Also checks every file for completeness. Raises
+    That of a GGUF file covers its header too, and is kept in ``cache_dir`` while the file does not change.
+    Also checks every file for completeness. Raises
     :class:`~autogpt.errors.ModelUnavailable` when there are no weights or a file is cut off.
     """
     if is_gguf(folder):
-        return gguf_fingerprint(shape_header(folder))
+        return facts_of(folder, cache_dir).fingerprint
     tensors: dict[str, bytes] = {}
     for path in weight_files(folder):
         if path.suffix != ".safetensors":  # pickled weights: by size and ends

@@ -1,7 +1,7 @@
 """The packed cache: a model's weights as its precision stores them, in one file that is mapped, not read.
 
-Dequantising a file, merging an adapter and rounding to int8 or bf16 takes seconds and several times the
-memory of the result. So the result is written once, and the next start maps it: pages are read when the
+Dequantising a file, merging an adapter and rounding to int8 or bf16 takes seconds. So the result is written
+once, a layer at a time (:mod:`.stream`), and mapped, at this start and the next: pages are read when the
 first prompt needs them, and given back once a layer is packed for the kernels, which happens in the
 background (:meth:`~.low_precision.Linear.prepare`). Stored are plain tensors, not packed ones, whose
 layout is private to a processor and a version of torch: such a file serves any of them.
@@ -20,17 +20,17 @@ import logging
 import mmap
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
 from .forward import Layer, Weights
-from .low_precision import Dense, Precision, SwiGLU
+from .low_precision import PRECISIONS, Dense, Precision, SwiGLU
 
 log = logging.getLogger(__name__)
 
@@ -63,24 +63,39 @@ class PackedCache:
             return None
         return weights
 
-    def save(self, weights: Weights, fingerprint: str, precision: str, form: Precision) -> bool:
-        """Write the weights, layer by layer as ``form`` stores them; say whether there was room for them."""
+    def save(
+        self, fingerprint: str, precision: str, parameters: int, fill: Callable[[Writer], None]
+    ) -> Weights | None:
+        """Write the file of a model with so many ``parameters`` and map it; None if there is no room for it.
+
+        ``fill`` gives the weights, as loaded, to a writer that converts them.
+        """
         path = self._path(fingerprint, precision)
         unfinished = path.with_suffix(f".{os.getpid()}")
+        form = PRECISIONS[precision]
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            if shutil.disk_usage(self._folder).free < SPARE + _size(weights, form):
-                return False
+            size = parameters * form.narrow(Dense(torch.zeros(1, 1))).weight.element_size()
+            if shutil.disk_usage(self._folder).free < SPARE + size:
+                return None
             with unfinished.open("wb") as file:
-                _write(file, weights, _key(fingerprint, precision), form)
+                writer = Writer(file, form)
+                fill(writer)
+                writer.finish(_key(fingerprint, precision))
             unfinished.replace(path)
             self._prune(path)
         except OSError as error:  # a full or read-only disk only costs the next process time
             log.info("the packed weights were not written: %s", error)
+            return None
+        finally:
             with suppress(OSError):
                 unfinished.unlink(missing_ok=True)
-            return False
-        return True
+        return self.load(fingerprint, precision)
+
+    def remove(self, fingerprint: str, precision: str) -> None:
+        """Remove a model's file, if there is one."""
+        with suppress(OSError):
+            self._path(fingerprint, precision).unlink(missing_ok=True)
 
     def _path(self, fingerprint: str, precision: str) -> Path:
         name = hashlib.sha256(_key(fingerprint, precision).encode()).hexdigest()[:16]
@@ -102,51 +117,59 @@ def _key(fingerprint: str, precision: str) -> str:
     return f"{LAYOUT}|{fingerprint}|{precision}"
 
 
-def _size(weights: Weights, form: Precision) -> int:
-    """Return the bytes of the file, near enough, from the layers as loaded."""
-    dense = [weights.embedding, weights.head]
-    dense += [part for layer in weights.layers for part in layer.stored().values()]
-    one = form.narrow(Dense(torch.zeros(1, 1))).weight.element_size()
-    return sum(d.weight.numel() for d in dense) * one
+class Writer:
+    """Writes weights as a precision stores them; a :class:`~.stream.Sink`."""
 
+    def __init__(self, file: BinaryIO, form: Precision) -> None:
+        self._file, self._form = file, form
+        self._index: dict[str, Any] = {}
+        self._windows: list[int] = []
 
-def _parts(weights: Weights, form: Precision) -> Iterator[tuple[str, Dense | Tensor]]:
-    """Yield everything that is stored, one layer's worth in memory at a time."""
-    yield "norm", weights.norm
-    yield "inv_freq", weights.inv_freq
-    yield "embedding", form.narrow(weights.embedding)
-    if weights.head is not weights.embedding:
-        yield "head", form.narrow(weights.head)
-    for i, layer in enumerate(weights.layers):
+    def vector(self, name: str, tensor: Tensor) -> None:
+        """Write a tensor as it is."""
+        self._begin(name, tensor.dtype, tensor.shape)
+        self._append(tensor)
+
+    def table(self, name: str, pieces: Iterable[Tensor]) -> None:
+        """Convert and write a matrix, given some rows at a time."""
+        rows, scales = 0, []
+        for piece in pieces:
+            part = self._form.narrow(Dense(piece))
+            if not rows:
+                self._begin(f"{name}.weight", part.weight.dtype, part.weight.shape)
+            self._append(part.weight)
+            rows += len(piece)
+            if part.scales is not None:
+                scales.append(part.scales)
+        self._index[f"{name}.weight"][1][0] = rows
+        if scales:
+            self.vector(f"{name}.scales", torch.cat(scales))
+
+    def layer(self, layer: Layer) -> None:
+        """Convert and write the next layer."""
+        prefix = len(self._windows)
+        self._windows.append(layer.window)
         for name in ("norm", "q_norm", "k_norm", "mlp_norm"):
             vector = getattr(layer, name)
             if vector is not None:
-                yield f"{i}.{name}", vector
+                self.vector(f"{prefix}.{name}", vector)
         for name, dense in layer.stored().items():
-            yield f"{i}.{name}", form.narrow(dense)
+            self.table(f"{prefix}.{name}", [dense.weight])
+            if dense.bias is not None:
+                self.vector(f"{prefix}.{name}.bias", dense.bias)
 
+    def finish(self, key: str) -> None:
+        """Write the index."""
+        about = {"key": key, "tensors": self._index, "windows": self._windows, "end": self._file.tell()}
+        text = json.dumps(about).encode()
+        self._file.write(text + len(text).to_bytes(8, "little"))
 
-def _write(file: Any, weights: Weights, key: str, form: Precision) -> None:
-    index: dict[str, Any] = {}
+    def _begin(self, name: str, dtype: torch.dtype, shape: torch.Size) -> None:
+        self._file.write(bytes(-self._file.tell() % _PAGE))
+        self._index[name] = [str(dtype), list(shape), self._file.tell()]
 
-    def put(name: str, tensor: Tensor) -> None:
-        file.write(bytes(-file.tell() % _PAGE))
-        index[name] = [str(tensor.dtype), list(tensor.shape), file.tell()]
-        file.write(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
-
-    for name, part in _parts(weights, form):
-        if isinstance(part, Tensor):
-            put(name, part)
-            continue
-        for field in ("weight", "bias", "scales"):
-            tensor = getattr(part, field)
-            if tensor is not None:
-                put(f"{name}.{field}", tensor)
-    windows = [layer.window for layer in weights.layers]
-    about = {"key": key, "tensors": index, "windows": windows, "rope_scale": weights.rope_scale}
-    about["end"] = file.tell()
-    text = json.dumps(about).encode()
-    file.write(text + len(text).to_bytes(8, "little"))
+    def _append(self, tensor: Tensor) -> None:
+        self._file.write(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
 
 
 def _read(path: Path, key: str) -> Weights:
@@ -194,8 +217,7 @@ def _read(path: Path, key: str) -> Weights:
     ]
     embedding = dense("embedding")
     head = dense("head") if "head.weight" in index else embedding
-    scale = float(about["rope_scale"])
-    return Weights(embedding, head, vector("norm"), layers, vector("inv_freq"), scale)
+    return Weights(embedding, head, vector("norm"), layers, vector("inv_freq"), 1.0)
 
 
 def _forgetter(mapped: mmap.mmap, start: int, size: int) -> Callable[[], None] | None:

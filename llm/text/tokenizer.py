@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import ModelUnavailable
 from ..gguf.header import is_gguf
-from ..gguf.vocabulary import Vocabulary, read_vocabulary
+from ..gguf.known import vocabulary_of
+from ..gguf.vocabulary import Vocabulary
 from ..message import Message
 from .chat_format import CHATML, ChatFormat, is_chatml, read_template, template_in
 
@@ -51,12 +52,15 @@ class Encoded:
 class ChatTokenizer:
     """The tokenizer of a model folder or GGUF file together with our chat format."""
 
-    def __init__(self, folder: Path) -> None:
-        """Read ``folder/tokenizer.json`` or a GGUF file; ModelUnavailable if that is missing or broken."""
+    def __init__(self, folder: Path, cache_dir: Path | None = None) -> None:
+        """Read ``folder/tokenizer.json`` or a GGUF file; ModelUnavailable if that is missing or broken.
+
+        ``cache_dir`` keeps what is read of a GGUF file.
+        """
         from tokenizers import Tokenizer
 
         folder = Path(folder)
-        found = read_vocabulary(folder) if is_gguf(folder) else None
+        found = vocabulary_of(folder, cache_dir) if is_gguf(folder) else None
         path = folder if found else folder / "tokenizer.json"
         try:
             self.json: str = found.json if found else path.read_bytes().decode()
@@ -70,7 +74,9 @@ class ChatTokenizer:
             token.content: i for i, token in self._full.get_added_tokens_decoder().items()
         }
         self._added_ids = frozenset(self._added.values())
-        self.vocab_size: int = max(self._full.get_vocab(with_added_tokens=True).values()) + 1
+        self.vocab_size: int = (
+            found.size if found else max(self._full.get_vocab(with_added_tokens=True).values()) + 1
+        )
         bos, eos = (found.bos, found.eos) if found else _declared(folder)
         self.format: ChatFormat = self._chat_format(folder, found, bos, eos)
         self.eos_id: int = self._eos(folder, eos)

@@ -13,7 +13,8 @@ from transformers import AutoConfig, GPT2Config, LlamaConfig
 
 from autogpt.errors import ModelUnavailable, UsageError
 from autogpt.llm.engine.engine import Engine
-from autogpt.llm.nn.device import physical_cores, probe_device
+from autogpt.llm.nn import device
+from autogpt.llm.nn.device import measure, physical_cores, probe_device
 from autogpt.llm.nn.light_loader import LightModel, light_config
 from autogpt.llm.nn.load import load_model, weights_fingerprint
 
@@ -143,18 +144,21 @@ def test_a_hub_name_without_network_says_so() -> None:
 
 
 def test_wrong_device_or_dtype_is_a_usage_error() -> None:
-    for device, dtype in (("tpu", "auto"), ("cpu", "int3")):
+    for place, dtype in (("tpu", "auto"), ("cpu", "int3")):
         with pytest.raises(UsageError):
-            probe_device(device, dtype)
+            probe_device(place, dtype)
 
 
-def test_the_probe_keeps_its_verdict(tmp_path: Path) -> None:
+def test_the_probe_keeps_its_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "measure", lambda threads: (measure(threads)[0], True))
+    monkeypatch.setattr(device, "chip", lambda: "a chip of this test")
     first = probe_device("cpu", "auto", tmp_path)
     assert first.dtype == "float32" and 1 <= first.threads <= physical_cores()
     stored = tmp_path / "probe.json"
     turned = json.loads(stored.read_text())
     (key,) = turned
-    stored.write_text(json.dumps({key: {"float32": 9.0, "one thread": 5.0, "int8": 1.0}}))
+    times = {"float32": 9.0, "one thread": 5.0, "all threads": 9.0, "int8": 1.0}
+    stored.write_text(json.dumps({key: times}))
     again = probe_device("cpu", "auto", tmp_path)
     assert (again.dtype, again.threads, again.precisions) == ("float32", 1, ("int8",))
     stored.write_text("broken")

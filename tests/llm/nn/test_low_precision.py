@@ -231,13 +231,12 @@ def test_timings_decide(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(device, "read_measurements", lambda _: defaultdict(lambda: times))
         return probe_device("cpu", "auto")
 
-    assert decide({"float32": 10, "one thread": 20, "float16": 6, "int8": 4}) == DeviceChoice(
-        "cpu", "float32", 2, ("int8", "float16")
-    )
-    assert decide({"float32": 10, "one thread": 8, "float16": 9.8, "int8": 11}) == DeviceChoice(
-        "cpu", "float32", 1
-    )
+    two = {"float32": 10, "one thread": 20, "all threads": 11}
+    assert decide({**two, "float16": 6, "int8": 4}) == DeviceChoice("cpu", "float32", 2, ("int8", "float16"))
+    one = {"float32": 10, "one thread": 8, "all threads": 10}
+    assert decide({**one, "float16": 9.8, "int8": 11}) == DeviceChoice("cpu", "float32", 1)
     times: dict[str, float] = {"float32": 10, "bfloat16": 4, "float16": 6, "int8": 7}
+    times |= {"one thread": 10, "all threads": 6}
     monkeypatch.setattr(low_precision, "has_bf16", lambda: True)
     assert decide(times).precisions == ("bfloat16", "float16", "int8")
     assert decide({**times, "bfloat16": 5.9}).precisions == (
@@ -250,6 +249,31 @@ def test_timings_decide(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "bfloat16" not in available()
     assert probe_device("cpu", "int8").precisions == ("int8",)
     assert not probe_device("cpu", "float16").verify
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_timings_of_a_busy_machine_serve_this_process_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quiet: bool
+) -> None:
+    runs = []
+
+    def measure(threads: int) -> tuple[dict[str, float], bool]:
+        runs.append(threads)
+        return {"float32": 9.0, "int8": 1.0, "one thread": 9.0, "all threads": 9.0}, quiet
+
+    monkeypatch.setattr(device, "measure", measure)
+    monkeypatch.setattr(device, "chip", lambda: f"a chip {quiet}")
+    for _ in range(3):
+        assert probe_device("cpu", "auto", tmp_path).precisions == ("int8",)
+    assert len(runs) == 1
+    assert (tmp_path / "probe.json").exists() == quiet
+
+
+def test_the_measurement_takes_processor_time() -> None:
+    times, quiet = device.measure(1)
+    assert {"float32", "one thread", "all threads", *available()} >= set(times)
+    assert all(0 < ms < 10_000 for ms in times.values())
+    assert quiet or times["one thread"] == times["all threads"]
 
 
 def test_bf16_that_the_user_names_is_narrow_layers_where_the_chip_has_it(
