@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from .. import paths
 from ..base import Effect, Facts, Replay, Tool, ToolContext, ToolResult
 from .describe import found_line, joins, preview
 from .load import Column, load_source
+from .mend_sql import mend_sql
 from .query import fetch, run_query, shape, shown, to_number
 from .query_schema import general_schema, narrowed_schema
 from .read import TABLE_SUFFIXES, Source, quote, read_sources
@@ -190,24 +191,12 @@ class TablesQuery(Tool):
 _READING = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
 
 
-def _odd_names(facts: Facts) -> list[str]:
-    """Return the tables' and columns' names that SQL wants quoted."""
+def _known(facts: Facts) -> tuple[list[str], list[str]]:
+    """Return what the loaded tables and their columns are called, and the cells that are listed."""
     tables: Mapping[str, Any] = facts.get("tables", {})
-    names = [*tables, *(column["name"] for entry in tables.values() for column in entry["columns"])]
-    return [name for name in dict.fromkeys(names) if not name.isidentifier()]
-
-
-def quote_names(sql: str, names: Iterable[str]) -> str:
-    """Return ``sql`` with ``names`` in double quotes wherever they stand bare: ``Year Joined = 1966``."""
-    found = sorted(names, key=len, reverse=True)
-    if not found:
-        return sql
-    bare = "|".join(rf"(?<!\w){re.escape(name)}(?!\w)" for name in found)
-    whole = {name.casefold(): name for name in found}
-    parts = re.split(r"""('(?:[^']|'')*'|"(?:[^"]|"")*"|\[[^\]]*\]|`[^`]*`)""", sql)
-    for i in range(0, len(parts), 2):  # the others are quoted already
-        parts[i] = re.sub(bare, lambda found: quote(whole[found[0].casefold()]), parts[i], flags=re.I)
-    return "".join(parts)
+    columns = [column for entry in tables.values() for column in entry["columns"]]
+    cells = [cell for column in columns for cell in column.get("values", ())]
+    return [*tables, *(column["name"] for column in columns)], cells
 
 
 def _only_reads(action: int, _first: str | None, second: str | None, *_where: str | None) -> int:
@@ -252,7 +241,7 @@ class TablesSql(Tool):
         except ToolError as error:
             if "not authorized" in str(error):
                 raise ToolError("only a SELECT statement is allowed") from None
-            mended = quote_names(sql, _odd_names(ctx.facts))
+            mended = mend_sql(sql, *_known(ctx.facts))
             if mended == sql:
                 raise
             rows = fetch(conn, mended)

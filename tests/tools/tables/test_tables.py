@@ -343,6 +343,15 @@ def test_sql_takes_names_with_blanks_without_their_quotes(ctx: ToolContext) -> N
         SQL.run({"sql": "SELECT gone FROM odd WHERE Year Joined = 1"}, ctx)
 
 
+def test_sql_takes_tables_and_columns_that_are_words_of_sql(ctx: ToolContext) -> None:
+    text = "order,group,city\n1,a,St. John's\n2,b,Graz\n3,b,Graz\n"
+    (ctx.workspace / "table.csv").write_text(text, encoding="utf-8")
+    describe(ctx, "table.csv")
+    counted = "SELECT group, count(*) FROM table GROUP BY group ORDER BY count(*) DESC LIMIT 1"
+    assert SQL.run({"sql": counted}, ctx).value == [["b", 2]]
+    assert SQL.run({"sql": "SELECT order FROM table WHERE city = 'St. John's'"}, ctx).value == [1]
+
+
 @pytest.mark.parametrize(
     "statement",
     [
