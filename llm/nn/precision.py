@@ -30,7 +30,9 @@ MAX_ERROR = 0.05
 HEAVY = 3 << 29
 """Bytes of weights up to which the fastest precision is taken; of those that need more, the smallest.
 
-1.5B parameters are 3.1 GB in bf16, which few small machines have to spare, and half as much in int8."""
+1.5B parameters are 3.1 GB in bf16, which few small machines have to spare, and half as much in int8, at
+hardly more for a turn (300 rows, 12 of one, 6 of 8): 8.0 s of one thread instead of 7.5, with AMX. At 0.5B,
+1 GB in bf16, it is 3.4 instead of 2.6 s."""
 WIDTHS, PACKED = "widths.json", "packed"
 """The file of errors and the folder of weights, under the cache."""
 _VERSION = 2
