@@ -147,6 +147,7 @@ def test_a_file_in_use_is_in_the_list(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_doctor_names_the_default_the_others_and_what_memory_there_is(
     tiny: SplitModel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(registry, "DEFAULT", "large")
     main(["model", "fetch", "medium", "--from", str(tiny.folder)])
     main(["model", "use", "medium"])
     monkeypatch.setattr(machine, "memory", lambda: Memory(8 * GB, 3 * GB))

@@ -221,7 +221,7 @@ def test_the_default_is_the_best_one_allowed_that_this_machine_can_hold(
     assert ("does not fit" in choice.why) == (chosen != default)
 
 
-def test_a_smaller_model_that_was_fetched_is_used_where_the_default_was_not(
+def test_another_model_that_was_fetched_is_used_where_the_default_was_not(
     registry: ModelRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(models, "default_model", lambda: models.Choice("large", ""))
