@@ -140,7 +140,7 @@ JOINED = (
 def sentence_piece(**other: Any) -> Vocabulary:
     """Return a vocabulary of letters, bytes and pieces with falling scores."""
     single = sorted(set(JOINED.replace(" ", "") + "abcdefghijklmnopqrstuvwxyz<>▁"))
-    words = [piece for piece in JOINED.split() if len(piece) > 1]
+    words = [*dict.fromkeys(piece for piece in JOINED.split() if len(piece) > 1)]
     tokens = [*PIECES, *words, *single]
     kinds = [UNKNOWN, CONTROL, CONTROL, *[BYTE] * 256, *[NORMAL] * (len(words) + len(single))]
     scores = [0.0] * len(PIECES) + [-float(i) for i in range(len(words) + len(single))]
