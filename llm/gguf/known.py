@@ -18,7 +18,6 @@ from ...errors import ModelUnavailable
 from ...files import read_object, replace_file
 from .header import fingerprint
 from .vocabulary import Vocabulary, read_vocabulary
-from .weights import settings_of, shape_header
 
 _FOLDER = "gguf"
 _VERSION = 1
@@ -54,6 +53,8 @@ def facts_of(path: Path, cache_dir: Path | None = None) -> Facts:
 
 @lru_cache(maxsize=4)
 def _read(path: Path, size: int, changed: int) -> Facts:
+    from .weights import settings_of, shape_header  # torch, which commands that only look do without
+
     return Facts(fingerprint(shape_header(path)), settings_of(path))
 
 
