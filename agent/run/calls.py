@@ -55,7 +55,7 @@ def allowed_calls(state: State, tools: Mapping[str, Tool]) -> tuple[CallSpec, ..
         narrowed = (_narrowed(name, state, tools) for name in names)
         specs.extend(spec for spec in narrowed if spec is not None)
     may_finish = state.outcomes or not specs or not state.started.plan
-    if may_finish and not (specs and (_must_retry(state) or _must_write(state, tools))):
+    if may_finish and not (specs and (_must_retry(state) or _must_go_on(state, tools))):
         specs.append(finish_call(state))
     if may_plan:
         specs.append(plan_call(state, tools))
@@ -115,13 +115,18 @@ def _must_look(state: State) -> bool:
     return _is_taught(state) and state.started.mode != "chat" and bool(state.inspected)
 
 
-def _must_write(state: State, tools: Mapping[str, Tool]) -> bool:
-    """Return whether a planned call with an effect is still to come: such models stop too early."""
+def _must_go_on(state: State, tools: Mapping[str, Tool]) -> bool:
+    """Return whether such a model would stop too early: a planned call was not tried.
+
+    It counts for calls with an effect and for tools of the goal's own; of the built-in ones that only look it
+    may have planned too many.
+    """
     if not _is_taught(state):
         return False
+    own = {spec.name for spec in state.started.tools if spec.source != "built-in"}
     tried = {outcome.tool for outcome in state.outcomes} | set(state.refused)
     return any(
-        name not in tried and tools[name].effect == Effect.WRITE
+        name not in tried and (name in own or tools[name].effect == Effect.WRITE)
         for name in state.planned_tools
         if name in tools and _narrowed(name, state, tools) is not None
     )

@@ -65,3 +65,17 @@ def test_what_was_planned_to_be_written_is_written_before_the_end() -> None:
     found = asked("teaching", goal, steps)
     assert ["finish" in names(prompt) for prompt in found] == [False, False, False, True]
     assert ["finish" in names(prompt) for prompt in asked("names", goal, steps)] == [True, False, True, True]
+
+
+def test_tools_of_the_goals_own_that_were_planned_are_tried_before_the_end() -> None:
+    stubs = [{"name": name, "description": name, "parameters": {"type": "object"}} for name in ("one", "two")]
+    steps = [
+        ToolCall("plan", {"steps": [{"tool": name, "for": "it"} for name in ("one", "two", "calculator")]}),
+        ToolCall("one", {}),
+        ToolCall("two", {}),
+        ToolCall("finish", {"answer": "$2"}),
+    ]
+    goal: dict[str, object] = {"goal": "do both", "stubs": stubs}
+    found = asked("teaching", goal, steps)
+    assert ["finish" in names(prompt) for prompt in found] == [True, False, False, True]
+    assert ["finish" in names(prompt) for prompt in asked("names", goal, steps)] == [True, False, True, True]
