@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -141,13 +142,24 @@ class TablesDescribe(Tool):
         return ToolResult(whole, "\n".join(lines), {"tables": change}, Label.UNTRUSTED)
 
 
+_RESERVED = frozenset(
+    "add all alter and as autoincrement between case cast check collate commit constraint create current_date "
+    "current_time current_timestamp default deferrable delete distinct drop else escape except exists foreign "
+    "from group having in index insert intersect into is isnull join limit not nothing notnull null on or order "
+    "primary raise references returning select set table then to transaction union unique update using values "
+    "when where".split()
+)
+"""Words that SQLite (3.40) takes for a table's name in quotes only."""
+
+
 def _table_name(stem: str, source: Source, taken: set[str]) -> str:
     """Return a simple, unique name: from the file's stem, a sheet's name added, or the SQLite table's."""
-    sheet = source.name or ""
-    simple = re.sub(r"[^a-z0-9]+", "_", sheet.lower()).strip("_")
-    base = re.sub(r"[^a-z0-9]+", "_", stem.lower()).strip("_") or "table"
-    name = (f"{base}_{simple}" if simple else base)[:40].strip("_")
-    name = f"t_{name}" if name.startswith("sqlite") else name
+    simple, base = (
+        re.sub(r"[\W_]+", "_", unicodedata.normalize("NFC", part).lower()).strip("_")
+        for part in (source.name or "", stem)
+    )
+    name = "_".join(part for part in (base, simple) if part)[:40].strip("_")
+    name = f"t_{name}" if name in _RESERVED or name.startswith("sqlite") else name or "t"
     number, unique = 1, name
     while unique in taken:
         number += 1
