@@ -142,12 +142,12 @@ class TablesDescribe(Tool):
         return ToolResult(whole, "\n".join(lines), {"tables": change}, Label.UNTRUSTED)
 
 
-_RESERVED = frozenset(
-    "add all alter and as autoincrement between case cast check collate commit constraint create current_date "
-    "current_time current_timestamp default deferrable delete distinct drop else escape except exists foreign "
-    "from group having in index insert intersect into is isnull join limit not nothing notnull null on or order "
-    "primary raise references returning select set table then to transaction union unique update using values "
-    "when where".split()
+_RESERVED = (
+    "add all alter and as autoincrement between case cast check collate commit constraint create "
+    "current_date  current_time current_timestamp default deferrable delete distinct drop else escape "
+    "except exists foreign  from group having in index insert intersect into is isnull join limit not "
+    "nothing notnull null on or order  primary raise references returning select set table then to "
+    "transaction union unique update using values  when where"
 )
 """Words that SQLite (3.40) takes for a table's name in quotes only."""
 
@@ -159,7 +159,7 @@ def _table_name(stem: str, source: Source, taken: set[str]) -> str:
         for part in (source.name or "", stem)
     )
     name = "_".join(part for part in (base, simple) if part)[:40].strip("_")
-    name = f"t_{name}" if name in _RESERVED or name.startswith("sqlite") else name or "t"
+    name = f"t_{name}" if name in _RESERVED.split() or name.startswith("sqlite") else name or "t"
     number, unique = 1, name
     while unique in taken:
         number += 1
