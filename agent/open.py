@@ -169,12 +169,13 @@ def _openai(rest: str, settings: Settings) -> Model:
 
 def _local(name: str, settings: Settings) -> Model:
     bound_spinning()
-    from ..llm.models.llamacpp import LlamaCppModel, llamacpp_could_run, only_llamacpp_runs
-    from ..llm.models.local import LocalModel, value_in
     from ..llm.registry import ModelRegistry
 
     registry = ModelRegistry(settings.home)
-    found = registry.resolve(name)
+    found = registry.resolve(name)  # a wrong name is answered before torch is imported
+    from ..llm.models.llamacpp import LlamaCppModel, llamacpp_could_run, only_llamacpp_runs
+    from ..llm.models.local import LocalModel, value_in
+
     line, source = registry.too_little_memory(found), Path(found.source)
     smaller = bool(line) and found.adapter is None and llamacpp_could_run(source)
     if smaller or only_llamacpp_runs(source):

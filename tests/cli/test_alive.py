@@ -63,3 +63,10 @@ def test_output_puts_the_next_sign_off(capsys: pytest.CaptureFixture[str]) -> No
         alive.touch()
     alive.rest()
     assert capsys.readouterr().err == ""
+
+
+def test_a_wrong_model_name_is_answered_before_torch_is_imported(tmp_path: Path) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "autogpt", "run", "hello", "--model", "larg"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert done.returncode == 2 and "no model 'larg'; did you mean large?" in done.stderr
+    assert " autogpt.settings\n" in done.stderr and " torch\n" not in done.stderr

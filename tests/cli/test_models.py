@@ -79,7 +79,7 @@ def test_without_a_name_the_default_is_fetched_and_the_choice_is_explained(
         (["nano"], "nano ships with the package, there is nothing to fetch"),
         (
             ["large", "--from", "nowhere.gguf"],
-            "nowhere.gguf: no such file or folder. Without: bring qwen2.5-coder",
+            "nowhere.gguf: no such file or folder; wanted is qwen2.5-coder",
         ),
         (["small", "--from", "nowhere.whl"], "nowhere.whl: no such file"),
     ],

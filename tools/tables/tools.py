@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -144,11 +145,12 @@ class TablesDescribe(Tool):
 
 def _table_name(stem: str, source: Source, taken: set[str]) -> str:
     """Return a simple, unique name: from the file's stem, a sheet's name added, or the SQLite table's."""
-    sheet = source.name or ""
-    simple = re.sub(r"[^a-z0-9]+", "_", sheet.lower()).strip("_")
-    base = re.sub(r"[^a-z0-9]+", "_", stem.lower()).strip("_") or "table"
-    name = (f"{base}_{simple}" if simple else base)[:40].strip("_")
-    name = f"t_{name}" if name.startswith("sqlite") else name
+    simple, base = (
+        re.sub(r"[\W_]+", "_", unicodedata.normalize("NFC", part).lower()).strip("_")
+        for part in (source.name or "", stem)
+    )
+    name = "_".join(part for part in (base, simple) if part)[:40].strip("_")
+    name = f"t_{name}" if name.startswith("sqlite") else name or "t"
     number, unique = 1, name
     while unique in taken:
         number += 1

@@ -209,6 +209,15 @@ def test_suites_load_plain_packed_and_by_their_plain_name(tmp_path: Path) -> Non
     assert [(line, near) for line, _, _, near in problems(tmp_path / "d.jsonl")] == [(4, "check"), (5, "")]
 
 
+def test_a_json_file_that_a_goal_of_the_folder_reads_is_not_a_goal(tmp_path: Path) -> None:
+    write(tmp_path, "rooms.json", '[{"room": "Elbe", "seats": 8}]')
+    write(tmp_path, "seats.yaml", "goal: How many seats has Elbe?\ninputs: [rooms.json]\n")
+    assert [goal.goal for goal in load_goals(tmp_path)] == ["How many seats has Elbe?"]
+    write(tmp_path, "more.json", '[{"room": "Oder", "seats": 4}]')
+    with pytest.raises(UsageError, match=r"more.json:1: goal: is missing"):
+        load_goals(tmp_path)
+
+
 def test_folders_text_and_stdin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, "b.yaml", "goal: second\n")
     write(tmp_path, "a.json", '{"goal": "first"}')

@@ -316,6 +316,24 @@ def test_odd_names_and_cells_are_only_data(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("file", "table"),
+    [
+        ("销售.csv", "销售"),
+        ("U\u0308bersicht 2025.csv", "\u00fcbersicht_2025"),
+        ("order.csv", "order"),
+        ("table.csv", "table"),
+        ("--.csv", "t"),
+    ],
+)
+def test_a_table_has_a_name_that_can_be_read_and_stands_in_sql(tmp_path: Path, file: str, table: str) -> None:
+    (tmp_path / file).write_text("a,b\n1,2\n", encoding="utf-8")
+    ctx = ToolContext(tmp_path)
+    describe(ctx, file)
+    assert list(ctx.facts["tables"]) == [table]
+    assert SQL.run({"sql": f"SELECT b FROM {table}"}, ctx).value == [2]
+
+
 # --- sql -------------------------------------------------------------------------------------
 
 
@@ -334,7 +352,7 @@ def test_sql_takes_names_with_blanks_without_their_quotes(ctx: ToolContext) -> N
     describe(ctx, "odd.csv")
     for statement in (
         "SELECT Town FROM odd WHERE year joined = 1966 AND Year = 1",
-        "SELECT Town FROM odd WHERE \"Year Joined\" = 1966 AND Year Joined < 1970",
+        'SELECT Town FROM odd WHERE "Year Joined" = 1966 AND Year Joined < 1970',
     ):
         assert SQL.run({"sql": statement}, ctx).value == ["Graz"]
     statement = "SELECT Year FROM odd WHERE Town = 'Year Joined' AND Year Joined = 1970"
