@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pytest
 
@@ -16,7 +16,7 @@ from autogpt.tools.registry import builtins
 TABLE = {"t.csv": "town,n\nGraz,1\nLinz,2\n"}
 
 
-def asked(prompting: Prompting, goal: dict[str, object], steps: Sequence[ToolCall]) -> Sequence[Prompt]:
+def asked(prompting: Prompting, goal: Mapping[str, object], steps: Sequence[ToolCall]) -> Sequence[Prompt]:
     """Run ``goal`` and return what the model was asked."""
     model = ScriptedModel(steps, check=False)
     model.prompting = prompting
@@ -75,7 +75,7 @@ def test_tools_of_the_goals_own_that_were_planned_are_tried_before_the_end() -> 
         ToolCall("two", {}),
         ToolCall("finish", {"answer": "$2"}),
     ]
-    goal: dict[str, object] = {"goal": "do both", "stubs": stubs}
+    goal = {"goal": "do both", "stubs": stubs}
     found = asked("teaching", goal, steps)
     assert ["finish" in names(prompt) for prompt in found] == [True, False, False, True]
     assert ["finish" in names(prompt) for prompt in asked("names", goal, steps)] == [True, False, True, True]

@@ -101,11 +101,12 @@ def test_parts_and_adapters_are_refused(tmp_path: Path, keys: dict[str, Any], ab
 
 
 def test_what_would_be_computed_wrongly_is_refused(tmp_path: Path) -> None:
-    for keys, about in [
+    wrong: list[tuple[dict[str, Any], str]] = [
         ({"qwen2.expert_count": 8}, "expert_count is 8"),
         ({"qwen2.rope.dimension_count": 4}, "dimension_count is 4"),
         ({"qwen2.rope.scaling.type": "longrope", "qwen2.rope.scaling.factor": 2.0}, "longrope"),
-    ]:
+    ]
+    for keys, about in wrong:
         path = write_gguf(tmp_path / "m.gguf", MODEL, settings=keys)
         with pytest.raises(ModelUnavailable, match=about):
             load_model(path, "cpu", "float32", light=True)

@@ -48,6 +48,7 @@ def byte_level(kind: str) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE(ignore_merges=kind == "llama-bpe"))
     whole = kind in ("gpt-2", "smollm")
     level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=whole)
+    cut: pre_tokenizers.PreTokenizer
     if kind in CUTS:
         cut = pre_tokenizers.Split(_expression(CUTS[kind]), "isolated")
     else:
