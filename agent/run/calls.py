@@ -77,12 +77,13 @@ def _narrowed(name: str, state: State, tools: Mapping[str, Tool]) -> CallSpec | 
 def plan_call(state: State, tools: Mapping[str, Tool]) -> CallSpec | None:
     """Return the ``plan`` call; a later plan may not add effects that the first did not name."""
     later = state.plans > 0
+    ready = _ready_families(state, tools) if _is_taught(state) else None
     names = [
         name
         for name, tool in tools.items()
         if name not in state.refused
         and (not later or tool.effect == Effect.READ or name in state.planned_tools)
-        and not (_is_taught(state) and _is_idle(name, state, tools))
+        and (ready is None or _family(name) in ready)
     ]
     if not names:
         return None
@@ -132,11 +133,14 @@ def _must_go_on(state: State, tools: Mapping[str, Tool]) -> bool:
     )
 
 
-def _is_idle(name: str, state: State, tools: Mapping[str, Tool]) -> bool:
-    """Return whether nothing of a tool's family can run on what is known, as table tools without tables."""
-    family = name.partition(".")[0]
-    kin = [other for other in tools if other.partition(".")[0] == family]
-    return not any(tools[other].narrow(state.facts, tuple(state.offered)) is not None for other in kin)
+def _ready_families(state: State, tools: Mapping[str, Tool]) -> set[str]:
+    """Return the families of which a tool can run on what is known: not the table tools without tables."""
+    handles = tuple(state.offered)
+    return {_family(name) for name, tool in tools.items() if tool.narrow(state.facts, handles) is not None}
+
+
+def _family(name: str) -> str:
+    return name.partition(".")[0]
 
 
 def finish_call(state: State) -> CallSpec:
