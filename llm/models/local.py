@@ -199,13 +199,14 @@ class LocalModel:
         Raises :class:`ContextOverflow`.
         """
         from ..engine.engine import Request
+        from ..engine.sequence import STEP
 
         messages = [Message("user", text)]
         if system is not None:
             messages.insert(0, Message("system", system))
         ids = self._encode(messages)
         session = f"generate-{uuid4().hex}"
-        first = min(max_tokens, Sampling().max_tokens)
+        first = min(max_tokens, STEP)  # more is granted step by step, to a text that does not repeat itself
         chosen = sampling or Sampling(max_tokens=first, text_tokens=max_tokens)
         free = None if sampling else lambda _: True
         request = Request(session, ids, None, chosen, frozenset(self.tokenizer.stop_ids), free=free)

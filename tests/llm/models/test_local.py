@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from support.tiny import tiny_module
 from transformers import LlamaConfig
 
 from autogpt.errors import ModelUnavailable
+from autogpt.llm.engine.engine import Generated, Request
+from autogpt.llm.engine.sequence import STEP
 from autogpt.llm.message import CallSpec, Message, Prompt, Sampling, why_invalid
 from autogpt.llm.models.local import ContextOverflow, LocalModel
 from autogpt.llm.text.grammar import GrammarError, mark_forced
@@ -142,6 +145,21 @@ def test_a_call_that_is_no_free_text_keeps_its_limit_beside_one_that_is(model: L
         name = turn.text.partition('{"name":"')[2].partition('"')[0]
         ids.add((name, len(turn.ids) > 30))
     assert ids == {("files.write", False), ("finish", True)}
+
+
+def test_text_of_its_own_is_granted_step_by_step(model: LocalModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A text that repeats itself gets no further step, so it must begin with one."""
+    asked: list[Sampling] = []
+    through = model.engine.generate
+
+    def generate(requests: Sequence[Request], *rest: Any) -> list[Generated]:
+        asked.extend(request.sampling for request in requests)
+        return through(requests, *rest)
+
+    monkeypatch.setattr(model.engine, "generate", generate)
+    for most in (50, 1500):
+        model.generate("tell me", max_tokens=most)
+    assert [(one.max_tokens, one.text_tokens) for one in asked] == [(50, 50), (STEP, 1500)]
 
 
 def test_text_is_streamed_whole(model: LocalModel) -> None:
