@@ -30,6 +30,7 @@ from . import (
     conversations,
     files,
     mixed,
+    sql,
     stubs,
     tables,
     words,
@@ -80,6 +81,8 @@ Family = Callable[[random.Random, int], Iterator[Task]]
 FAMILIES: dict[str, Family] = {
     "wikisql": lambda rng, number: tables.wikisql(rng),
     "wtq": lambda rng, number: tables.wtq(rng),
+    "wtq in SQL": lambda rng, number: sql.wtq(rng),
+    "sheets in SQL": sql.sheets,
     "tables": tables.templated,
     "wikisql templated": lambda rng, number: tables.templated(rng, number, ["wikisql_train"]),
     "mawps": lambda rng, number: words.mawps(rng),
@@ -102,6 +105,12 @@ FAMILIES: dict[str, Family] = {
     "services asked first": services.asked_first,
     "none fits": services.none_fits,
     "instructions": instructions.instructions,
+    "facts": instructions.facts,
+    "facts beside tools": lambda rng, number: stubs.beside(instructions.facts(rng, number), rng),
+    "instructions beside tools": lambda rng, number: stubs.beside(
+        instructions.instructions(rng, number), rng
+    ),
+    "Chinese talk beside tools": lambda rng, number: stubs.beside(chinese.talk(rng, number), rng),
     "Chinese talk": chinese.talk,
     "Chinese tables": chinese.tables,
     "chat beside tools": lambda rng, number: stubs.beside(chat.own(rng, number), rng),
@@ -124,22 +133,25 @@ RECIPES: dict[str, Mapping[str, int]] = {
         "words beside tools": 150, "memory": 2400,
     },
     "medium": {
-        "wikisql": 750, "wtq": 150, "tables": 320, "mawps": 300, "gsm8k": 70, "gsm8k chained": 90,
-        "words": 110, "files": 270, "exact": 130, "workflows": 270, "answers to files": 110, "mixed": 210,
-        "conversations": 150, "chatty conversations": 50, "chat": 60, "talk": 40, "chatterbot": 20,
-        "seal-tools": 450, "requests": 600, "services": 450, "services asked first": 160, "none fits": 100,
-        "instructions": 260, "Chinese talk": 110, "Chinese tables": 170, "chat beside tools": 90,
-        "talk beside tools": 90, "chatterbot beside tools": 40, "files beside tools": 40,
-        "tables beside tools": 40, "words beside tools": 40, "memory": 250,
+        "wikisql": 600, "wtq in SQL": 650, "sheets in SQL": 450, "tables": 250, "mawps": 450, "gsm8k": 200,
+        "gsm8k chained": 100, "words": 80, "files": 250, "exact": 120, "workflows": 250,
+        "answers to files": 100, "mixed": 180, "conversations": 170, "chatty conversations": 60, "chat": 50,
+        "talk": 30, "chatterbot": 20, "seal-tools": 450, "requests": 350, "services": 550,
+        "services asked first": 160, "none fits": 70, "facts": 60, "instructions": 110, "Chinese talk": 70,
+        "Chinese tables": 140, "facts beside tools": 110, "instructions beside tools": 130,
+        "Chinese talk beside tools": 110, "chat beside tools": 90, "talk beside tools": 110,
+        "chatterbot beside tools": 40, "files beside tools": 40, "tables beside tools": 40,
+        "words beside tools": 40, "memory": 170,
     },
     "large": {
-        "wikisql": 80, "wtq": 20, "tables": 40, "mawps": 25, "gsm8k": 8, "gsm8k chained": 12, "words": 10,
-        "files": 30, "exact": 14, "workflows": 36, "answers to files": 14, "mixed": 26, "conversations": 26,
-        "chatty conversations": 8, "chat": 8, "talk": 6, "chatterbot": 3, "seal-tools": 50, "requests": 40,
-        "services": 50, "services asked first": 18, "none fits": 12, "instructions": 14, "Chinese talk": 8,
-        "Chinese tables": 16, "chat beside tools": 10, "talk beside tools": 10,
-        "chatterbot beside tools": 5, "files beside tools": 5, "tables beside tools": 5,
-        "words beside tools": 5, "memory": 30,
+        "wikisql": 60, "wtq in SQL": 90, "sheets in SQL": 60, "tables": 20, "mawps": 60, "gsm8k": 40,
+        "gsm8k chained": 12, "words": 8, "files": 36, "exact": 14, "workflows": 36, "answers to files": 14,
+        "mixed": 26, "conversations": 28, "chatty conversations": 10, "chat": 6, "talk": 4, "chatterbot": 3,
+        "seal-tools": 70, "requests": 30, "services": 80, "services asked first": 22, "none fits": 10,
+        "facts": 8, "instructions": 10, "Chinese talk": 8, "Chinese tables": 20, "facts beside tools": 20,
+        "instructions beside tools": 22, "Chinese talk beside tools": 18, "chat beside tools": 12,
+        "talk beside tools": 14, "chatterbot beside tools": 5, "files beside tools": 5,
+        "tables beside tools": 5, "words beside tools": 5, "memory": 26,
     },
     "update": {
         "wikisql": 420, "wtq": 60, "tables": 180, "mawps": 170, "gsm8k": 40, "gsm8k chained": 60,
@@ -188,6 +200,7 @@ def mixture(seed: int, scale: float, recipe: str = "whole", without: Collection[
             if barred.isdisjoint(map(plain, texts)):
                 if task.memory is None and aside.randrange(WITH_MEMORY) == 0:
                     task = memory.beside(task, aside)
+                task = sql.in_sql(task) if recipe in TYPED else task
                 yield unplanned(task) if aside.randrange(UNPLANNED) == 0 else task
 
 

@@ -1,8 +1,9 @@
 """Arithmetic: word problems from MAWPS and GSM8K, and our own wordings, done with the calculator.
 
 The equation that a data set records becomes the calculator's expression; GSM8K's marked calculations
-become one call each, which may take earlier results by handle. Kept only when the checked answer is
-reached.
+become one call each, which may take earlier results by handle. What a planned step is for says what is
+computed from what, before the call is written: numbers with the words behind them, or the worked solution's
+line without its results. Kept only when the checked answer is reached.
 """
 
 from __future__ import annotations
@@ -20,21 +21,51 @@ from .expert import Task, call, finish, plan
 
 _MARKED = re.compile(r"<<([^=<>]+)=([^<>]+)>>")
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
-PURPOSES = ("the answer", "work it out", "compute the result", "calculate")
+_RESULT = re.compile(r"\s*=?\s*\$?\s*<<[^<>]*>>\s*\$?-?[\d,.]*\d")
+_LONGEST = 80
+"""Characters of what a step is for; the call's schema allows no more."""
 
 
-def _task(question: str, expressions: list[str], answer: str, rng: random.Random) -> Task:
+def _task(question: str, expressions: list[str], answer: str, reasons: list[str]) -> Task:
     goal = Goal.model_validate({"goal": question, "check": [{"answer": {"number": float(answer)}}]})
-    steps = [
-        plan(
-            *[
-                ("calculator", rng.choice(PURPOSES) if len(expressions) == 1 else f"step {n}")
-                for n in range(1, min(len(expressions), 6) + 1)
-            ]
-        )
-    ]
+    steps = [plan(*[("calculator", cut(reason)) for reason in reasons[:6]])]
     steps += [call("calculator", expression=expression) for expression in expressions]
     return Task("words", goal, [*steps, finish(f"${len(expressions)}")])
+
+
+def cut(text: str) -> str:
+    """Return a text in one line of at most 80 characters, ended at a word."""
+    text = " ".join(text.split()).strip(" .")
+    return text if len(text) <= _LONGEST else text[:_LONGEST].rpartition(" ")[0]
+
+
+def worded(expression: str, question: str) -> str:
+    """Return an expression with the words that stand behind its numbers in the question.
+
+    ``9 + 12`` of "After 9 customers left he still had 12 customers." is ``9 customers + 12 customers``.
+    """
+
+    def named(match: re.Match[str]) -> str:
+        number = match[0].removesuffix(".0")
+        found = re.search(rf"(\$ ?)?(?<![\d.,]){re.escape(number)}(?![\d.,]*\d) *([a-z]+)?", question)
+        if found is None:
+            return number
+        word = found[2] if found[2] and found[2] not in _NO_NOUNS else ""
+        return f"{number} {'dollars' if found[1] else word}".strip()
+
+    return _NUMBER.sub(named, expression)
+
+
+_NO_NOUNS = frozenset(
+    "a an and are as at but by can cost did each for from had has have he her his if in into is it left less "
+    "more new of off old on only or other out per she than that the their then they times to was were which "
+    "while will with".split()
+)
+
+
+def reasons(solution: str) -> list[str]:
+    """Return, for each marked calculation of a worked solution, its line without the results."""
+    return [_RESULT.sub("", line) for line in solution.splitlines() for _ in _MARKED.findall(line)]
 
 
 def _problems(source: str, rng: random.Random) -> list[dict[str, Any]]:
@@ -50,7 +81,8 @@ def mawps(rng: random.Random) -> Iterator[Task]:
     for record in records:
         equation = record["equation"].strip()
         if len(equation.split()) <= 7:
-            yield _task(record["question"], [equation], record["answer"], rng)
+            why = [worded(equation, record["question"])]
+            yield _task(record["question"], [equation], record["answer"], why)
 
 
 def gsm8k(rng: random.Random, limit: int) -> Iterator[Task]:
@@ -63,7 +95,10 @@ def gsm8k(rng: random.Random, limit: int) -> Iterator[Task]:
             continue
         made += 1
         yield _task(
-            record["question"], [left.strip() for left, _ in marked], record["answer"].replace(",", ""), rng
+            record["question"],
+            [left.strip() for left, _ in marked],
+            record["answer"].replace(",", ""),
+            reasons(record["solution"]),
         )
 
 
@@ -78,7 +113,8 @@ def chained(rng: random.Random, limit: int) -> Iterator[Task]:
         expressions = chain(record["question"], marked)
         if "$" in "".join(expressions):
             made += 1
-            yield _task(record["question"], expressions, record["answer"].replace(",", ""), rng)
+            answer = record["answer"].replace(",", "")
+            yield _task(record["question"], expressions, answer, reasons(record["solution"]))
 
 
 def chain(question: str, marked: list[tuple[str, str]]) -> list[str]:
@@ -149,4 +185,5 @@ def templated(rng: random.Random, count: int) -> Iterator[Task]:
             answer, _ = calculate(expression)
         except ToolError:  # a date that does not exist
             continue
-        yield _task(text.format(**values), [expression], str(answer), rng)
+        question = text.format(**values)
+        yield _task(question, [expression], str(answer), [worded(expression, question)])

@@ -15,6 +15,7 @@ from typing import Literal
 from ... import prompts
 from ...llm.message import Message
 from ...text import Prompting
+from ...tools.tables.describe import FIRST_ROW
 from .events import (
     ConversationFolded,
     Event,
@@ -72,7 +73,7 @@ def messages(events: Sequence[Event]) -> tuple[Message, ...]:
                 calls[event.call_id] = f"{event.tool} {short}".strip()
             case ToolOutcome(by="driver"):
                 call = calls.get(event.call_id, event.tool)
-                seen.append(prompts.Observation(event.handle, call, event.preview))
+                seen.append(prompts.Observation(event.handle, call, _preview(event, kind)))
             case ModelTurn():
                 flush()
                 conversation.append(Message("assistant", event.text, tuple(event.ids) or None))
@@ -96,7 +97,7 @@ def _answer(event: Event, kind: Prompting) -> Message | None:
     """Return what the model reads in answer to its call; None for an event that is no such answer."""
     match event:
         case ToolOutcome():
-            result = prompts.Observation(event.handle, event.tool, event.preview)
+            result = prompts.Observation(event.handle, event.tool, _preview(event, kind))
             return Message("tool", prompts.observation(result))
         case ToolsShown():
             lines = [_line(spec) for spec in event.tools]
@@ -109,6 +110,13 @@ def _answer(event: Event, kind: Prompting) -> Message | None:
         case PersonAnswered(decision=None):
             return Message("tool", event.text)
     return None
+
+
+def _preview(outcome: ToolOutcome, kind: Prompting) -> str:
+    """Return what the model reads of a result: one that knows tools by name was trained without first rows."""
+    if kind != "names" or outcome.tool != "tables.describe":
+        return outcome.preview
+    return "\n".join(line for line in outcome.preview.split("\n") if not line.startswith(FIRST_ROW))
 
 
 def _parts(

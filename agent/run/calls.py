@@ -17,6 +17,7 @@ from typing import Any
 
 from ...llm.message import CallSpec
 from ...tools.base import Effect, Tool
+from ...tools.tables.read import TABLE_SUFFIXES
 from ..record.state import State, is_empty_result
 from .verdict import unread_inputs
 
@@ -29,6 +30,7 @@ MAX_REMEMBERED = 3
 """Things that the model may ask to keep per goal or message."""
 MAX_NAMED = 8
 """Unread inputs that an answer may begin with; more would only make the grammar larger."""
+DESCRIBE = "tables.describe"
 MAX_SEARCHES = 2
 """Searches by the model for further tools, per goal or message."""
 MAX_RECALLS = 2
@@ -43,7 +45,7 @@ def allowed_calls(state: State, tools: Mapping[str, Tool]) -> tuple[CallSpec, ..
         finish = None if _must_look(state) else finish_call(state)
         first = (plan_call(state, tools), finish, find_call(state), ask_call(), *memory_calls(state))
         return tuple(spec for spec in first if spec is not None)
-    stuck = state.failures >= FAILURES_BEFORE_REPLAN or state.repeated
+    stuck = is_stuck(state)
     may_plan = state.started.plan and bool(state.outcomes) and state.plans < MAX_PLANS
     if stuck and may_plan and state.failures > 0:
         replan = plan_call(state, tools)
@@ -66,6 +68,11 @@ def allowed_calls(state: State, tools: Mapping[str, Tool]) -> tuple[CallSpec, ..
     return tuple(spec for spec in specs if spec is not None)
 
 
+def is_stuck(state: State) -> bool:
+    """Return whether the last call repeated an earlier one and its result, or several in a row have failed."""
+    return state.failures >= FAILURES_BEFORE_REPLAN or state.repeated
+
+
 def _narrowed(name: str, state: State, tools: Mapping[str, Tool]) -> CallSpec | None:
     tool = tools.get(name)
     if tool is None or name in state.refused:
@@ -78,12 +85,14 @@ def plan_call(state: State, tools: Mapping[str, Tool]) -> CallSpec | None:
     """Return the ``plan`` call; a later plan may not add effects that the first did not name."""
     later = state.plans > 0
     ready = _ready_families(state, tools) if _is_taught(state) else None
+    described = ready is not None and all_described(state)
     names = [
         name
         for name, tool in tools.items()
         if name not in state.refused
         and (not later or tool.effect == Effect.READ or name in state.planned_tools)
         and (ready is None or _family(name) in ready)
+        and not (described and name == DESCRIBE)
     ]
     if not names:
         return None
@@ -137,6 +146,12 @@ def _ready_families(state: State, tools: Mapping[str, Tool]) -> set[str]:
     """Return the families of which a tool can run on what is known: not the table tools without tables."""
     handles = tuple(state.offered)
     return {_family(name) for name, tool in tools.items() if tool.narrow(state.facts, handles) is not None}
+
+
+def all_described(state: State) -> bool:
+    """Return whether every table file has been described, so that a model need not plan to do it again."""
+    files = {path for path in state.facts.get("files", {}) if path.lower().endswith(TABLE_SUFFIXES)}
+    return files <= {entry["path"] for entry in state.facts.get("tables", {}).values()}
 
 
 def _family(name: str) -> str:

@@ -22,12 +22,14 @@ from ...tools.tables.read import TABLE_SUFFIXES
 from ..record.events import Event, PersonSaid
 from ..record.state import State
 from ..record.transcript import messages
-from .calls import allowed_calls
+from .calls import allowed_calls, is_stuck
 
 MAX_INVALID = 3
 MAX_REPEATS = 3
 MAX_DOUBTS = 3
 """Turns in a row with less than the chance that the goal's limits ask for: then there is no hope."""
+UNSTUCK = 0.7
+"""The temperature, at least, of a turn after a repeated call or several failed ones."""
 CONVERSATION = 3000
 """Tokens of a conversation beyond which its oldest part is compacted: what small models still read well."""
 
@@ -40,11 +42,14 @@ class Think:
     calls: tuple[CallSpec, ...]
     judged: bool = False
     """Whether the chance of success is wanted with the answer."""
+    stuck: bool = False
+    """Whether the last call repeated an earlier one and its result, or several in a row have failed."""
 
     def prompt(self, session: str, sampling: Sampling) -> Prompt:
-        """Return the request to a model."""
-        judged = sampling.judged or self.judged
-        return Prompt(session, self.conversation, self.calls, replace(sampling, judged=judged))
+        """Return the request to a model; one that is stuck would greedily say the same again."""
+        warmer = max(sampling.temperature, UNSTUCK) if self.stuck else sampling.temperature
+        sampling = replace(sampling, judged=sampling.judged or self.judged, temperature=warmer)
+        return Prompt(session, self.conversation, self.calls, sampling)
 
 
 @dataclass(frozen=True)
@@ -148,7 +153,7 @@ def decide(events: Sequence[Event], tools: Mapping[str, Tool]) -> Request:
     if exhausted:
         return exhausted
     judged = bool(state.started.limits.get("chance"))
-    return Think(messages(events), allowed_calls(state, tools), judged)
+    return Think(messages(events), allowed_calls(state, tools), judged, is_stuck(state))
 
 
 def _waits_for_message(events: Sequence[Event]) -> bool:

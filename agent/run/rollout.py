@@ -24,7 +24,7 @@ from ..record.record import Record
 from ..record.result import RunResult, summarise
 from .memory import NoMemory, RunMemory
 from .session import Session, drive
-from .workbench import Workbench, goal_tools, opening
+from .workbench import Workbench, goal_tools, opening, prompting_of
 
 
 @dataclass(eq=False)
@@ -114,7 +114,7 @@ class Rollout:
 
         A goal that would work in place works on copies here. Raises UsageError for a missing input.
         """
-        tools, sources = goal_tools(goal, self.registry)
+        tools, sources = goal_tools(goal, self.registry, prompting_of(self.model))
         self._count += 1
         run = f"rollout-{self.seed}-{self._count}"
         workspace = Path(tempfile.mkdtemp(prefix=f"autogpt-{run}-"))

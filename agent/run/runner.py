@@ -33,7 +33,7 @@ from .approvals import Approvals, approval_of, approval_text, settled
 from .loop import Act
 from .memory import Memory, NoMemory, RunMemory
 from .session import Session, drive, may_write
-from .workbench import Workbench, check_length, goal_tools, opening
+from .workbench import Workbench, check_length, goal_tools, opening, prompting_of
 from .workspace import deliver, fingerprints, prepare, workspace_of
 
 log = logging.getLogger(__name__)
@@ -166,7 +166,7 @@ class Runner:
 
         Raises UsageError for an unknown tool or a goal that is too long for the model.
         """
-        tools, sources = goal_tools(goal, self.registry)
+        tools, sources = goal_tools(goal, self.registry, prompting_of(self.model))
         run = new_run_id()
         base = goal.base.resolve()
         started = opening(

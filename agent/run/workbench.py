@@ -51,14 +51,26 @@ SHOWN = 8
 (``benchmarks/tool_retrieval.py``), and their lines take a few hundred tokens."""
 
 
-def goal_tools(goal: Goal, registry: Registry) -> tuple[dict[str, Tool], dict[str, str]]:
+SQL, STRUCTURED = "tables.sql", "tables.query"
+
+
+def prompting_of(model: Model) -> prompts.Prompting:
+    """Return how a model wants to be prompted; providers of before may not say."""
+    return getattr(model, "prompting", "teaching")
+
+
+def goal_tools(
+    goal: Goal, registry: Registry, prompting: prompts.Prompting = "names"
+) -> tuple[dict[str, Tool], dict[str, str]]:
     """Return the goal's tools by name, and the source of each that is not built in.
 
     Built-in tools come first, in registry order, then a goal's own and its stubs, so that all goals share
-    the first part of the prompt. Raises UsageError for a tool that is not registered, with the nearest
-    right names.
+    the first part of the prompt. A model that is not prompted by ``names`` knows SQL: it gets no second way
+    of asking tables. Raises UsageError for a tool that is not registered, with the nearest right names.
     """
     selected = registry.select(goal.tools)
+    if prompting != "names" and SQL in selected:
+        selected.pop(STRUCTURED, None)
     sources = {name: source for name in selected if (source := registry.source(name)) != "built-in"}
     builtin = {name: tool for name, tool in selected.items() if name not in sources}
     own = {name: tool for name, tool in selected.items() if name in sources}
@@ -229,13 +241,13 @@ def opening(
     said, those that the goal names one by one.
     """
     grants = goal.get("grants") or {}
+    prompting = prompting_of(model)
     text = "" if mode == "chat" else str(goal["goal"])
     hidden = len(tools)
     tools = {name: tools[name] for name in fitting(text, tools, sources, goal.get("tools") or ())}
     hidden -= len(tools)
     lines = [prompts.ToolLine(name, tool.parameters, tool.description) for name, tool in tools.items()]
     shared = [line for line in lines if line.name not in sources]
-    prompting: prompts.Prompting = getattr(model, "prompting", "teaching")  # providers of before may lack it
     return RunStarted(
         at=time.time(),
         run=run,

@@ -130,7 +130,7 @@ class Matcher(Protocol):
         ...
 
     def closer(self) -> int | None:
-        """The id that ends the thought or string that is being written; None if neither may end here."""
+        """The id that ends the string that is being written; None if none may end here."""
         ...
 
     def done(self) -> bool:

@@ -48,13 +48,12 @@ class LocalModel:
         loaded: LoadedModel,
         tokenizer: ChatTokenizer,
         name: str | None = None,
-        thought_chars: int = 0,
         cache_bytes: int | None = None,
         prompt_cache: Path | None = None,
         forward: Forward | None = None,
         prompting: Prompting = "names",
     ) -> None:
-        """Wrap a loaded model; ``thought_chars`` > 0 lets it think before a call.
+        """Wrap a loaded model.
 
         ``prompt_cache`` is a folder for the keys and values of system messages; ``forward`` is the
         model's, if it was built already.
@@ -64,7 +63,6 @@ class LocalModel:
 
         self.loaded = loaded
         self.tokenizer = tokenizer
-        self.thought_chars = thought_chars
         self.prompting = prompting
         self.name = name or Path(loaded.name).name
         self.fingerprint = loaded.fingerprint
@@ -85,7 +83,6 @@ class LocalModel:
         device: str = "auto",
         dtype: str = "auto",
         cache_dir: Path | None = None,
-        thought_chars: int = 0,
         name: str | None = None,
     ) -> LocalModel:
         """Load a model folder or hub name, with ``adapter`` (a PEFT folder) merged into it.
@@ -117,7 +114,6 @@ class LocalModel:
             loaded,
             tokenizer,
             name,
-            thought_chars,
             prompt_cache=prompt_cache,
             forward=forward,
             prompting=prompting_of(place, adapter),
@@ -228,7 +224,7 @@ class LocalModel:
         """Return the engine's request; UserError if the prompt is too long or the calls have no grammar."""
         from ..engine.engine import Request
 
-        grammar = self.compiler.compile(prompt.calls, self.thought_chars)
+        grammar = self.compiler.compile(prompt.calls)
         ids, first = self._encode(prompt.messages), prompt.messages[:1]
         core = len(self.tokenizer.encode_messages([m for m in first if m.role == "system"]).ids)
         long = tuple(

@@ -1,6 +1,6 @@
 """Grammars: from the calls allowed now to the tokens allowed next.
 
-A grammar accepts an optional thought, then one tool call in compact JSON whose arguments fit the named
+A grammar accepts one tool call in compact JSON whose arguments fit the named
 call's schema, then the end of the message. llguidance does the work; this module writes its input
 (framing tokens by id, schemas as ``%json``), bounds every schema, caches compiled grammars, and
 tokenises a known text the way the engine would produce it (:func:`teacher_ids`) for training data. So
@@ -91,7 +91,7 @@ class GrammarCompiler:
         slices = LLTokenizer.json_slices()
         eos = others[0] if others else tokenizer.eos_id
         self.ll: LLTokenizer = LLTokenizer(tokenizer.json, n_vocab=self.n_vocab, eos_token=eos, slices=slices)
-        self.marks = (tokenizer.single(CALL_OPEN), self._only('"'), self._only("a"))
+        self.marks = (self._only('"'), self._only("a"))
         self._cache: OrderedDict[str, Grammar] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -100,25 +100,25 @@ class GrammarCompiler:
         ids = self.ll.tokenize_bytes(text.encode())
         return int(ids[0]) if len(ids) == 1 else None
 
-    def compile(self, calls: Sequence[CallSpec], thought_chars: int = 0) -> Grammar:
-        """Return the grammar of one call among ``calls``, after at most ``thought_chars`` of thought.
+    def compile(self, calls: Sequence[CallSpec]) -> Grammar:
+        """Return the grammar of one call among ``calls``.
 
         Raises GrammarError if there is no call, a name occurs twice, or a schema is unsupported or
         unsatisfiable.
         """
-        key = _hash(calls, thought_chars)
+        key = _hash(calls)
         with self._lock:
             if key in self._cache:
                 self._cache.move_to_end(key)
                 return self._cache[key]
-        grammar = self._compile(calls, thought_chars)
+        grammar = self._compile(calls)
         with self._lock:
             self._cache[key] = grammar
             if len(self._cache) > _CACHED:
                 self._cache.popitem(last=False)
         return grammar
 
-    def _compile(self, calls: Sequence[CallSpec], thought_chars: int) -> Grammar:
+    def _compile(self, calls: Sequence[CallSpec]) -> Grammar:
         from llguidance import LLMatcher
 
         names = [call.name for call in calls]
@@ -126,7 +126,7 @@ class GrammarCompiler:
             raise GrammarError("no call is allowed here, so there is nothing to say")
         if len(set(names)) < len(names):
             raise GrammarError(f"the same call is allowed twice: {', '.join(sorted(names))}")
-        source = LLMatcher.grammar_from_lark(self.lark(calls, thought_chars))
+        source = LLMatcher.grammar_from_lark(self.lark(calls))
         prototype = LLMatcher(self.ll, source, log_level=0)
         if prototype.is_error():
             raise GrammarError(self._blame(calls, prototype.get_error()))
@@ -146,14 +146,11 @@ class GrammarCompiler:
                 return f"the schema of the call {call.name!r}: {reason[2] or reason[0]}"
         return f"the grammar does not compile: {error.splitlines()[0]}"
 
-    def lark(self, calls: Sequence[CallSpec], thought_chars: int = 0) -> str:
+    def lark(self, calls: Sequence[CallSpec]) -> str:
         """Write the grammar in llguidance's Lark dialect."""
         lines = [
-            f"start: {'THOUGHT? ' if thought_chars > 0 else ''}{self._mark(CALL_OPEN)} call "
-            f"{self._mark(CALL_CLOSE)} <[{self.tokenizer.eos_id}]>"
+            f"start: {self._mark(CALL_OPEN)} call {self._mark(CALL_CLOSE)} <[{self.tokenizer.eos_id}]>"
         ]
-        if thought_chars > 0:
-            lines.append(f"THOUGHT: /[^<]{{1,{thought_chars}}}/")
         lines.append("call: " + " | ".join(f"call_{i}" for i in range(len(calls))))
         for i, call in enumerate(calls):
             head = f'{{"name":{json.dumps(call.name, ensure_ascii=False)},"arguments":'
@@ -182,8 +179,8 @@ class Grammar:
 class Matcher:
     """The state of a grammar along one output."""
 
-    def __init__(self, ll: LLMatcher, n_vocab: int, marks: tuple[int | None, int | None, int | None]) -> None:
-        """``marks``: the ids that open a call, are a quotation mark, are a letter; for :meth:`closer`."""
+    def __init__(self, ll: LLMatcher, n_vocab: int, marks: tuple[int | None, int | None]) -> None:
+        """``marks``: the ids that are a quotation mark and a letter; for :meth:`closer`."""
         self._ll = ll
         self._marks = marks
         self._mask = np.zeros((1, (n_vocab + 31) // 32), dtype=np.int32)
@@ -222,14 +219,14 @@ class Matcher:
         return int(self._ll.validate_tokens(list(ids)))
 
     def closer(self) -> int | None:
-        """Return the id that ends the thought or string that is being written; None if neither may end here.
+        """Return the id that ends the string that is being written; None if none may end here.
 
-        Where either goes on a letter may follow too; where it only begins, just one of the two.
+        Where it goes on a letter may follow too; where it only begins, just one of the two.
         """
-        opening, quote, letter = (
+        quote, letter = (
             token if token is not None and self.validate([token]) else None for token in self._marks
         )
-        return None if letter is None else opening if opening is not None else quote
+        return None if letter is None else quote
 
     def done(self) -> bool:
         """Return True when the output is complete and nothing more may follow."""
@@ -330,6 +327,6 @@ class _Text:
         return list(self._compiler.tokenizer.plain(span.decode()))
 
 
-def _hash(calls: Sequence[CallSpec], thought_chars: int) -> str:
+def _hash(calls: Sequence[CallSpec]) -> str:
     listed: list[Any] = [[call.name, call.parameters] for call in calls]
-    return hashlib.sha256(json.dumps([thought_chars, listed], ensure_ascii=False).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(listed, ensure_ascii=False).encode()).hexdigest()

@@ -10,13 +10,18 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from .read import quote
 
 MAX_SHOWN_COLUMNS = 24
 MAX_FOUND = 8
+FIRST_ROW = "first row: "
+"""How the line begins that shows a row; models that name tools only were trained without it."""
+_MAX_EXAMPLE = 24
+"""Characters of a cell of that row."""
+_MAX_EXAMPLES = 12
 _MAX_SHOWN_VALUES = 4
 _MAX_JOINS = 2
 """Per pair of tables."""
@@ -37,8 +42,11 @@ _COMMON = frozenset(
 )
 
 
-def preview(name: str, table: Mapping[str, Any], found: str) -> str:
-    """Return the description of a table from its facts; ``found`` is the line of found cells or ''."""
+def preview(name: str, table: Mapping[str, Any], found: str, row: Sequence[Any] = ()) -> str:
+    """Return the description of a table from its facts.
+
+    ``found``: the line of found cells or ''; ``row``: the first row's cells, as an example.
+    """
     columns = table["columns"]
     shown = [_column(c, table["rows"]) for c in columns[:MAX_SHOWN_COLUMNS]]
     if len(columns) > MAX_SHOWN_COLUMNS:
@@ -47,7 +55,14 @@ def preview(name: str, table: Mapping[str, Any], found: str) -> str:
     lines = [f"table {name} ({rows}): {', '.join(shown)}"]
     lines += [found] if found else []
     lines += [f"join: {'; '.join(table['joins'])}"] if table["joins"] else []
+    lines += [FIRST_ROW + ", ".join(map(_example, row[:_MAX_EXAMPLES]))] if row else []
     return "\n".join(lines)
+
+
+def _example(cell: Any) -> str:
+    text = "null" if cell is None else f"{cell:.10g}" if isinstance(cell, float) else " ".join(str(cell).split())
+    text = text if len(text) <= _MAX_EXAMPLE else text[: _MAX_EXAMPLE - 1] + "…"
+    return f'"{text}"' if "," in text else text
 
 
 def _column(column: Mapping[str, Any], rows: int) -> str:

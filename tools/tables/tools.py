@@ -23,7 +23,7 @@ from .. import paths
 from ..base import Effect, Facts, Replay, Tool, ToolContext, ToolResult
 from .describe import found_line, joins, preview
 from .load import Column, load_source
-from .mend_sql import mend_sql
+from .mend_sql import mend_sql, near_cells, near_names
 from .query import fetch, run_query, shape, shown, to_number
 from .query_schema import general_schema, narrowed_schema
 from .read import TABLE_SUFFIXES, Source, quote, read_sources
@@ -138,7 +138,9 @@ class TablesDescribe(Tool):
         for name, entry in fresh.items():
             columns_typed = [[c["name"], c["type"]] for c in entry["columns"]]
             value.append({"table": name, "columns": columns_typed, "rows": entry["rows"]})
-            lines.append(preview(name, facts[name], found_line(conn, name, entry["columns"], ctx.goal)))
+            row = conn.execute(f"SELECT * FROM {quote(name)} LIMIT 1").fetchone() or ()
+            found = found_line(conn, name, entry["columns"], ctx.goal)
+            lines.append(preview(name, facts[name], found, row))
         whole = value[0] if len(value) == 1 else value
         return ToolResult(whole, "\n".join(lines), {"tables": change}, Label.UNTRUSTED)
 
@@ -239,15 +241,27 @@ class TablesSql(Tool):
         sql = str(args["sql"])
         conn.set_authorizer(_only_reads)
         try:
-            rows = fetch(conn, sql)
-        except ToolError as error:
-            if "not authorized" in str(error):
-                raise ToolError("only a SELECT statement is allowed") from None
-            mended = mend_sql(sql, *_known(ctx.facts))
-            if mended == sql:
-                raise
-            rows = fetch(conn, mended)
+            rows = self._fetch(conn, sql, ctx.facts)
         finally:
             conn.set_authorizer(None)
         value = shape(rows, len(rows[0]) if rows else 1)
-        return ToolResult(value, shown(value), label=Label.STRUCTURED)
+        nothing = not value or value in ([0], [None])
+        hint = near_cells(sql, ctx.facts, conn) if nothing else ""
+        return ToolResult(value, "; ".join(filter(None, (shown(value), hint))), label=Label.STRUCTURED)
+
+    @staticmethod
+    def _fetch(conn: sqlite3.Connection, sql: str, facts: Facts) -> list[list[Any]]:
+        """Run a statement; one that fails is mended where it is plain what was meant, and tried again."""
+        names, cells = _known(facts)
+        try:
+            return fetch(conn, sql)
+        except ToolError as error:
+            if "not authorized" in str(error):
+                raise ToolError("only a SELECT statement is allowed") from None
+            mended = mend_sql(sql, names, cells)
+            if mended == sql:
+                raise ToolError(f"{error}{near_names(str(error), names)}") from None
+        try:
+            return fetch(conn, mended)
+        except ToolError as error:
+            raise ToolError(f"{error}{near_names(str(error), names)}") from None

@@ -20,7 +20,7 @@ _TASKS = {
     "task203_mnli_sentence_generation": 1, "task189_snli_neutral_to_contradiction_text_modification": 1,
     "task582_naturalquestion_answer_generation": 1, "task898_freebase_qa_answer_generation": 1,
     "task820_protoqa_answer_generation": 1, "task393_plausible_result_generation": 1,
-    "task1318_country_national_dish": 1, "task1146_country_capital": 1,
+    "task1318_country_national_dish": 1,
 }  # fmt: skip
 """Of Super-NaturalInstructions, with weights: stories and advice, which are long, weigh more."""
 _SETS = ("common_gen", "cosmos_qa", "social_i_qa", "quartz", "qasc", "adversarial_qa", "ropes")
@@ -28,6 +28,44 @@ _LONGEST = 1000
 """Characters of a goal, at most."""
 _ANSWER = 600
 """Characters of an answer, at most."""
+
+
+_ASKED = {
+    "task1147_country_currency": (
+        "What is the currency of {}?", "Which currency do people use in {}?", "{}'s currency?",
+        "With what money do I pay in {}?",
+    ),
+    "task1426_country_independence_year": (
+        "When did {} become independent?", "In which year did {} gain independence?",
+        "{}: year of independence?",
+    ),
+    "task1320_country_domain_tld": (
+        "What is the internet domain of {}?", "How do web addresses of {} end?", "{}'s top-level domain?",
+    ),
+    "task1318_country_national_dish": ("What is the national dish of {}?", "What do people eat in {}?"),
+    "task582_naturalquestion_answer_generation": ("{}", "{}?"),
+    "task898_freebase_qa_answer_generation": ("{}",),
+}  # fmt: skip
+"""Questions that are asked plainly, with the input in them. Capitals are not among them: they measure."""
+
+
+def facts(rng: random.Random, number: int) -> Iterator[Task]:
+    """Yield up to ``number`` plain questions about the world with short answers, each once."""
+    asked: dict[str, list[tuple[str, str]]] = {}
+    for record in read_records("superni_train"):
+        said, outputs = record["input"].strip(), record["outputs"]
+        if record["task"] in _ASKED and outputs and len(said) < 140 and len(outputs[0]) < 80:
+            asked.setdefault(record["task"], []).append((said, outputs[0].strip()))
+    names, seen = sorted(asked), set[str]()
+    for _ in range(20 * number):
+        if len(seen) >= number or not names:
+            return
+        name = rng.choice(names)
+        said, answer = rng.choice(asked[name])
+        text = rng.choice(_ASKED[name]).format(said).replace("??", "?")
+        if text not in seen and answer and not answer.startswith("$"):
+            seen.add(text)
+            yield Task("facts", Goal.model_validate({"goal": text}), [finish(answer)])
 
 
 def instructions(rng: random.Random, number: int) -> Iterator[Task]:

@@ -314,9 +314,11 @@ def test_seed_and_scale_decide_the_mixture() -> None:
 def test_recipes_name_families_and_all_of_them_are_used() -> None:
     own = {"wikisql templated", "memory alone"}  # of what ships: nothing under a share-alike licence
     new = {"requests", "services", "services asked first", "none fits", "instructions", "Chinese talk",
-           "Chinese tables"}  # fmt: skip
+           "Chinese tables", "facts", "facts beside tools", "instructions beside tools",
+           "Chinese talk beside tools", "wtq in SQL", "sheets in SQL"}  # fmt: skip
     assert set(RECIPES["whole"]) == set(FAMILIES) - own - new
-    assert set(RECIPES["medium"]) == set(RECIPES["large"]) == set(RECIPES["whole"]) | new
+    in_sql = set(RECIPES["whole"]) - {"wtq"} | new
+    assert set(RECIPES["medium"]) == set(RECIPES["large"]) == in_sql
     assert set(RECIPES["update"]) <= set(RECIPES["whole"])
     others = {"wtq", "tables", "tables beside tools", "memory"}
     assert own < set(RECIPES["replay"]) <= set(FAMILIES) - new - others

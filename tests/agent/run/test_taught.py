@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from autogpt.agent.goals.load import Goal
+from autogpt.agent.run.loop import UNSTUCK
 from autogpt.agent.run.rollout import Rollout
 from autogpt.llm.message import Prompt, ToolCall
 from autogpt.llm.models.scripted import ScriptedModel
@@ -79,3 +80,31 @@ def test_tools_of_the_goals_own_that_were_planned_are_tried_before_the_end() -> 
     found = asked("teaching", goal, steps)
     assert ["finish" in names(prompt) for prompt in found] == [True, False, False, True]
     assert ["finish" in names(prompt) for prompt in asked("names", goal, steps)] == [True, False, True, True]
+
+
+@pytest.mark.parametrize(("prompting", "ways"), [("teaching", 1), ("typed", 1), ("names", 2)])
+def test_a_model_that_knows_sql_gets_one_way_of_asking_tables(prompting: Prompting, ways: int) -> None:
+    end = [ToolCall("finish", {"answer": "2"})]
+    asking = {"tables.sql", "tables.query"} & set(planned(asked(prompting, {"goal": "x", "files": TABLE}, end)[0]))
+    assert len(asking) == ways
+
+
+def test_described_tables_are_not_planned_to_be_described_again() -> None:
+    end = [ToolCall("finish", {"answer": "2"})]
+    assert "tables.describe" not in planned(asked("teaching", {"goal": "x", "files": TABLE}, end)[0])
+    assert "tables.describe" in planned(asked("typed", {"goal": "x", "files": TABLE}, end)[0])
+
+
+@pytest.mark.parametrize(("prompting", "shown"), [("teaching", True), ("typed", True), ("names", False)])
+def test_first_rows_are_shown_to_models_that_were_trained_with_them(prompting: Prompting, shown: bool) -> None:
+    end = [ToolCall("finish", {"answer": "2"})]
+    prompt = asked(prompting, {"goal": "how many?", "files": TABLE}, end)[0]
+    assert ("first row: Graz, 1" in prompt.messages[-1].content) is shown
+
+
+def test_a_model_that_repeats_itself_is_made_to_vary() -> None:
+    again = ToolCall("tables.sql", {"sql": "SELECT town FROM t WHERE n = 9"})
+    plan = ToolCall("plan", {"steps": [{"tool": "tables.sql", "for": "town"}]})
+    end = ToolCall("finish", {"answer": "none"})
+    prompts = asked("teaching", {"goal": "town with 9?", "files": TABLE}, [plan, again, again, end])
+    assert [prompt.sampling.temperature for prompt in prompts] == [0.0, 0.0, 0.0, UNSTUCK]

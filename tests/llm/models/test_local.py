@@ -187,14 +187,6 @@ def test_a_schema_that_cannot_be_compiled_is_named(model: LocalModel) -> None:
         model.respond([Prompt("x", GO, (wrong,))])
 
 
-def test_thoughts_come_only_when_allowed(folder: Path, model: LocalModel) -> None:
-    thinking = LocalModel(model.loaded, model.tokenizer, thought_chars=20)
-    turns = [thinking.respond([ask(f"t{i}", seed=i)])[0] for i in range(6)]
-    assert all(turn.call is not None for turn in turns)
-    thoughts = [turn.text.partition("<tool_call>")[0] for turn in turns]
-    assert any(thoughts) and all(len(thought) <= 20 for thought in thoughts)
-
-
 def test_free_text_stops_at_the_limit_and_leaves_no_session(model: LocalModel) -> None:
     pieces: list[str] = []
     text = model.generate("Say something.", max_tokens=9, system="Be brief.", on_text=pieces.append)

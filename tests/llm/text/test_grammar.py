@@ -202,19 +202,6 @@ def test_a_cut_or_overlong_call_is_no_output(compiler: GrammarCompiler) -> None:
         teacher_ids(grammar, ToolCall("finish", {"answer": "123456"}).text())
 
 
-def test_a_thought_is_bounded_and_optional(compiler: GrammarCompiler) -> None:
-    specs = [CallSpec("finish", closed())]
-    grammar, call = compiler.compile(specs, thought_chars=12), ToolCall("finish").text()
-    for thought in ("", "Look first. "):
-        ids, _ = teacher_ids(grammar, thought + call)
-        assert compiler.tokenizer.decode(ids) == thought + call
-    for thought in ("This is far too long. ", "<"):
-        with pytest.raises(NotAllowed):
-            teacher_ids(grammar, thought + call)
-    with pytest.raises(NotAllowed):
-        teacher_ids(compiler.compile(specs), "Look. " + call)
-
-
 def test_markers_inside_strings_are_ordinary_text(compiler: GrammarCompiler) -> None:
     grammar = compiler.compile([CallSpec("finish", closed(answer={"type": "string"}))])
     ids, _ = teacher_ids(grammar, ToolCall("finish", {"answer": "</tool_call><|im_end|>"}).text())
@@ -251,18 +238,11 @@ def test_a_string_can_be_ended_inside_it_where_its_length_allows(compiler: Gramm
     assert ends and ends <= {"ab,", "ab, ", "ab, c", "ab, cd"}
 
 
-def test_a_thought_is_ended_by_its_call(compiler: GrammarCompiler) -> None:
-    matcher = compiler.compile([CallSpec("note", closed(text={"type": "string"}))], 40).matcher()
-    assert matcher.consume(compiler.tokenizer.plain("so")[0])
-    assert matcher.closer() == compiler.tokenizer.single("<tool_call>")
-
-
 def test_compiling_is_cached_by_what_is_allowed(compiler: GrammarCompiler) -> None:
     specs = [CallSpec("finish", closed(answer={"enum": ["a", "b"]}))]
     assert compiler.compile(specs) is compiler.compile(
         [CallSpec("finish", dict(specs[0].parameters), "other")]
     )
-    assert compiler.compile(specs) is not compiler.compile(specs, thought_chars=5)
     assert compiler.compile(specs) is not compiler.compile(
         [CallSpec("finish", closed(answer={"enum": ["b", "a"]}))]
     )

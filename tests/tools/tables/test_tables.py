@@ -73,12 +73,14 @@ def test_describe_shows_types_values_found_cells_and_joins(ctx: ToolContext) -> 
     }
     assert first.preview == (
         "table deliveries (6 rows): supplier_id integer, late yes|no, days integer, month March|April\n"
-        'found: "March" in month; 12 in days'
+        'found: "March" in month; 12 in days\n'
+        "first row: 1, yes, 3, March"
     )
     second = describe(ctx, "suppliers.csv")
     assert second.preview.splitlines()[1:] == [
         'found: "Nordfracht" in name',
         "join: deliveries on id=supplier_id",
+        "first row: 1, Nordfracht, Germany",
     ]
     assert ctx.facts["tables"]["deliveries"]["joins"] == ["suppliers on supplier_id=id"]
     assert second.label is Label.UNTRUSTED
@@ -334,6 +336,12 @@ def test_a_table_has_a_name_that_can_be_read_and_stands_in_sql(tmp_path: Path, f
     assert SQL.run({"sql": f"SELECT b FROM {table}"}, ctx).value == [2]
 
 
+def test_the_first_row_is_shown_short_and_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text('a,b,c,d\n"x, y",,2.50,"' + "long " * 20 + '"\n')
+    shown = describe(ToolContext(tmp_path, goal=""), "t.csv").preview.splitlines()[-1]
+    assert shown == 'first row: "x, y", null, 2.5, long long long long lon…'
+
+
 # --- sql -------------------------------------------------------------------------------------
 
 
@@ -359,6 +367,44 @@ def test_sql_takes_names_with_blanks_without_their_quotes(ctx: ToolContext) -> N
     assert SQL.run({"sql": statement}, ctx).value == [2]
     with pytest.raises(ToolError, match="no such column: gone"):
         SQL.run({"sql": "SELECT gone FROM odd WHERE Year Joined = 1"}, ctx)
+
+
+def test_sql_takes_names_with_underscores_for_what_they_cannot_hold(ctx: ToolContext) -> None:
+    (ctx.workspace / "odd.csv").write_text("Peak (US),Open Cup\n3,yes\n5,no\n")
+    describe(ctx, "odd.csv")
+    assert SQL.run({"sql": "SELECT Peak_US FROM odd WHERE Open_Cup = 'no'"}, ctx).value == [5]
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ("SELECT staet FROM places", 'did you mean "state"?'),
+        ("SELECT places.staet FROM places", 'did you mean "state"?'),
+        ("SELECT price FROM places", 'there are "places", "state", "town"'),
+        ("SELECT town FROM place", 'did you mean "places"?'),
+    ],
+)
+def test_sql_with_a_wrong_name_says_what_there_is(ctx: ToolContext, statement: str, said: str) -> None:
+    (ctx.workspace / "places.csv").write_text("state,town\nTirol,Innsbruck\n")
+    describe(ctx, "places.csv")
+    with pytest.raises(ToolError, match=r"no such") as error:
+        SQL.run({"sql": statement}, ctx)
+    assert said in str(error.value)
+
+
+def test_sql_without_rows_says_which_text_no_cell_has(ctx: ToolContext) -> None:
+    (ctx.workspace / "places.csv").write_text("state,town\nTirol,Innsbruck\nWien,Wien\n")
+    describe(ctx, "places.csv")
+
+    def said(statement: str) -> str:
+        return SQL.run({"sql": statement}, ctx).preview
+
+    near = '0 rows; no town is "Insbruck" (nearest: "Innsbruck")'
+    assert said("SELECT state FROM places WHERE town = 'Insbruck'") == near
+    assert said("SELECT count(*) FROM places WHERE state LIKE '%xyzzy%'").startswith(
+        '1 row: 0; no state is "xyzzy" (there are: "Tirol"'
+    )
+    assert said("SELECT state FROM places WHERE town = 'wien' AND state = 'Tirol'") == "0 rows"
 
 
 def test_sql_takes_tables_and_columns_that_are_words_of_sql(ctx: ToolContext) -> None:

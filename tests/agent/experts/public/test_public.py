@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from autogpt.agent.experts import stubs
+from autogpt.agent.experts import sql, stubs
 from autogpt.agent.experts.data import is_train, read_records
 from autogpt.agent.experts.expert import Recorder, Task
 from autogpt.agent.experts.make import TYPED, mixture
@@ -33,7 +33,7 @@ def tokenizer(chat_folder: Path) -> ChatTokenizer:
 
 def _kept(tokenizer: ChatTokenizer, tasks: Iterable[Task]) -> list[dict[str, Any]]:
     recorder = Recorder(tokenizer, builtins(), prompting="typed")
-    kept = list(recorder.samples(tasks, max_tokens=6000))
+    kept = list(recorder.samples(map(sql.in_sql, tasks), max_tokens=6000))
     assert not recorder.refused
     return kept
 
@@ -68,6 +68,13 @@ def test_what_is_missing_is_asked_first_and_the_answer_goes_into_the_call(tokeni
 def _learned_text(tokenizer: ChatTokenizer, sample: dict[str, Any], text: str) -> bool:
     learned = [i for i, mark in zip(sample["ids"], sample["mask"], strict=True) if mark]
     return text in tokenizer.decode(learned)
+
+
+def test_facts_are_asked_plainly_and_answered_at_once(tokenizer: ChatTokenizer) -> None:
+    tasks = list(instructions.facts(random.Random(5), 6))
+    assert tasks and len(_kept(tokenizer, tasks)) == len(tasks)
+    for task in tasks:
+        assert [made.name for made in task.calls] == ["finish"] and "capital" not in task.goal.goal
 
 
 def test_where_no_tool_fits_nothing_is_called(tokenizer: ChatTokenizer) -> None:
