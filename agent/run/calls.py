@@ -47,6 +47,8 @@ def allowed_calls(state: State, tools: Mapping[str, Tool]) -> tuple[CallSpec, ..
         return tuple(spec for spec in first if spec is not None)
     stuck = is_stuck(state)
     may_plan = state.started.plan and bool(state.outcomes) and state.plans < MAX_PLANS
+    if _is_taught(state) and not _may_replan(state, tools):
+        may_plan = False
     if stuck and may_plan and state.failures > 0:
         replan = plan_call(state, tools)
         more = find_call(state)
@@ -66,6 +68,14 @@ def allowed_calls(state: State, tools: Mapping[str, Tool]) -> tuple[CallSpec, ..
     specs.append(ask_call())
     specs.extend(memory_calls(state))
     return tuple(spec for spec in specs if spec is not None)
+
+
+def _may_replan(state: State, tools: Mapping[str, Tool]) -> bool:
+    """Return whether such a model may plan again: it is stuck, or nothing planned could run.
+
+    Otherwise it mends a call that failed, goes on or ends: left free, it plans on and on.
+    """
+    return is_stuck(state) or all(_narrowed(name, state, tools) is None for name in state.planned_tools)
 
 
 def is_stuck(state: State) -> bool:

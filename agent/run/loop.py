@@ -43,7 +43,7 @@ class Think:
     judged: bool = False
     """Whether the chance of success is wanted with the answer."""
     stuck: bool = False
-    """Whether the last call repeated an earlier one and its result, or several in a row have failed."""
+    """Whether a call repeated an earlier one and its result, or several in a row have failed."""
 
     def prompt(self, session: str, sampling: Sampling) -> Prompt:
         """Return the request to a model; one that is stuck would greedily say the same again."""
@@ -153,7 +153,7 @@ def decide(events: Sequence[Event], tools: Mapping[str, Tool]) -> Request:
     if exhausted:
         return exhausted
     judged = bool(state.started.limits.get("chance"))
-    return Think(messages(events), allowed_calls(state, tools), judged, is_stuck(state))
+    return Think(messages(events), allowed_calls(state, tools), judged, is_stuck(state) or state.repeats > 0)
 
 
 def _waits_for_message(events: Sequence[Event]) -> bool:

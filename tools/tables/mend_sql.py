@@ -36,7 +36,9 @@ def mend_sql(sql: str, names: Iterable[str], cells: Iterable[str] = ()) -> str:
     known = list(names)
     odd = {n.casefold(): n for n in known if not n.isidentifier() or n.lower() in _KEYWORDS}
     joined = {re.sub(r"\W+", "_", n).strip("_").casefold(): n for n in known if not n.isidentifier()}
-    odd |= {key: n for key, n in joined.items() if key and key not in {m.casefold() for m in known}}
+    short = {n.partition(" (")[0].casefold(): n for n in known if " (" in n}
+    plain = {name.casefold() for name in known}
+    odd |= {key: n for key, n in (short | joined).items() if key and key not in plain}
     if not odd:
         return sql
     longest = sorted(odd, key=len, reverse=True)
@@ -53,7 +55,7 @@ def near_names(error: str, names: Sequence[str]) -> str:
     if found is None:
         return ""
     wanted = found[2].rpartition(".")[2].replace("_", " ").casefold()
-    near = difflib.get_close_matches(wanted, [name.casefold() for name in names], 1, 0.6)
+    near = difflib.get_close_matches(wanted, [name.casefold() for name in names], 1, 0.75)
     if near:
         return f"; did you mean {quote(next(n for n in names if n.casefold() == near[0]))}?"
     listed = ", ".join(map(quote, dict.fromkeys(names)))

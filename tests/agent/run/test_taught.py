@@ -108,3 +108,13 @@ def test_a_model_that_repeats_itself_is_made_to_vary() -> None:
     end = ToolCall("finish", {"answer": "none"})
     prompts = asked("teaching", {"goal": "town with 9?", "files": TABLE}, [plan, again, again, end])
     assert [prompt.sampling.temperature for prompt in prompts] == [0.0, 0.0, 0.0, UNSTUCK]
+
+
+def test_after_a_result_there_is_no_other_plan() -> None:
+    plan = ToolCall("plan", {"steps": [{"tool": "tables.sql", "for": "n"}]})
+    query, wrong = (ToolCall("tables.sql", {"sql": f"SELECT {what} FROM t"}) for what in ("sum(n)", "nope"))
+    goal, end = {"goal": "sum of n?", "files": TABLE}, ToolCall("finish", {"answer": "$2"})
+    assert "plan" not in names(asked("teaching", goal, [plan, query, end])[2])
+    assert "plan" in names(asked("typed", goal, [plan, query, end])[2])
+    assert "plan" not in names(asked("teaching", goal, [plan, wrong, query, end])[2])
+    assert names(asked("teaching", goal, [plan, wrong, wrong, end])[3]) == ["plan"]
