@@ -1,9 +1,9 @@
 """Table questions in SQL, for models that know it: ``tables.sql`` in place of ``tables.query``.
 
 :func:`in_sql` writes the queries of any task as SELECT statements. :func:`wtq` adds what a structured query
-cannot say (differences, rows before and after, the same as another's, either of two) from the recorded queries
-of WikiTableQuestions; :func:`sheets` our own wordings over made-up tables: per group, distinct, expressions,
-months, two tables. Episodes are executed and compared, so a statement that means something else is dropped.
+cannot say (differences, rows before and after, the same as another's, either of two) from the queries that
+WikiTableQuestions records; :func:`sheets` our own wordings over made-up tables: per group, distinct,
+expressions, months, two tables. Episodes are executed and compared, so a wrong statement is dropped.
 """
 
 from __future__ import annotations
@@ -26,10 +26,13 @@ _AGGREGATE = re.compile(r"(count|sum|avg|min|max)\((.+)\)")
 _HANDLE = re.compile(r"\$\d+")
 _PURPOSE = 60
 _RESERVED = frozenset(
-    "ADD ALL AND AS ASC BETWEEN BY CASE CHECK COLUMN CREATE DEFAULT DELETE DESC DISTINCT DROP ELSE END EXISTS "
-    "FROM FULL GROUP HAVING IN INDEX INNER INSERT INTO IS JOIN LEFT LIKE LIMIT NOT NULL OFFSET ON OR ORDER "
-    "OUTER PRIMARY REFERENCES RIGHT SELECT SET TABLE THEN TO TRANSACTION UNION UNIQUE UPDATE USING VALUES "
-    "VIEW WHEN WHERE WITH".split()
+    re.findall(
+        r"\w+",
+        "ADD ALL AND AS ASC BETWEEN BY CASE CHECK COLUMN CREATE DEFAULT DELETE DESC DISTINCT DROP ELSE END "
+        "EXISTS FROM FULL GROUP HAVING IN INDEX INNER INSERT INTO IS JOIN LEFT LIKE LIMIT NOT NULL OFFSET ON "
+        "OR ORDER OUTER PRIMARY REFERENCES RIGHT SELECT SET TABLE THEN TO TRANSACTION UNION UNIQUE UPDATE USING "
+        "VALUES VIEW WHEN WHERE WITH",
+    )
 )
 
 
@@ -57,7 +60,9 @@ def statement(query: Mapping[str, Any]) -> str:
         sql += f" JOIN {identifier(other)} ON {_column(f'{table}.{left}')} = {_column(f'{other}.{right}')}"
     if query.get("where"):
         sql += " WHERE " + " AND ".join(map(_condition, query["where"]))
-    plain = [term for term, name in zip(terms, query["select"], strict=True) if not _AGGREGATE.fullmatch(name)]
+    plain = [
+        term for term, name in zip(terms, query["select"], strict=True) if not _AGGREGATE.fullmatch(name)
+    ]
     aggregates = [found[1] for name in query["select"] if (found := _AGGREGATE.fullmatch(name))]
     if query.get("group_by"):
         sql += f" GROUP BY {_column(query['group_by'])}"
@@ -134,7 +139,9 @@ def wtq(rng: random.Random) -> Iterator[Task]:
             yield _task(record["question"], files, sql, record["answer"], rng)
 
 
-def _task(question: str, files: Mapping[str, str], sql: str, answer: Sequence[Any], rng: random.Random) -> Task:
+def _task(
+    question: str, files: Mapping[str, str], sql: str, answer: Sequence[Any], rng: random.Random
+) -> Task:
     wanted = {"equals" if any(isinstance(value, list) for value in answer) else "items": list(answer)}
     goal = Goal.model_validate({"goal": question, "files": files, "check": [{"answer": wanted}]})
     selected = re.sub(r"\s+", " ", sql[len("SELECT ") :].split(" FROM ")[0]).replace('"', "")
@@ -203,8 +210,10 @@ _TWO: Sequence[tuple[Sequence[str], str]] = (
 )  # fmt: skip
 _MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August", "September", "October",
            "November", "December")  # fmt: skip
-_KINDS = (("region", ("north", "south", "east", "west")), ("level", ("gold", "silver", "basic")),
-          ("country", ("Austria", "Norway", "Spain", "Chile")), ("team", ("red", "blue", "green")))  # fmt: skip
+_KINDS = (
+    ("region", ("north", "south", "east", "west")), ("level", ("gold", "silver", "basic")),
+    ("country", ("Austria", "Norway", "Spain", "Chile")), ("team", ("red", "blue", "green")),
+)  # fmt: skip
 
 
 def sheets(rng: random.Random, number: int) -> Iterator[Task]:
@@ -264,7 +273,9 @@ def _over_two(item: Sheet, rng: random.Random) -> Task | None:
 
 def _more(names: Sequence[str], rng: random.Random) -> list[str]:
     """Return one or two names that the first table lacks."""
-    return [f"{rng.choice(names)} {word}" for word in rng.sample(("II", "junior", "new", "B"), rng.randint(1, 2))]
+    return [
+        f"{rng.choice(names)} {word}" for word in rng.sample(("II", "junior", "new", "B"), rng.randint(1, 2))
+    ]
 
 
 def _filled(

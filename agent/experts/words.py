@@ -57,9 +57,12 @@ def worded(expression: str, question: str) -> str:
 
 
 _NO_NOUNS = frozenset(
-    "a an and are as at but by can cost did each for from had has have he her his if in into is it left less "
-    "more new of off old on only or other out per she than that the their then they times to was were which "
-    "while will with".split()
+    re.findall(
+        r"\w+",
+        "a an and are as at but by can cost did each for from had has have he her his if in into is it left "
+        "less more new of off old on only or other out per she than that the their then they times to was "
+        "were which while will with",
+    )
 )
 
 

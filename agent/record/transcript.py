@@ -113,7 +113,7 @@ def _answer(event: Event, kind: Prompting) -> Message | None:
 
 
 def _preview(outcome: ToolOutcome, kind: Prompting) -> str:
-    """Return what the model reads of a result: one that knows tools by name was trained without first rows."""
+    """Return what the model reads of a result: one that names tools was trained without first rows."""
     if kind != "names" or outcome.tool != "tables.describe":
         return outcome.preview
     return "\n".join(line for line in outcome.preview.split("\n") if not line.startswith(FIRST_ROW))

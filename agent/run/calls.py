@@ -79,7 +79,7 @@ def _may_replan(state: State, tools: Mapping[str, Tool]) -> bool:
 
 
 def is_stuck(state: State) -> bool:
-    """Return whether the last call repeated an earlier one and its result, or several in a row have failed."""
+    """Return whether the last call repeated an earlier one and its result, or several in a row failed."""
     return state.failures >= FAILURES_BEFORE_REPLAN or state.repeated
 
 

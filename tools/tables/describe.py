@@ -60,7 +60,8 @@ def preview(name: str, table: Mapping[str, Any], found: str, row: Sequence[Any] 
 
 
 def _example(cell: Any) -> str:
-    text = "null" if cell is None else f"{cell:.10g}" if isinstance(cell, float) else " ".join(str(cell).split())
+    text = f"{cell:.10g}" if isinstance(cell, float) else " ".join(str(cell).split())
+    text = "null" if cell is None else text
     text = text if len(text) <= _MAX_EXAMPLE else text[: _MAX_EXAMPLE - 1] + "…"
     return f'"{text}"' if "," in text else text
 

@@ -50,7 +50,7 @@ def mend_sql(sql: str, names: Iterable[str], cells: Iterable[str] = ()) -> str:
 
 
 def near_names(error: str, names: Sequence[str]) -> str:
-    """Return what to add to SQLite's error about a name that does not exist: the nearest, or all there are."""
+    """Return what to add to SQLite's error about a name that does not exist: the nearest, or all."""
     found = re.search(r"no such (column|table): (.+)$", error)
     if found is None:
         return ""

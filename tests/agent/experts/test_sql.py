@@ -1,4 +1,4 @@
-"""Table tasks in SQL: queries become statements that mean the same, and our own questions have their answers."""
+"""Table tasks in SQL: queries become statements of the same meaning; our own questions have their answers."""
 
 from __future__ import annotations
 

@@ -20,7 +20,8 @@ def test_an_expression_has_the_words_of_its_numbers(expression: str, question: s
 
 
 def test_a_solution_gives_its_lines_without_results() -> None:
-    solution = "She earns 12/60 = $<<12/60=0.2>>0.2 a minute.\nSo 50 minutes give 0.2*50 = $<<0.2*50=10>>10.\n#### 10"
+    first = "She earns 12/60 = $<<12/60=0.2>>0.2 a minute."
+    solution = f"{first}\nSo 50 minutes give 0.2*50 = $<<0.2*50=10>>10.\n#### 10"
     assert words.reasons(solution) == ["She earns 12/60 a minute.", "So 50 minutes give 0.2*50."]
 
 

@@ -85,8 +85,8 @@ def test_tools_of_the_goals_own_that_were_planned_are_tried_before_the_end() -> 
 @pytest.mark.parametrize(("prompting", "ways"), [("teaching", 1), ("typed", 1), ("names", 2)])
 def test_a_model_that_knows_sql_gets_one_way_of_asking_tables(prompting: Prompting, ways: int) -> None:
     end = [ToolCall("finish", {"answer": "2"})]
-    asking = {"tables.sql", "tables.query"} & set(planned(asked(prompting, {"goal": "x", "files": TABLE}, end)[0]))
-    assert len(asking) == ways
+    known = planned(asked(prompting, {"goal": "x", "files": TABLE}, end)[0])
+    assert len({"tables.sql", "tables.query"} & set(known)) == ways
 
 
 def test_described_tables_are_not_planned_to_be_described_again() -> None:
@@ -96,7 +96,7 @@ def test_described_tables_are_not_planned_to_be_described_again() -> None:
 
 
 @pytest.mark.parametrize(("prompting", "shown"), [("teaching", True), ("typed", True), ("names", False)])
-def test_first_rows_are_shown_to_models_that_were_trained_with_them(prompting: Prompting, shown: bool) -> None:
+def test_first_rows_are_shown_to_models_trained_with_them(prompting: Prompting, shown: bool) -> None:
     end = [ToolCall("finish", {"answer": "2"})]
     prompt = asked(prompting, {"goal": "how many?", "files": TABLE}, end)[0]
     assert ("first row: Graz, 1" in prompt.messages[-1].content) is shown
