@@ -3,7 +3,7 @@
 The user tells something and the expert keeps it; later it is asked for, and what the driver recalled
 shows it among other things; what was never told is answered honestly. What is recalled is also computed
 with, written down and filtered by; and all other kinds of work are done with unrelated entries in sight.
-Retrieval alone is played (:class:`~.shelf.Shelf`), so that an episode decides what is in sight.
+Retrieval alone is played (:class:`Shelf`), so that an episode decides what is in sight.
 """
 
 from __future__ import annotations
@@ -11,9 +11,20 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
+from ...labels import Label
 from ...llm.message import ToolCall
+from ...memory.entry import (
+    GLOBAL,
+    Draft,
+    Entry,
+    Hit,
+    Kind,
+    Recalled,
+    Verdict,
+    Written,
+)
 from ..goals.load import Goal
 from ..run.memory import RunMemory
 from . import (
@@ -31,8 +42,50 @@ from . import (
 from .expert import Task, call, finish, plan
 from .facts import Fact
 from .sheets import Query, sheet, sheet_files, target_name
-from .shelf import Shelf
 from .tables import run_query, simple_name
+
+@dataclass
+class Shelf:
+    """A memory with scripted recalls: the n-th shows ``shown[n]``, later ones nothing.
+
+    An episode must hold the right entry, its older version or only what looks alike, whatever a retrieval
+    would have found; the calls, the events and the prompt are real.
+    """
+
+    shown: list[list[str]] = field(default_factory=list)
+    refuse: str | None = None
+    """Why the gate keeps nothing, where the episode wants that."""
+    seed: int = 0
+    kept: int = 0
+
+    def recall(
+        self, query: str, namespaces: Sequence[str], budget: int, kinds: Sequence[Kind] | None = None
+    ) -> Recalled:
+        """Return the entries of the next recall, with growing ids."""
+        texts = self.shown.pop(0) if self.shown else []
+        rng = random.Random(f"{self.seed} {texts}")
+        ids = sorted(rng.sample(range(1, 40 if rng.random() < 0.5 else 3000), len(texts)))
+        hits = tuple(Hit(entry(number, text), 1.0, 0.5) for number, text in zip(ids, texts, strict=True))
+        return Recalled(hits, sum(len(text) // 4 for text in texts), len(texts))
+
+    def write(self, draft: Draft) -> Written:
+        """Keep everything, or nothing."""
+        if self.refuse:
+            return Written(Verdict.REFUSED, self.refuse)
+        self.kept += 1
+        number = random.Random(self.seed).randint(1, 3000) + self.kept
+        return Written(Verdict.WRITTEN, "new", entry(number, draft.text))
+
+    def used(self, ids: Sequence[int], success: bool | None) -> None:
+        """Ignore: uses in episodes are not counted."""
+
+
+def entry(number: int, text: str) -> Entry:
+    """Return a fact of the user as an entry."""
+    return Entry(
+        number, Kind.FACT, text, GLOBAL, Label.TRUSTED, None, None, None, "", 0.0, None, None, 0, 0, None
+    )
+
 
 UNKNOWN = "I do not know: you have not told me."
 NOTED = "Noted."
