@@ -169,12 +169,13 @@ def _family(name: str) -> str:
 
 
 def finish_call(state: State) -> CallSpec:
-    """Return the ``finish`` call: a handle that exists, or a bounded text that is none.
+    """Return the ``finish`` call: a handle that exists, or a bounded text that is none (:func:`text_opening`).
 
     While an input is unread and no call has read or computed anything, the only text is one that begins by
     saying so.
     """
-    text = {"type": "string", "pattern": rf"^[^$](.|\n){{0,{MAX_ANSWER - 1}}}$"}
+    opening = text_opening(max((int(handle[1:]) for handle in state.offered), default=0))
+    text = {"type": "string", "pattern": rf"^{opening}(.|\n){{0,{MAX_ANSWER - 1}}}$"}
     description, free = "", True
     unread = list(unread_inputs(state)) if state.started.rules >= 1 else []
     writing = {spec.name for spec in state.tools.values() if spec.effect == Effect.WRITE}
@@ -187,6 +188,19 @@ def finish_call(state: State) -> CallSpec:
     if state.offered:
         answer = {"anyOf": [{"enum": list(state.offered)}, text]}
     return CallSpec("finish", _object(answer=answer), description, free)
+
+
+def text_opening(last: int = 0) -> str:
+    """Return a regular expression for how an answer begins that is no handle, where ``last`` is the newest one.
+
+    After ``$`` a letter or an amount such as "18,076.57" may come; "$5 off" only where $5 is no result yet,
+    or a model that means the result would talk on.
+    """
+    if last < 9:
+        number = rf"([{last + 1}-9]|[1-9][0-9]{{1,11}})"
+    else:
+        number = rf"[1-9][0-9]{{{len(str(last))},11}}"
+    return rf"([^$]|\$[A-Za-z]|\$[0-9]{{1,12}}[.,][0-9]|\${number} [^\s])"
 
 
 def _literal(text: str) -> str:

@@ -44,6 +44,11 @@ def test_other_calls_and_handles_are_not_shown() -> None:
     assert not any(written('hm "answer":"no"' + ToolCall("ask", {"question": "which?"}).text()))
 
 
+def test_an_amount_is_shown_as_soon_as_it_is_no_handle() -> None:
+    seen = written(finish("$18,076 is left").text())
+    assert seen[-1] == "$18,076 is left" and "$18" not in seen and "$18," in seen
+
+
 def test_an_answer_asked_for_again_begins_again() -> None:
     assert written(["<tool_call>", '{"name": "finish", "arguments": {"answer": "a', finish("b").text()]) == [
         "",
