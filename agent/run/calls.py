@@ -169,7 +169,7 @@ def _family(name: str) -> str:
 
 
 def finish_call(state: State) -> CallSpec:
-    """Return the ``finish`` call: a handle that exists, or a bounded text that is none (:func:`text_opening`).
+    """Return the ``finish`` call: a handle that exists, or a bounded text that is none.
 
     While an input is unread and no call has read or computed anything, the only text is one that begins by
     saying so.
@@ -191,16 +191,16 @@ def finish_call(state: State) -> CallSpec:
 
 
 def text_opening(last: int = 0) -> str:
-    """Return a regular expression for how an answer begins that is no handle, where ``last`` is the newest one.
+    """Return a regular expression for the beginning of an answer that is no handle; ``last`` is the newest.
 
     After ``$`` a letter or an amount such as "18,076.57" may come; "$5 off" only where $5 is no result yet,
     or a model that means the result would talk on.
     """
+    numbers = [rf"[1-9][0-9]{{{len(str(last))},11}}"]
     if last < 9:
-        number = rf"([{last + 1}-9]|[1-9][0-9]{{1,11}})"
-    else:
-        number = rf"[1-9][0-9]{{{len(str(last))},11}}"
-    return rf"([^$]|\$[A-Za-z]|\$[0-9]{{1,12}}[.,][0-9]|\${number} [^\s])"
+        numbers.append(f"[{last + 1}-9]")
+    words = "|".join(rf"\${number} [^\s]" for number in numbers)
+    return rf"([^$]|\$[A-Za-z]|\$[0-9]{{1,12}}[.,][0-9]|{words})"  # one level of brackets: plainly bounded
 
 
 def _literal(text: str) -> str:

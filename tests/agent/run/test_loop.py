@@ -146,7 +146,7 @@ def test_finish_offers_the_handles_that_exist() -> None:
         assert (why_invalid(ToolCall("finish", {"answer": answer}), calls) is None) == fits, answer
 
 
-AMOUNTS = ["$18,076.57 is your balance.", "$2.50", "$USD", "$77 off"]
+AMOUNTS = ["$18,076.57 is your balance.", "$2.50", "$USD", "$77 off" + " and more" * 200]
 
 
 @pytest.mark.parametrize("answer", AMOUNTS)
