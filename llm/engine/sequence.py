@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ..kv.cache import Session
 from ..message import Sampling
-from .speculation import LONGEST, DraftToken, NgramProposer, repeats
+from .speculation import LONGEST, DraftToken, NgramProposer
 
 GIVEN, SAMPLED, FORCED, COPIED = "g", "s", "f", "c"
 """Where a token comes from, one letter each: the prompt; the model's choice; the grammar, which left no
@@ -34,7 +34,10 @@ CIRCLE = 96
 """Tokens of going round in a circle after which the string that is being written ends. A small model that
 wants to write an object into an argument of text may repeat ``{`` until a limit cuts the call off."""
 PERIOD = 16
-"""Tokens of the longest circle."""
+"""Tokens of the longest circle that ends a string: a sentence that is wanted four times is none."""
+LOOP, LEAST, TIMES = 120, 24, 4
+"""Free text at its limit gets no more tokens if it has said up to LOOP of them TIMES over, LEAST in all. That
+cuts nothing off that was asked for, so it may see a circle where a string is not ended yet."""
 STEP = 400
 """Tokens by which the limit of free text grows, as long as the text does not repeat itself."""
 UNFINISHED = 4
@@ -42,6 +45,17 @@ UNFINISHED = 4
 FEW = 32
 """Ids are listed if they are fewer than 1/32 of the vocabulary: gathering the output rows of more costs as
 much as the whole product (5,000 of 152k rows of 896 in int8: 5 ms either way, on one core)."""
+
+
+def repeats(ids: Ids[int], least: int, longest: int, times: int = 1) -> bool:
+    """Say whether ``ids`` end in up to ``longest`` of them over and over: ``times``, and ``least`` in all."""
+    for period in range(1, longest + 1):
+        length = max(least, times * period)
+        if length > len(ids):
+            return False
+        if ids[-length:][period:] == ids[-length:-period]:
+            return True
+    return False
 
 
 class TokenLog:
@@ -380,15 +394,14 @@ class Sequence:
 
     def _circles(self, length: int) -> bool:
         """Return whether the last ``length`` tokens, all generated, repeat at most PERIOD of them."""
-        last = self.log.ids[-length:]
-        return self.said >= length and any(last[p:] == last[:-p] for p in range(1, PERIOD + 1))
+        return repeats(self.log.ids[max(self.out.start, len(self.log.ids) - length) :], length, PERIOD)
 
     def _stops(self) -> bool:
         """Say whether the limit, now reached, ends the output: free text goes on, or is completed here."""
         said = self.log.ids[self.out.start :]
         if self.request.free is None or not self.request.free(said):
             return True
-        if self.limit < self.most and not repeats(said):
+        if self.limit < self.most and not repeats(said, LEAST, LOOP, TIMES):
             self.limit = min(self.most, self.limit + STEP)
             return False
         return self._end_text() or self.said >= self.limit + UNFINISHED
