@@ -25,7 +25,7 @@ MAX_STEPS_IN_PLAN = 6
 FAILURES_BEFORE_REPLAN = 2
 MAX_PLANS = 4
 MAX_ANSWER = 8000
-"""Characters of an answer: an article fits. Its tokens are bounded too (``Sampling.text_tokens``)."""
+"""Characters of an answer: an article fits. Its tokens are bounded too (``Sampling.max_tokens``)."""
 MAX_REMEMBERED = 3
 """Things that the model may ask to keep per goal or message."""
 MAX_NAMED = 8
