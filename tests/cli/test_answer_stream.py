@@ -12,7 +12,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from support.calls import finish
 
-from autogpt.agent.record.events import ModelTurn, RunStarted
+from autogpt.agent.record.events import STOPPED, ModelTurn, RunInterrupted, RunStarted
 from autogpt.cli.answer_stream import AnswerStream, last_rows
 from autogpt.cli.report import LiveReport, PlainReport
 from autogpt.llm.message import ToolCall
@@ -104,6 +104,7 @@ def test_what_was_said_before_an_interruption_stays(capsys: pytest.CaptureFixtur
     for report in (plain, live):
         report.on_event("r", RunStarted(run="r", goal={"goal": "写"}, mode="chat"))
         report.on_text("r", finish("今天天气").text()[:-15])
+        report.on_event("r", RunInterrupted(cause=STOPPED))  # recorded before the screen is left
         capsys.readouterr()
         report.cut_off()
         assert capsys.readouterr().out == "今天天气…\n"
