@@ -31,8 +31,8 @@ INTEGER = 9_000_000_000_000_000_000
 WHOLE = 999_999_999_999_999
 """Largest whole number where fractions are allowed too: fifteen digits, exact in a double."""
 FRACTION_LIMIT = 999_999_999
-STEP = 0.000001
-"""Numbers with a fraction have at most six decimals, so fifteen significant digits in all."""
+STEP = 1e-10
+"""Numbers with a fraction have at most ten decimals, the finest step that llguidance takes."""
 
 Json = dict[str, Any]
 _KEY_PATTERN = "^[A-Za-z0-9_. -]{1,60}$"

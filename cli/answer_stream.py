@@ -12,6 +12,8 @@ _ANSWER = re.compile(
     r'"name"\s*:\s*"finish"\s*,\s*"arguments"\s*:\s*\{\s*"answer"\s*:\s*"((?:[^"\\]|\\.)*)', re.S
 )
 """An answer as far as it was written: a JSON string, its last escape whole."""
+_HANDLE = re.compile(r"\$\d{0,4}\s*")
+"""What may still become a handle."""
 
 
 class AnswerStream:
@@ -26,7 +28,7 @@ class AnswerStream:
         """Take the next piece; one that opens a call begins again (an answer asked for once more)."""
         self._said = piece if piece.startswith("<tool_call>") else self._said + piece
         found = _ANSWER.search(self._said)
-        if found is None or found[1].startswith("$"):
+        if found is None or _HANDLE.fullmatch(found[1]):
             self.text = ""
             return
         try:

@@ -13,13 +13,14 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from ..agent.goals.load import Goal, adapt
 from ..agent.open import open_model, open_registry, open_store, with_memory
 from ..agent.record.record import Record
 from ..agent.record.state import State
-from ..agent.run.chat import ChatSession
+from ..agent.run.chat import ChatSession, Reply
 from ..agent.run.feedback import who
 from ..agent.run.memory import BUDGET, RunMemory
 from ..agent.run.runner import Interrupted, Runner
@@ -72,7 +73,17 @@ class Repl:
             self._command(line)
             return
         inputs, self.pending = self.pending, []
-        reply = self.session.say(line, inputs)
+        self._show(self.session.say(line, inputs))
+
+    def catch_up(self) -> None:
+        """Show what the last message was, and finish its answer if a crash cut it off. Raises Interrupted."""
+        self.report.catch_up(self.session.run, self.session.events)
+        view = self.view()
+        if view.said:
+            print(f"you said: {view.goal}")
+            self._show(self.session.continue_())
+
+    def _show(self, reply: Reply) -> None:
         text = reply.text if reply.status in ("answered", "question") else f"no answer: {reply.cause}"
         self.report.reply(self.session.run, clean(text))
 
@@ -241,47 +252,41 @@ def _sit(args: argparse.Namespace, goal: Goal | None, run: str | None) -> int:
         if at_terminal():
             print(f"{model.name} is listening; /help lists commands, Ctrl-D leaves")
         try:
-            if run is not None:
-                report.catch_up(run, session.events)
-                _catch_up(repl)
-            _talk(repl, settings)
+            _talk(repl, settings, begun=run is not None)
         finally:
             session.close(end=False)
     print(f"to go on: autogpt resume {session.run}", file=sys.stderr)
     return 0
 
 
-def _catch_up(repl: Repl) -> None:
-    """Show what the last message was, and finish its answer if a crash cut it off."""
-    view = repl.view()
-    if view.said:
-        print(f"you said: {view.goal}")
-        reply = repl.session.continue_()
-        repl.report.reply(repl.session.run, clean(reply.text))
-
-
-def _talk(repl: Repl, settings: Settings) -> None:
-    """Read lines until the person leaves."""
-    stopped = False
+def _talk(repl: Repl, settings: Settings, begun: bool) -> None:
+    """Go on with a conversation that has ``begun``, then read lines until the person leaves."""
+    stopped = begun and _was_stopped(repl, repl.catch_up)
     for line in _lines(settings):
+        if line is None:
+            if stopped:
+                return
+            stopped = True
+            print("Ctrl-C again leaves", file=sys.stderr)
+            continue
         try:
-            if line is None:
-                if stopped:
-                    return
-                stopped = True
-                print("Ctrl-C again leaves", file=sys.stderr)
-                continue
-            stopped = False
-            repl.handle(line)
+            stopped = _was_stopped(repl, partial(repl.handle, line))
         except Leave:
             return
-        except (Interrupted, KeyboardInterrupt):
-            repl.report.cut_off()
-            stopped = True
-            print("stopped; say something else, or Ctrl-C again to leave", file=sys.stderr)
-        except UserError as error:
-            repl.report.pause()
-            print(f"error: {error}", file=sys.stderr)
+
+
+def _was_stopped(repl: Repl, work: Callable[[], None]) -> bool:
+    """Do what the person wants; return whether Ctrl-C stopped it. Raises Leave."""
+    try:
+        work()
+    except (Interrupted, KeyboardInterrupt):
+        repl.report.cut_off()
+        print("stopped; say something else, or Ctrl-C again to leave", file=sys.stderr)
+        return True
+    except UserError as error:
+        repl.report.pause()
+        print(f"error: {error}", file=sys.stderr)
+    return False
 
 
 def _lines(settings: Settings) -> Iterator[str | None]:

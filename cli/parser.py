@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -428,6 +429,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _report(error)
     finally:
         alive.rest()
+        if argv is None:  # all is recorded: another Ctrl-C ends what threads are left, without a traceback
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _report(error: Exception) -> int:

@@ -94,6 +94,11 @@ class Report:
         with self.lock:
             self._answers.setdefault(run, AnswerStream()).feed(piece)
 
+    def _said(self, run: str, event: Event) -> None:
+        """Forget what was being written, unless it was stopped: :meth:`cut_off` shows that."""
+        if not isinstance(event, RunInterrupted):
+            self._answers.pop(run, None)
+
     def cut_off(self) -> None:
         """Leave on the screen what was being answered when the person stopped it."""
         with self.lock:
@@ -176,7 +181,7 @@ class PlainReport(Report):
         else:
             alive.touch()
         with self.lock:
-            self._answers.pop(run, None)
+            self._said(run, event)
             view = self._views.setdefault(run, RunView())
             view.apply(event)
             for line in plain_lines(view, event):
@@ -226,7 +231,7 @@ class LiveReport(Report):
     def on_event(self, run: str, event: Event) -> None:
         """Update the run's tree; when it ends, print it above and forget it."""
         with self.lock:
-            self._answers.pop(run, None)
+            self._said(run, event)
             view = self._views.setdefault(run, RunView())
             view.apply(event)
             ended = bool(view.status) and view.mode != "chat"

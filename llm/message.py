@@ -61,7 +61,7 @@ class CallSpec:
     parameters: Mapping[str, Any]
     description: str = ""
     free_text: bool = False
-    """Its argument is free text, such as an article: it may take ``Sampling.text_tokens``."""
+    """Its argument is free text, such as an article: ended where the tokens run out, not cut off."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,9 @@ class Sampling:
     temperature: float = 0.0
     seed: int = 0
     max_tokens: int = 2000
-    """Most generated tokens, forced ones included; a call cut off by it is invalid. So there is room for the
-    longest ordinary call: the grammar bounds each argument, mostly by 400 to 1,000 characters."""
-    text_tokens: int = 2000
-    """Most generated tokens of a call whose argument is free text; at this limit the text is ended."""
+    """Most generated tokens, forced ones included; a call cut off by it is invalid, free text is ended. So
+    there is room for the longest ordinary call: the grammar bounds each argument, mostly by 400 to 1,000
+    characters."""
     best_of: int = 1
     """Candidates per turn, of which the best is kept: the first sampled as specified here, the others
     at random (at temperature 0.7 if this sampling is greedy)."""

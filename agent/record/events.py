@@ -303,6 +303,10 @@ class RunInterrupted(Event):
     cause: str
 
 
+STOPPED = "the person stopped the answer"
+"""Cause of the ``run.interrupted`` of a conversation: its last message is not to be answered any more."""
+
+
 class RunEnded(Event):
     """Last event of a run."""
 

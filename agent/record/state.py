@@ -14,6 +14,7 @@ from typing import Any
 
 from ...tools.base import Facts, merge_facts
 from .events import (
+    STOPPED,
     ConversationFolded,
     Event,
     MemoryRecalled,
@@ -24,6 +25,7 @@ from .events import (
     PersonSaid,
     RecalledEntry,
     RunEnded,
+    RunInterrupted,
     RunStarted,
     ToolIntent,
     ToolOutcome,
@@ -73,6 +75,8 @@ class State:
     """The question or approval that was put to a person and has no answer yet."""
     answer: Any = None
     finished: bool = False
+    stopped: bool = False
+    """Whether the person stopped the answer to the last message of a conversation."""
     outcomes: list[ToolOutcome] = field(default_factory=list)
     """Outcomes of the model's calls since the last message of the user."""
     failures: int = 0
@@ -173,6 +177,9 @@ class State:
             case PersonAnswered():
                 self.waiting = None
                 self.question = None
+                self.stopped = False
+            case RunInterrupted(cause=cause) if cause == STOPPED:
+                self.stopped = True
             case RunEnded():
                 self.ended = event
 
@@ -279,7 +286,7 @@ class State:
         if self.turns:
             self._before = (set(self.inspected), set(self.shown))
         self.plan, self.planned_tools, self.plans = (), (), 0
-        self.finished, self.answer, self.outcomes = False, None, []
+        self.finished, self.stopped, self.answer, self.outcomes = False, False, None, []
         self.question, self.waiting = None, None
         self.failures = self.repeats = self.turns = self.invalid_row = self.doubts = 0
         self.tokens, self.seconds = 0, 0.0

@@ -25,7 +25,7 @@ MAX_STEPS_IN_PLAN = 6
 FAILURES_BEFORE_REPLAN = 2
 MAX_PLANS = 4
 MAX_ANSWER = 8000
-"""Characters of an answer: an article fits. Its tokens are bounded too (``Sampling.text_tokens``)."""
+"""Characters of an answer: an article fits. Its tokens are bounded too (``Sampling.max_tokens``)."""
 MAX_REMEMBERED = 3
 """Things that the model may ask to keep per goal or message."""
 MAX_NAMED = 8
@@ -174,7 +174,8 @@ def finish_call(state: State) -> CallSpec:
     While an input is unread and no call has read or computed anything, the only text is one that begins by
     saying so.
     """
-    text = {"type": "string", "pattern": rf"^[^$](.|\n){{0,{MAX_ANSWER - 1}}}$"}
+    opening = text_opening(max((int(handle[1:]) for handle in state.offered), default=0))
+    text = {"type": "string", "pattern": rf"^{opening}(.|\n){{0,{MAX_ANSWER - 1}}}$"}
     description, free = "", True
     unread = list(unread_inputs(state)) if state.started.rules >= 1 else []
     writing = {spec.name for spec in state.tools.values() if spec.effect == Effect.WRITE}
@@ -187,6 +188,19 @@ def finish_call(state: State) -> CallSpec:
     if state.offered:
         answer = {"anyOf": [{"enum": list(state.offered)}, text]}
     return CallSpec("finish", _object(answer=answer), description, free)
+
+
+def text_opening(last: int = 0) -> str:
+    """Return a regular expression for the beginning of an answer that is no handle; ``last`` is the newest.
+
+    After ``$`` a letter or an amount such as "18,076.57" may come; "$5 off" only where $5 is no result yet,
+    or a model that means the result would talk on.
+    """
+    numbers = [rf"[1-9][0-9]{{{len(str(last))},11}}"]
+    if last < 9:
+        numbers.append(f"[{last + 1}-9]")
+    words = "|".join(rf"\${number} [^\s]" for number in numbers)
+    return rf"([^$]|\$[A-Za-z]|\$[0-9]{{1,12}}[.,][0-9]|{words})"  # one level of brackets: plainly bounded
 
 
 def _literal(text: str) -> str:

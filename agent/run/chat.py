@@ -32,7 +32,7 @@ from ..record.result import RunResult
 from ..record.state import State
 from .calls import allowed_calls
 from .feedback import answer_of, called, corrected_call, correction, rate, who
-from .runner import LiveSession, Runner, interrupted
+from .runner import Interrupted, LiveSession, Runner
 from .session import drive
 from .workspace import add_inputs
 
@@ -136,7 +136,7 @@ class ChatSession:
         """Send a message (with further input files) and return the reply.
 
         Raises UsageError for an empty message or a bad input, :class:`Interrupted` on Ctrl-C; the
-        conversation can then go on.
+        conversation can then go on with another message.
         """
         if not text.strip():
             raise UsageError("the message is empty")
@@ -152,14 +152,22 @@ class ChatSession:
         return self.continue_()
 
     def continue_(self) -> Reply:
-        """Work until the model has answered the last message (also after a crash or Ctrl-C)."""
+        """Work until the model has answered the last message (also after a crash).
+
+        Ctrl-C raises :class:`Interrupted` and is recorded: that message is not answered any more, here or
+        after a crash, and the next one is waited for.
+        """
         runner = self._runner
         try:
             for _ in drive([lambda: self._run], runner.model, {}, on_text=runner.on_text):
                 pass
         except (KeyboardInterrupt, Paused) as error:
+            if isinstance(error, Paused):
+                self._run.interrupt(str(error))
+            else:
+                self._run.stop()
             runner.model.close_session(self.run)  # a generation may have been cut off
-            raise interrupted([self._run], error) from error.__cause__
+            raise error if isinstance(error, Paused) else Interrupted([self.run]) from error.__cause__
         return self._reply()
 
     def result(self) -> RunResult:

@@ -12,6 +12,7 @@ import getpass
 import json
 import math
 import os
+import re
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -23,6 +24,7 @@ from ..record.events import Correction, Event, ModelTurn, Rating, RunStarted
 from ..record.result import resolved_answer
 from ..record.rewards import last_ratings, last_span, source_of
 from ..record.store import RunStore
+from .calls import text_opening
 from .memory import Memory, NoMemory, RunMemory
 
 WORDS = {"good": 1.0, "bad": 0.0}
@@ -127,8 +129,8 @@ def correction(events: Sequence[Event], place: int, answer: str, by: str) -> Cor
     turn = events[place]
     assert isinstance(turn, ModelTurn)
     answer = answer.strip()
-    if not answer or answer.startswith("$"):
-        raise UsageError("a corrected answer is a text, and does not begin with $")
+    if not re.match(text_opening(), answer):
+        raise UsageError("a corrected answer is a text, and no result such as $2")
     if len(answer) > MOST:
         raise UsageError(f"the answer has {len(answer)} characters, {MOST} is the most that a model may say")
     return _corrected(turn, place, ToolCall("finish", {"answer": answer}), by)

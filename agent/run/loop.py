@@ -19,7 +19,7 @@ from typing import Any, Literal
 from ...llm.message import CallSpec, Message, Prompt, Sampling
 from ...tools.base import Tool
 from ...tools.tables.read import TABLE_SUFFIXES
-from ..record.events import Event, PersonSaid
+from ..record.events import STOPPED, Event, PersonSaid
 from ..record.state import State
 from ..record.transcript import messages
 from .calls import allowed_calls, is_stuck
@@ -126,6 +126,8 @@ def decide(events: Sequence[Event], tools: Mapping[str, Tool]) -> Request:
         return Stop(status, "the model finished", state.answer)
     if state.prompt_refused:
         return Stop("failed", state.prompt_refused)
+    if state.stopped:
+        return Stop("idle", STOPPED)
     inspection = _inspection(state, tools)
     if inspection:
         return inspection

@@ -21,9 +21,10 @@ from typing import Literal
 
 from ...errors import UsageError, UserError
 from ...llm.message import Model, Sampling
+from ...tools.base import Replay
 from ...tools.registry import Registry
 from ..goals.load import Goal
-from ..record.events import Event, PersonAnswered, PersonAsked, RunInterrupted, RunStarted
+from ..record.events import STOPPED, Event, PersonAnswered, PersonAsked, RunInterrupted, RunStarted
 from ..record.journal import DatabaseJournal, Paused
 from ..record.record import Record
 from ..record.result import RunResult, summarise
@@ -32,7 +33,7 @@ from ..record.store import RunStore, new_run_id
 from .approvals import Approvals, approval_of, approval_text, settled
 from .loop import Act
 from .memory import Memory, NoMemory, RunMemory
-from .session import Session, drive, may_write
+from .session import UNCERTAIN, Session, drive, may_write
 from .workbench import Workbench, check_length, goal_tools, opening, prompting_of
 from .workspace import deliver, fingerprints, prepare, workspace_of
 
@@ -69,6 +70,23 @@ class LiveSession(Session):
         """Record that the run stops for now; where a full disk prevents it, it resumes all the same."""
         with contextlib.suppress(UserError):
             self.append(RunInterrupted(cause=cause))
+
+    def stop(self) -> None:
+        """Record that the person wants no answer to the last message of a conversation any more.
+
+        A call that was still to come will not be made, and one under way may have had its effect; while an
+        approval is asked for, the next message decides about the call.
+        """
+        state = State.of(self.events)
+        with contextlib.suppress(UserError):
+            if state.pending and not state.waiting:
+                act = Act(*state.pending)
+                lost = self._lost_intent(act)
+                if lost is not None and lost.replay != Replay.PURE:
+                    self.append(self.bench.outcome(act, "uncertain", UNCERTAIN))
+                else:
+                    self.append(self.bench.outcome(act, "refused", "refused: the person stopped it"))
+            self.append(RunInterrupted(cause=STOPPED))
 
     def answer(self, answer: PersonAnswered) -> None:
         """Commit a person's answer to what the run waits for; UsageError if it waits for none."""

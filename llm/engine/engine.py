@@ -272,15 +272,15 @@ class Engine:
             return out
         if request.ends:  # room to complete what the context cuts off
             room = max(1, room - len(request.ends) - UNFINISHED)
-        limit, most = min(request.sampling.max_tokens, room), min(request.sampling.text_tokens, room)
+        most = min(request.sampling.max_tokens, room)
         session = self._sessions.open(request.session)
         # the last row is computed again if a token is to be chosen from it
-        session.crop(min(common_prefix(session.ids, ids), len(ids) - (limit > 0)))
+        session.crop(min(common_prefix(session.ids, ids), len(ids) - (most > 0)))
         session.core = max(session.core, request.core)
         out.log, proposer = self._open_log(request.session, ids)
         out.start = len(ids)
         sequence = Active(
-            index, request, out, out.log, session, proposer, limit, most, self.loaded.vocabulary, self._forced
+            index, request, out, out.log, session, proposer, most, self.loaded.vocabulary, self._forced
         )
         for other in active:
             shared = min(common_prefix(other.request.ids, ids), len(ids) - 1)

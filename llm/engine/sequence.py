@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ..kv.cache import Session
 from ..message import Sampling
-from .speculation import LONGEST, DraftToken, NgramProposer, repeats
+from .speculation import LONGEST, DraftToken, NgramProposer
 
 GIVEN, SAMPLED, FORCED, COPIED = "g", "s", "f", "c"
 """Where a token comes from, one letter each: the prompt; the model's choice; the grammar, which left no
@@ -34,14 +34,28 @@ CIRCLE = 96
 """Tokens of going round in a circle after which the string that is being written ends. A small model that
 wants to write an object into an argument of text may repeat ``{`` until a limit cuts the call off."""
 PERIOD = 16
-"""Tokens of the longest circle."""
+"""Tokens of the longest circle that ends a string: a sentence that is wanted four times is none."""
+LOOP, LEAST, TIMES = 120, 24, 4
+"""Free text at its limit gets no more tokens if it has said up to LOOP of them TIMES over, LEAST in all. That
+cuts nothing off that was asked for, so it may see a circle where a string is not ended yet."""
 STEP = 400
-"""Tokens by which the limit of free text grows, as long as the text does not repeat itself."""
+"""Tokens by which the limit grows up to the most; that of free text as long as it does not repeat itself."""
 UNFINISHED = 4
 """Tokens beyond the limit in which a text's last character may be finished."""
 FEW = 32
 """Ids are listed if they are fewer than 1/32 of the vocabulary: gathering the output rows of more costs as
 much as the whole product (5,000 of 152k rows of 896 in int8: 5 ms either way, on one core)."""
+
+
+def repeats(ids: Ids[int], least: int, longest: int, times: int = 1) -> bool:
+    """Say whether ``ids`` end in up to ``longest`` of them over and over: ``times``, and ``least`` in all."""
+    for period in range(1, longest + 1):
+        length = max(least, times * period)
+        if length > len(ids):
+            return False
+        if ids[-length:][period:] == ids[-length:-period]:
+            return True
+    return False
 
 
 class TokenLog:
@@ -166,7 +180,7 @@ class Request:
     core: int = 0
     """Leading ids that later processes will begin with too (a system message): worth the prompt cache."""
     free: Callable[[Ids[int]], bool] | None = None
-    """Whether the output so far is free text, which may take ``Sampling.text_tokens``; asked at the limit."""
+    """Whether the output so far is free text, which is granted step by step and ended; asked at the limit."""
     ends: Ids[int] = ()
     """Ids that complete free text where its limit cuts it off."""
 
@@ -234,15 +248,15 @@ class Sequence:
     log: TokenLog
     session: Session
     proposer: NgramProposer | None
-    limit: int
-    """Tokens that may be generated."""
     most: int
-    """The same for free text."""
+    """Tokens that may be generated in all."""
     vocabulary: int
     forced: bool
     """Append forced tokens without computing them; else the mask finds them, one forward each."""
     matcher: Matcher | None = None
     allowed: Allowed | None = None
+    limit: int = field(init=False)
+    """Tokens that may be generated for now."""
     leader: Sequence | None = None
     """An earlier sequence that is computing a prefix of ours; we wait and share it."""
     shared: int = 0
@@ -252,6 +266,9 @@ class Sequence:
     finished: bool = False
     _ahead: int = 0
     """Ids that the matcher has consumed past the log's end."""
+
+    def __post_init__(self) -> None:
+        self.limit = min(STEP, self.most)
 
     @property
     def todo(self) -> int:
@@ -380,18 +397,16 @@ class Sequence:
 
     def _circles(self, length: int) -> bool:
         """Return whether the last ``length`` tokens, all generated, repeat at most PERIOD of them."""
-        last = self.log.ids[-length:]
-        return self.said >= length and any(last[p:] == last[:-p] for p in range(1, PERIOD + 1))
+        return repeats(self.log.ids[max(self.out.start, len(self.log.ids) - length) :], length, PERIOD)
 
     def _stops(self) -> bool:
-        """Say whether the limit, now reached, ends the output: free text goes on, or is completed here."""
+        """Say whether the limit, now reached, ends the output: it goes on, or free text is completed here."""
         said = self.log.ids[self.out.start :]
-        if self.request.free is None or not self.request.free(said):
-            return True
-        if self.limit < self.most and not repeats(said):
+        free = self.request.free is not None and self.request.free(said)
+        if self.limit < self.most and not (free and repeats(said, LEAST, LOOP, TIMES)):
             self.limit = min(self.most, self.limit + STEP)
             return False
-        return self._end_text() or self.said >= self.limit + UNFINISHED
+        return not free or self._end_text() or self.said >= self.limit + UNFINISHED
 
     def _end_text(self) -> bool:
         """Append the ids that complete free text, if the grammar takes them here."""

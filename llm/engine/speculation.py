@@ -32,19 +32,8 @@ _MEMORY = 64.0
 """Number of trials after which older ones fade."""
 _FORGIVE = 0.9
 """Share of the evidence kept after a draft was not worth it, so that drafting is tried again later."""
-_LOOP = 120
-"""Longest run of ids whose repetition is looked for."""
 _NONE = -1
 """Separates two outputs; not a token."""
-
-
-def repeats(ids: Sequence[int]) -> bool:
-    """Say whether ``ids`` end in one run of ids over and over: at least four times, and 24 ids in all."""
-    for length in range(1, min(_LOOP, len(ids) // 4) + 1):
-        times = max(4, -(-24 // length))
-        if len(ids) >= length * times and list(ids[-length * times :]) == list(ids[-length:]) * times:
-            return True
-    return False
 
 
 class NgramIndex:

@@ -195,16 +195,13 @@ class LocalModel:
         Raises :class:`ContextOverflow`.
         """
         from ..engine.engine import Request
-        from ..engine.sequence import STEP
-
         messages = [Message("user", text)]
         if system is not None:
             messages.insert(0, Message("system", system))
         ids = self._encode(messages)
         session = f"generate-{uuid4().hex}"
-        first = min(max_tokens, STEP)  # more is granted step by step, to a text that does not repeat itself
-        chosen = sampling or Sampling(max_tokens=first, text_tokens=max_tokens)
-        free = None if sampling else lambda _: True
+        chosen = sampling or Sampling(max_tokens=max_tokens)
+        free = None if sampling else lambda _: True  # what repeats itself is given up
         request = Request(session, ids, None, chosen, frozenset(self.tokenizer.stop_ids), free=free)
         pass_on = None if on_text is None else lambda _, piece: on_text(piece)
         stream = None if pass_on is None else _Stream(self.tokenizer, pass_on, {0: 0})

@@ -215,8 +215,7 @@ class OpenAIModel:
         """Ask in the way at ``place``, or a later one where the server refuses it; return that, too."""
         small = False
         while True:
-            room = sampling.text_tokens if any(call.free_text for call in calls) else sampling.max_tokens
-            room += ROOM_TO_THINK * self._thinks
+            room = sampling.max_tokens + ROOM_TO_THINK * self._thinks
             body = self._body(WAYS[place], write(WAYS[place]), sampling, calls)
             body[self._limit] = SMALL_ROOM if small else room
             try:

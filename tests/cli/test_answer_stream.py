@@ -12,7 +12,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from support.calls import finish
 
-from autogpt.agent.record.events import ModelTurn, RunStarted
+from autogpt.agent.record.events import STOPPED, ModelTurn, RunInterrupted, RunStarted
 from autogpt.cli.answer_stream import AnswerStream, last_rows
 from autogpt.cli.report import LiveReport, PlainReport
 from autogpt.llm.message import ToolCall
@@ -42,6 +42,11 @@ def test_other_calls_and_handles_are_not_shown() -> None:
     assert not any(written(ToolCall("files.write", {"path": "a", "content": "hello"}).text()))
     assert not any(written(finish("$2").text()))
     assert not any(written('hm "answer":"no"' + ToolCall("ask", {"question": "which?"}).text()))
+
+
+def test_an_amount_is_shown_as_soon_as_it_is_no_handle() -> None:
+    seen = written(finish("$18,076 is left").text())
+    assert seen[-1] == "$18,076 is left" and "$18" not in seen and "$18," in seen
 
 
 def test_an_answer_asked_for_again_begins_again() -> None:
@@ -99,6 +104,7 @@ def test_what_was_said_before_an_interruption_stays(capsys: pytest.CaptureFixtur
     for report in (plain, live):
         report.on_event("r", RunStarted(run="r", goal={"goal": "写"}, mode="chat"))
         report.on_text("r", finish("今天天气").text()[:-15])
+        report.on_event("r", RunInterrupted(cause=STOPPED))  # recorded before the screen is left
         capsys.readouterr()
         report.cut_off()
         assert capsys.readouterr().out == "今天天气…\n"

@@ -395,3 +395,26 @@ def test_ctrl_c_leaves_a_run_that_resumes(here: Path) -> None:
     assert "Traceback" not in err
     run = err.split("autogpt resume ")[1].split()[0]
     assert main(["resume", run, "--model", "scripted:s.yaml"]) == 0
+
+
+def test_ctrl_c_once_more_while_threads_end_shows_no_traceback() -> None:
+    code = (
+        "import signal, sys, threading, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from autogpt.cli import main\n"
+        "threading.Thread(target=time.sleep, args=(20,)).start()\n"
+        "sys.argv = ['autogpt', '--version']\n"
+        "code = main()\n"
+        "print('done', flush=True)\n"
+        "sys.exit(code)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    while "done" not in process.stdout.readline():
+        assert process.poll() is None
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=10)
+    assert process.returncode == -signal.SIGINT and "Traceback" not in err

@@ -151,7 +151,7 @@ def test_other_ratings_are_one_clear_line(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "says"), [("", "is a text"), ("$2", "begin with"), ("x" * 601, "600"), ("30", "was given")]
+    ("answer", "says"), [("", "is a text"), ("$2", "no result"), ("x" * 601, "600"), ("30", "was given")]
 )
 def test_a_correction_is_what_the_model_could_have_said(answer: str, says: str) -> None:
     with pytest.raises(UsageError, match=says):

@@ -22,6 +22,7 @@ from autogpt.agent.record.events import (
     dump_event,
     parse_event,
 )
+from autogpt.agent.record.result import resolved_answer
 from autogpt.agent.record.state import State, input_names
 from autogpt.agent.record.transcript import messages
 from autogpt.agent.run.calls import MAX_PLANS, MAX_STEPS_IN_PLAN
@@ -143,6 +144,38 @@ def test_finish_offers_the_handles_that_exist() -> None:
     for answer, fits in (("$1", True), ("$2", False), ("two", True), ("$", False), ("", False),
                          ("x" * 8000, True), ("x" * 8001, False), ("a\nb", True)):  # fmt: skip
         assert (why_invalid(ToolCall("finish", {"answer": answer}), calls) is None) == fits, answer
+
+
+AMOUNTS = ["$18,076.57 is your balance.", "$2.50", "$USD", "$77 off" + " and more" * 200]
+
+
+@pytest.mark.parametrize("answer", AMOUNTS)
+def test_an_answer_may_begin_with_an_amount(answer: str, chat_folder: Path) -> None:
+    compiler = GrammarCompiler(ChatTokenizer(chat_folder))
+    said = ToolCall("finish", {"answer": answer})
+    for run in (Run(), Run().plan("calculator").compute().compute("2 + 2", "4")):
+        calls = run.next().calls
+        assert why_invalid(said, calls) is None
+        teacher_ids(compiler.compile(calls), said.text())
+    assert resolved_answer(answer, {"$1": 3, "$2": 4, "$18": 5}) == answer
+
+
+@pytest.mark.parametrize("answer", ["$12", "$12 ", "$3", "$2 off", "$", "$ 5"])
+def test_a_handle_alone_is_no_text(answer: str, chat_folder: Path) -> None:
+    calls = Run().plan("calculator").compute().compute("2 + 2", "4").next().calls
+    said = ToolCall("finish", {"answer": answer})
+    assert why_invalid(said, calls)
+    with pytest.raises(NotAllowed):
+        teacher_ids(GrammarCompiler(ChatTokenizer(chat_folder)).compile(calls), said.text())
+
+
+def test_an_amount_may_be_followed_by_words_where_no_result_has_its_number() -> None:
+    said = ToolCall("finish", {"answer": "$5 off"})
+    assert why_invalid(said, Run().next().calls) is None
+    many = Run().plan("calculator")
+    for number in range(12):
+        many.compute(f"{number} + 1", str(number + 1))
+    assert why_invalid(said, many.next().calls)
 
 
 def test_the_drivers_table_description_is_read_but_is_no_value() -> None:

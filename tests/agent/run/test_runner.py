@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from support.calls import finish, of, plan, write
@@ -346,6 +347,48 @@ def test_a_conversation_is_one_run_that_another_process_continues(world: World, 
     assert len(of(RunEnded, events)) == 1
     with pytest.raises(UsageError, match="not a conversation that can go on"):
         ChatSession(world.runner(lines), run=session.run)
+
+
+def test_an_answer_that_was_stopped_is_wanted_no_more_even_after_a_crash(
+    world: World, tmp_path: Path
+) -> None:
+    lines: list[Line] = [finish("hello"), interrupt]
+    session = ChatSession(world.runner(lines))
+    session.say("hi")
+    with pytest.raises(Interrupted):
+        session.say("write me a novel")
+    shutil.copytree(world.store.home, tmp_path / "left")  # what a kill would leave
+    store = RunStore(tmp_path / "left")
+    model = by_place([finish("hello"), finish("a short one")])
+    again = ChatSession(Runner(store, model, builtins()), run=session.run)
+    heard = len(again.events)
+    assert (again.continue_().status, len(again.events)) == ("failed", heard), "nothing was begun"
+    assert again.say("just a poem").text == "a short one"
+    again.close()
+    assert replay(store.load(session.run), builtins().select()).same
+
+
+@pytest.mark.parametrize(("again", "state"), [("pure", "refused"), ("opaque", "uncertain")])
+def test_a_call_that_was_stopped_is_not_made_for_the_next_message(
+    world: World, again: Literal["pure", "opaque"], state: str
+) -> None:
+    made: list[str] = []
+
+    @tool(replay=again)
+    def send(text: str) -> str:
+        """Send a text."""
+        made.append(text)
+        raise KeyboardInterrupt
+
+    lines: list[Line] = [plan("send"), ToolCall("send", {"text": "a"}), finish("as you like")]
+    registry = builtins()
+    registry.register(send)
+    session = ChatSession(world.runner(lines, registry))
+    with pytest.raises(Interrupted):
+        session.say("send it")
+    assert session.say("no, leave it").text == "as you like" and made == ["a"]
+    assert [outcome.state for outcome in of(ToolOutcome, session.events)] == [state]
+    session.close()
 
 
 def test_limits_of_a_conversation_count_per_message(world: World) -> None:

@@ -16,7 +16,7 @@ from transformers import GPT2Config, LlamaConfig, MistralConfig, Qwen2Config, Qw
 from autogpt.errors import DefectError
 from autogpt.llm.engine.engine import Engine, Generated, Request
 from autogpt.llm.engine.sampling import choose, uniform
-from autogpt.llm.engine.sequence import CIRCLE
+from autogpt.llm.engine.sequence import CIRCLE, LEAST, LOOP, PERIOD, TIMES, repeats
 from autogpt.llm.kv.cache import common_prefix
 from autogpt.llm.message import Sampling
 from autogpt.llm.nn.build import make_forward
@@ -356,3 +356,18 @@ def test_going_round_in_a_circle_ends_the_string_where_it_may_end(models: Models
     assert not endless.complete and endless.ids == [5] * 150
     ended = one(engine, greedy("b", ids, 150, grammar=Endless(may_end=True)))
     assert ended.complete and ended.ids == [*[5] * CIRCLE, QUOTE]
+
+
+def test_one_rule_sees_a_circle_strictly_in_a_string_and_earlier_at_the_limit() -> None:
+    words, sentence = list(range(9)), list(range(40))
+    for circle, in_a_string, at_the_limit in (
+        (words * 11, True, True),
+        (words * 4, False, True),
+        (sentence * 5, False, True),
+        (sentence * 3, False, False),
+        ([*words * 11, 99], False, False),
+        (words[:5] * 4, False, False),
+    ):
+        said = [7, 8, *circle]
+        assert repeats(said, CIRCLE, PERIOD) == in_a_string, circle
+        assert repeats(said, LEAST, LOOP, TIMES) == at_the_limit, circle
