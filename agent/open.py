@@ -178,7 +178,7 @@ def _local(name: str, settings: Settings) -> Model:
 
     line, source = registry.too_little_memory(found), Path(found.source)
     smaller = bool(line) and found.adapter is None and llamacpp_could_run(source)
-    if smaller or only_llamacpp_runs(source):
+    if smaller or only_llamacpp_runs(source, settings.cache):
         return LlamaCppModel.load(source, found.name, cache_dir=settings.cache)
     if line:
         log.warning("%s", line)

@@ -35,24 +35,38 @@ class Facts:
 
 def facts_of(path: Path, cache_dir: Path | None = None) -> Facts:
     """Return a file's facts; :class:`~autogpt.errors.ModelUnavailable` for one that is not supported."""
-    kept = None if cache_dir is None else cache_dir / _FOLDER / f"{_name(str(path.absolute()))}.json"
-    try:
-        state = path.stat()
-    except OSError as problem:
-        raise ModelUnavailable(f"cannot read {path}: {problem.strerror or problem}") from problem
-    about = [_VERSION, state.st_size, state.st_mtime_ns]
+    kept, about = _kept(path, cache_dir), _state(path)
     found = {} if kept is None else read_object(kept)
     if found.get("of") == about:
         return Facts(str(found["fingerprint"]), dict(found["settings"]))
-    facts = _read(path, state.st_size, state.st_mtime_ns)
+    facts = _read(path, *about)
     if kept is not None:
         with suppress(OSError):  # a full disk only costs the next start time
             replace_file(kept, json.dumps({"of": about, **asdict(facts)}))
     return facts
 
 
+def is_known(path: Path, cache_dir: Path | None) -> bool:
+    """Say whether a file's facts are kept, so that it is supported and unchanged."""
+    kept = _kept(path, cache_dir)
+    return kept is not None and read_object(kept).get("of") == _state(path)
+
+
+def _kept(path: Path, cache_dir: Path | None) -> Path | None:
+    return None if cache_dir is None else cache_dir / _FOLDER / f"{_name(str(path.absolute()))}.json"
+
+
+def _state(path: Path) -> list[int]:
+    """Return by what a file is known again."""
+    try:
+        state = path.stat()
+    except OSError as problem:
+        raise ModelUnavailable(f"cannot read {path}: {problem.strerror or problem}") from problem
+    return [_VERSION, state.st_size, state.st_mtime_ns]
+
+
 @lru_cache(maxsize=4)
-def _read(path: Path, size: int, changed: int) -> Facts:
+def _read(path: Path, version: int, size: int, changed: int) -> Facts:
     from .weights import settings_of, shape_header  # torch, which commands that only look do without
 
     return Facts(fingerprint(shape_header(path)), settings_of(path))

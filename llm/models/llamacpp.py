@@ -33,6 +33,7 @@ from typing import Any
 from ...errors import ModelUnavailable, UserError
 from ...text import Prompting
 from ..gguf.header import fingerprint, is_gguf, read_header
+from ..gguf.known import is_known
 from ..gguf.shape import MODEL_TYPES, VOCABULARY
 from ..message import Message, OnText, Prompt, Sampling, Turn
 from ..text.grammar import GrammarCompiler, Matcher, parse_call
@@ -55,9 +56,14 @@ KEPT_MIB = 256
 """Most memory for the keys and values of prompts that another prompt has displaced."""
 
 
-def only_llamacpp_runs(path: Path) -> bool:
-    """Say whether ``path`` is a GGUF file whose architecture our engine does not compute."""
-    return is_gguf(path) and read_header(path, VOCABULARY).architecture not in MODEL_TYPES
+def only_llamacpp_runs(path: Path, cache_dir: Path | None = None) -> bool:
+    """Say whether ``path`` is a GGUF file whose architecture our engine does not compute.
+
+    What ``cache_dir`` knows of a file that our engine has opened saves reading it.
+    """
+    if not is_gguf(path) or is_known(path, cache_dir):
+        return False
+    return read_header(path, VOCABULARY).architecture not in MODEL_TYPES
 
 
 def llamacpp_could_run(path: Path) -> bool:

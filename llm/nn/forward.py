@@ -222,8 +222,10 @@ class FusedForward:
         self._tables = loaded if precision is None else loaded.narrowed(precision)
         self._head = loaded.head if precision is None else precision.linear(self._tables.head)
         self._layers = loaded.layers if precision is None else [x.converted(precision) for x in loaded.layers]
-        # the head is the largest, so it comes last, when the other layers have freed their fp32 weights
-        linears = [*(part for layer in self._layers for part in layer.linears()), self._head]
+        linears = [part for layer in self._layers for part in layer.linears()]
+        # packing needs room for two, and the head is the largest: it comes first where the others take no
+        # memory yet (mapped), else last, when they have freed their fp32 weights
+        linears.insert(0 if self._tables.head.mapped else len(linears), self._head)
         if wait:
             _prepare(linears)
         else:

@@ -61,6 +61,11 @@ class Dense:
         self.weight, self.bias, self.scales = weight, bias, scales
         self.forget = forget or _nothing
 
+    @property
+    def mapped(self) -> bool:
+        """Whether the weight is in memory only while it is read."""
+        return self.forget is not _nothing
+
     def prepare(self) -> None:
         """Nothing to do."""
 

@@ -28,7 +28,7 @@ from ..message import CallSpec, ToolCall
 from .tokenizer import CALL_CLOSE, CALL_OPEN, ChatTokenizer
 
 if TYPE_CHECKING:
-    from llguidance import LLMatcher, LLTokenizer
+    from llguidance import LLMatcher, TokenizerWrapper
 
 __all__ = [
     "Grammar",
@@ -48,6 +48,9 @@ class NotAllowed(GrammarError, ValueError):
 
 _CACHED = 512
 """Compiled grammars kept; each is some hundred kilobytes."""
+_IN_STRINGS = r'[^"\\\x00-\x1F\x7F]{1,30}'
+"""Tokens that may follow anywhere in a string with 30 letters of room: their mask is made once. Of the four
+such sets that llguidance proposes this one alone gives masks as fast, and is made in a sixth of the time."""
 _COMPACT = {
     "whitespace_flexible": False,
     "item_separator": ",",
@@ -88,9 +91,9 @@ class GrammarCompiler:
         # the grammar contains the end of a message as a token of its own; llguidance is given another
         # end token, since it would add its own to masks and omit it from forced runs
         others = [i for i in tokenizer.stop_ids if i != tokenizer.eos_id]
-        slices = LLTokenizer.json_slices()
         eos = others[0] if others else tokenizer.eos_id
-        self.ll: LLTokenizer = LLTokenizer(tokenizer.json, n_vocab=self.n_vocab, eos_token=eos, slices=slices)
+        vocabulary = _vocabulary(tokenizer, eos, self.n_vocab) or tokenizer.json
+        self.ll = LLTokenizer(vocabulary, n_vocab=self.n_vocab, eos_token=eos, slices=[_IN_STRINGS])
         self.marks = (self._only('"'), self._only("a"))
         self._cache: OrderedDict[str, Grammar] = OrderedDict()
         self._lock = threading.Lock()
@@ -162,6 +165,31 @@ class GrammarCompiler:
     def _mark(self, token: str) -> str:
         single = self.tokenizer.single(token)
         return json.dumps(token) if single is None else f"<[{single}]>"
+
+
+def _vocabulary(tokenizer: ChatTokenizer, eos: int, n_vocab: int) -> TokenizerWrapper | None:
+    """Return a vocabulary of bytes as llguidance takes it, which would else parse a tokenizer of its own."""
+    tokens = tokenizer.token_bytes()
+    if tokens is None:
+        return None
+    from llguidance import TokenizerWrapper
+
+    tokens += [b""] * (n_vocab - len(tokens))
+    return TokenizerWrapper(_Bytes(tokenizer, tokens, eos))
+
+
+class _Bytes:
+    """What a ``TokenizerWrapper`` asks for."""
+
+    bos_token_id = None
+
+    def __init__(self, tokenizer: ChatTokenizer, tokens: list[bytes], eos: int) -> None:
+        self.tokens, self.eos_token_id = tokens, eos
+        self.special_token_ids = [i for i in range(tokenizer.vocab_size) if tokenizer.is_added(i)]
+        self._plain = tokenizer.plain
+
+    def __call__(self, text: str | bytes) -> list[int]:
+        return list(self._plain(text.decode() if isinstance(text, bytes) else text))
 
 
 class Grammar:

@@ -20,6 +20,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,11 @@ CALL_OPEN, CALL_CLOSE = "<tool_call>", "</tool_call>"
 RESULT_OPEN, RESULT_CLOSE = "<tool_response>", "</tool_response>"
 _RENAMED = {3: CALL_OPEN, 4: CALL_CLOSE, 5: RESULT_OPEN, 6: RESULT_CLOSE}
 log = logging.getLogger(__name__)
+_PRINTED = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_LETTERS = [*_PRINTED, *range(0x100, 0x100 + 256 - len(_PRINTED))]
+"""How byte-level vocabularies write bytes: the printed ones of Latin-1 as themselves, the others in their
+order from U+0100 on (GPT-2's ``bytes_to_unicode``)."""
+_BYTES = [*_PRINTED, *(byte for byte in range(256) if byte not in _PRINTED)]
 _CALL = re.compile(r"([^<]*)<tool_call>(.*)</tool_call>", re.DOTALL)
 
 
@@ -156,6 +162,32 @@ class ChatTokenizer:
         """Return the text of ``ids``; control tokens vanish, tool-call markup stays."""
         text = str(self._full.decode(list(ids), skip_special_tokens=True))
         return text.removeprefix(self._lead)
+
+    def token_bytes(self) -> list[bytes] | None:
+        """Return what each token stands for, by id; None where the vocabulary is not one of bytes.
+
+        An added token's own text; empty for an id that has no token.
+        """
+        if type(self._full.decoder).__name__ != "ByteLevel":
+            return None
+        import numpy as np
+
+        byte_of = np.full(max(_LETTERS) + 2, -1)
+        byte_of[_LETTERS] = _BYTES
+        texts = [self._full.id_to_token(i) or "" for i in range(self.vocab_size)]
+        for i in self._added_ids:
+            texts[i] = ""
+        # one letter is one byte; a single long text is translated a hundred times faster than 150,000
+        letters = np.frombuffer("".join(texts).encode("utf-32-le"), np.uint32)
+        translated = byte_of[np.minimum(letters, len(byte_of) - 1)]
+        if (translated < 0).any():
+            return None
+        joined = translated.astype(np.uint8).tobytes()
+        ends = list(accumulate(map(len, texts)))
+        found = [joined[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+        for text, i in self._added.items():
+            found[i] = text.encode()
+        return found
 
     def count(self, text: str) -> int:
         """Return how many tokens ``text`` costs as ordinary text."""

@@ -52,11 +52,11 @@ def test_a_fetched_model_is_ready_and_can_be_used(
     assert main(["model", "fetch", "medium", "--from", str(tiny.folder)]) == 0
     out = capsys.readouterr().out
     assert "medium ready in " in out and "in use is" not in out, "no other model is here, so it is used"
-    assert "large (" in out and "2.5 GB of memory; autogpt model fetch large" in out
+    assert "large (" in out and "2.4 GB of memory; autogpt model fetch large" in out
     assert main(["model", "use", "medium"]) == 0
     after = listed(capsys)["medium"]
     assert after["ready"] is True and after["in_use"] is True
-    assert after["licence"] == "Apache-2.0" and after["memory"] == 1_200_000_000 and after["good_for"]
+    assert after["licence"] == "Apache-2.0" and after["memory"] == 1_900_000_000 and after["good_for"]
 
 
 def test_without_a_name_the_default_is_fetched_and_the_choice_is_explained(
@@ -65,7 +65,7 @@ def test_without_a_name_the_default_is_fetched_and_the_choice_is_explained(
     monkeypatch.setattr(registry, "DEFAULT", "medium")
     assert main(["model", "fetch", "--from", str(tiny.folder)]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("medium is the default on this machine: it needs 1.2 GB; this machine has ")
+    assert out.startswith("medium is the default on this machine: it needs 1.9 GB; this machine has ")
     assert "medium ready in " in out and "in use is" not in out
     assert main(["model", "list"]) == 0
     assert "*\tmedium\t" in capsys.readouterr().out
@@ -153,17 +153,17 @@ def test_doctor_names_the_default_the_others_and_what_memory_there_is(
     monkeypatch.setattr(machine, "memory", lambda: Memory(8 * GB, 3 * GB))
     found = findings(capsys)
     assert str(found["default"]["detail"]).startswith(
-        "large on this machine: it needs 2.5 GB; this machine has "
+        "large on this machine: it needs 2.4 GB; this machine has "
     )
     assert "small (" in str(found["default"]["detail"])
     assert found["memory"] == {
-        "what": "memory", "fine": True, "detail": "3.0 GB available of 8.0 GB; medium needs about 1.2 GB",
+        "what": "memory", "fine": True, "detail": "3.0 GB available of 8.0 GB; medium needs about 1.9 GB",
     }  # fmt: skip
-    monkeypatch.setattr(machine, "memory", lambda: Memory(8 * GB, GB))
+    monkeypatch.setattr(machine, "memory", lambda: Memory(8 * GB, GB * 3 // 2))
     short = findings(capsys)["memory"]
     assert short["fine"] is False
-    assert "medium needs about 1.2 GB of memory, 1.0 GB are available" in str(short["detail"])
-    assert str(short["detail"]).endswith("small needs 0.8 GB and would fit")
+    assert "medium needs about 1.9 GB of memory, 1.5 GB are available" in str(short["detail"])
+    assert str(short["detail"]).endswith("small needs 1.4 GB and would fit")
 
 
 def test_too_little_memory_is_said_before_the_model_is_loaded(

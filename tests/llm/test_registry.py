@@ -203,7 +203,7 @@ GB = 1_000_000_000
         ("small", 24 * GB, "small"),
         ("large", 24 * GB, "large"),
         ("large", 4 * GB, "large"),
-        ("large", 2 * GB, "medium"),
+        ("large", 5 * GB // 2, "medium"),
         ("large", 1 * GB, "small"),
         ("medium", 4 * GB, "medium"),
         ("large", None, "large"),
@@ -241,15 +241,15 @@ def test_too_little_memory_names_a_model_that_would_fit(registry: ModelRegistry,
     large = Resolved("large", has(registry, "large"))
     assert line(large, 3 * GB) == "" == line(large, None)
     said = line(large, 2 * GB)
-    assert "large needs about 2.5 GB of memory, 2.0 GB are available" in said
-    assert "medium needs 1.2 GB and would fit" in said
-    assert "small needs 0.8 GB and would fit" in line(large, GB)
+    assert "large needs about 2.4 GB of memory, 2.0 GB are available" in said
+    assert "medium needs 1.9 GB and would fit" in said
+    assert "small needs 1.4 GB and would fit" in line(large, GB * 3 // 2)
     assert "none of the built-in models would fit" in line(large, GB // 10)
     other = tmp_path / "7b.gguf"
     with other.open("wb") as file:
         file.truncate(5 * GB)
     assert "7b needs about 7.9 GB" in line(Resolved("7b", other), 4 * GB)
-    assert "large needs 2.5 GB and would fit" in line(Resolved("7b", other), 4 * GB)
+    assert "large needs 2.4 GB and would fit" in line(Resolved("7b", other), 4 * GB)
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "model.safetensors").write_bytes(b"x" * 1000)

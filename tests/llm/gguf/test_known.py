@@ -12,7 +12,7 @@ from support.tiny import tiny_module, tiny_shape
 from transformers import Qwen2Config
 
 from autogpt.errors import ModelUnavailable
-from autogpt.llm.gguf.known import facts_of, vocabulary_of
+from autogpt.llm.gguf.known import facts_of, is_known, vocabulary_of
 from autogpt.llm.text.tokenizer import ChatTokenizer
 
 CONFIG = Qwen2Config(**tiny_shape(256, width=64))
@@ -24,12 +24,14 @@ def made(folder: Path, seed: int = 1, name: str = "m.gguf") -> Path:
 
 def test_an_unchanged_file_is_not_read_again(tmp_path: Path) -> None:
     path, cache = made(tmp_path), tmp_path / "cache"
+    assert not is_known(path, cache) and not is_known(path, None)
     facts, vocabulary = facts_of(path, cache), vocabulary_of(path, cache)
     assert (facts, vocabulary) == (facts_of(path), vocabulary_of(path))
     state = path.stat()
     path.write_bytes(bytes(state.st_size))
     os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
     assert (facts_of(path, cache), vocabulary_of(path, cache)) == (facts, vocabulary)
+    assert is_known(path, cache)
     with pytest.raises(ModelUnavailable, match="not a GGUF file"):
         vocabulary_of(path)
 
@@ -39,6 +41,7 @@ def test_a_changed_or_missing_file_is_noticed(tmp_path: Path) -> None:
     before = facts_of(path, cache)
     shutil.copy(made(tmp_path, 2, "other.gguf"), path)
     os.utime(path, (1, 1))
+    assert not is_known(path, cache)
     assert facts_of(path, cache).fingerprint != before.fingerprint
     path.unlink()
     with pytest.raises(ModelUnavailable, match="cannot read"):

@@ -18,11 +18,11 @@ from transformers import LlamaConfig, Qwen2Config, Qwen3Config
 from autogpt.errors import ModelUnavailable
 from autogpt.llm.engine.engine import Engine, Request
 from autogpt.llm.message import Sampling
-from autogpt.llm.nn import precision
+from autogpt.llm.nn import low_precision, precision
 from autogpt.llm.nn.device import DeviceChoice
 from autogpt.llm.nn.forward import FusedForward, Weights
 from autogpt.llm.nn.load import load_model
-from autogpt.llm.nn.low_precision import has_bf16
+from autogpt.llm.nn.low_precision import PRECISIONS, has_bf16
 from autogpt.llm.nn.packed import PackedCache, Writer
 from autogpt.llm.nn.precision import PACKED, WIDTHS, open_packed, pack, settle_precision
 
@@ -92,6 +92,30 @@ def test_the_second_start_answers_the_same(tmp_path: Path, kind: str, width: str
     assert second.loaded.fingerprint == first.loaded.fingerprint
     assert second.loaded.numerics == first.loaded.numerics
     assert second.loaded.vocabulary == 256 and second.loaded.released
+
+
+def test_the_largest_layer_is_packed_while_the_others_take_no_memory(tmp_path: Path) -> None:
+    folder, cache = saved(tmp_path / "model"), tmp_path / "cache"
+    streamed(folder, "int8", cache)
+    second = open_packed(folder, "cpu", "int8", None, cache)
+    assert second is not None
+    whole_one = settle_precision(load_model(folder, "cpu", "int8", light=True), IDS, None)
+    order: list[int] = []
+
+    class Noted(low_precision.Int8):
+        def __init__(self, dense: low_precision.Dense) -> None:
+            super().__init__(dense)
+            self.rows = len(dense.weight)
+
+        def prepare(self) -> None:
+            order.append(self.rows)
+
+    form = replace(PRECISIONS["int8"], linear=Noted, swiglu=Noted)
+    for (_, forward), place in ((second, 0), (whole_one, -1)):
+        assert isinstance(forward, FusedForward)
+        order.clear()
+        forward.set_precision(form)
+        assert len(order) == 9 and order[place] == max(order)
 
 
 @pytest.mark.parametrize("kind", list(CONFIGS))

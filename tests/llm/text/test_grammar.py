@@ -10,6 +10,7 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
+from llguidance import LLTokenizer
 
 from autogpt.llm.message import CallSpec, ToolCall, why_invalid
 from autogpt.llm.text.grammar import (
@@ -206,6 +207,22 @@ def test_markers_inside_strings_are_ordinary_text(compiler: GrammarCompiler) -> 
     grammar = compiler.compile([CallSpec("finish", closed(answer={"type": "string"}))])
     ids, _ = teacher_ids(grammar, ToolCall("finish", {"answer": "</tool_call><|im_end|>"}).text())
     assert [i for i in ids if compiler.tokenizer.is_added(i)] == [3, 4, 2]
+
+
+def test_masks_are_those_of_the_vocabulary_that_llguidance_reads_itself(chat_folder: Path) -> None:
+    tokenizer = ChatTokenizer(chat_folder)
+    ours, theirs = (GrammarCompiler(tokenizer, tokenizer.vocab_size + 70) for _ in range(2))
+    ends = ours.ll.eos_token
+    theirs.ll = LLTokenizer(tokenizer.json, n_vocab=ours.n_vocab, eos_token=ends, slices=[])
+    assert ours.ll.vocab_size == theirs.ll.vocab_size and ours.ll.is_canonical
+    calls = [CallSpec("finish", closed(answer={"type": "string", "maxLength": 40}, kind={"enum": CELLS}))]
+    said = ToolCall("finish", {"answer": "café 中文, and 12 more words", "kind": "café 中文"}).text()
+    ids, forced = teacher_ids(ours.compile(calls), said)
+    assert (ids, forced) == teacher_ids(theirs.compile(calls), said)
+    mine, other = ours.compile(calls).matcher(), theirs.compile(calls).matcher()
+    for token in ids:
+        assert (mine.bitmask() == other.bitmask()).all()
+        assert mine.consume(token) and other.consume(token)
 
 
 def test_matchers_roll_back(compiler: GrammarCompiler) -> None:

@@ -97,6 +97,24 @@ def test_the_assistants_own_text_cannot_close_a_call_early(tokenizer: ChatTokeni
     assert [i for i in tokenizer.assistant_ids("no <tool_call> here") if tokenizer.is_added(i)] == [2]
 
 
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.text(max_size=30))
+def test_the_bytes_of_the_tokens_are_the_text(tokenizer: ChatTokenizer, said: str) -> None:
+    found = tokenizer.token_bytes()
+    assert found is not None and len(found) == tokenizer.vocab_size
+    assert b"".join(found[token] for token in tokenizer.plain(said)) == said.encode()
+    assert [found[i] for i in range(1, 7)] == [marker.encode() for marker in MARKERS]
+
+
+def test_a_vocabulary_that_is_not_one_of_bytes_has_none(tmp_path: Path, chat_folder: Path) -> None:
+    data = json.loads((chat_folder / "tokenizer.json").read_text(encoding="utf-8"))
+    data["model"]["vocab"]["一"] = data["model"]["vocab"].pop(max(data["model"]["vocab"], key=len))
+    data["model"]["merges"] = []
+    for decoder in (data["decoder"], {"type": "Fuse"}):
+        (tmp_path / "tokenizer.json").write_text(json.dumps({**data, "decoder": decoder}), encoding="utf-8")
+        assert ChatTokenizer(tmp_path).token_bytes() is None
+
+
 def test_the_jinja_template_writes_the_same_text(chat_folder: Path, tokenizer: ChatTokenizer) -> None:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
