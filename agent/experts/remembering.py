@@ -44,6 +44,7 @@ from .facts import Fact
 from .sheets import Query, sheet, sheet_files, target_name
 from .tables import run_query, simple_name
 
+
 @dataclass
 class Shelf:
     """A memory with scripted recalls: the n-th shows ``shown[n]``, later ones nothing.

@@ -258,7 +258,7 @@ def _over_two(item: Sheet, rng: random.Random) -> Task | None:
     if key in map(str.lower, item.table["header"]):
         return None
     names = sorted({row[0] for row in item.table["rows"]})
-    other = {"header": [item.entity, key], "types": ["text", "text"],
+    other: dict[str, Any] = {"header": [item.entity, key], "types": ["text", "text"],
              "rows": [[name, rng.choice(kinds)] for name in [*names, *_more(names, rng)]]}  # fmt: skip
     rng.shuffle(other["rows"])
     title = rng.choice(("master", "register", "members", "catalogue", "overview"))

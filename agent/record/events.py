@@ -353,13 +353,14 @@ _KNOWN = frozenset(cls.model_fields["type"].default for cls in Event.__subclasse
 SAID_LATER = (Rating, Correction, Consent)
 """What a person says about a run at any time, also after its end; it is no part of the work."""
 
-RULES = 2
+RULES = 3
 """Rules that new runs are steered by. An older record replays under the rules that it was made with.
 
 0: ``finish`` takes any text, and is offered after any result. 1: while an input is unread ``finish`` must
 say so, and after a query without rows one more try comes first. 2: a model under the teaching prompt plans
 before it answers a goal with inputs, with tools that can run, and carries out what it planned to write and
-its goal's own tools.
+its goal's own tools. 3: it reads today's date and plans again only where it is stuck; a model that is not
+prompted by ``names`` mends a first call that failed before it may end.
 """
 
 EXIT_CODES = {"achieved": 0, "answered": 0, "error": 1, "not_met": 3, "limit": 4, "needs_person": 5}

@@ -10,6 +10,7 @@ message that the model could not take is left out, with all that came of it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Literal
 
 from ... import prompts
@@ -31,6 +32,9 @@ from .events import (
 )
 from .record import Record
 from .state import left_out
+
+DATED = 3
+"""The first rules (``RunStarted.rules``) whose teaching prompt says what day it is, by the run's start."""
 
 
 def messages(events: Sequence[Event]) -> tuple[Message, ...]:
@@ -54,6 +58,8 @@ def messages(events: Sequence[Event]) -> tuple[Message, ...]:
         tools = [*own, *more] if first else own
         as_message = prompts.goal if first else prompts.said
         text = as_message(opening, tools, seen, remembered, kind)
+        if first and kind == "teaching" and started.rules >= DATED:
+            text = f"Today is {datetime.fromtimestamp(started.at):%A, %Y-%m-%d}.\n{text}"
         conversation.append(Message("user", text, parts=_parts(tools, kind, remembered)))
         opening, first = None, False
         for shown in (own, seen, remembered):

@@ -47,7 +47,7 @@ def allowed_calls(state: State, tools: Mapping[str, Tool]) -> tuple[CallSpec, ..
         return tuple(spec for spec in first if spec is not None)
     stuck = is_stuck(state)
     may_plan = state.started.plan and bool(state.outcomes) and state.plans < MAX_PLANS
-    if _is_taught(state) and not _may_replan(state, tools):
+    if state.started.rules >= 3 and _is_taught(state) and not _may_replan(state, tools):
         may_plan = False
     if stuck and may_plan and state.failures > 0:
         replan = plan_call(state, tools)
@@ -59,7 +59,7 @@ def allowed_calls(state: State, tools: Mapping[str, Tool]) -> tuple[CallSpec, ..
         narrowed = (_narrowed(name, state, tools) for name in names)
         specs.extend(spec for spec in narrowed if spec is not None)
     may_finish = state.outcomes or not specs or not state.started.plan
-    if may_finish and not (specs and (_must_retry(state) or _must_go_on(state, tools))):
+    if may_finish and not (specs and (_must_retry(state) or _must_mend(state) or _must_go_on(state, tools))):
         specs.append(finish_call(state))
     if may_plan:
         specs.append(plan_call(state, tools))
@@ -95,7 +95,7 @@ def plan_call(state: State, tools: Mapping[str, Tool]) -> CallSpec | None:
     """Return the ``plan`` call; a later plan may not add effects that the first did not name."""
     later = state.plans > 0
     ready = _ready_families(state, tools) if _is_taught(state) else None
-    described = ready is not None and all_described(state)
+    described = ready is not None and state.started.rules >= 3 and all_described(state)
     names = [
         name
         for name, tool in tools.items()
@@ -120,6 +120,14 @@ def _must_retry(state: State) -> bool:
         return False
     steps = state.started.limits.get("steps")
     return steps is None or state.turns + 2 <= steps
+
+
+def _must_mend(state: State) -> bool:
+    """Return whether the first call has failed, and there are steps to try again: "error" is no answer."""
+    if state.started.rules < 3 or state.started.prompting == "names" or state.failures != 1:
+        return False
+    steps = state.started.limits.get("steps")
+    return len(state.outcomes) == 1 and (steps is None or state.turns + 2 <= steps)
 
 
 def _is_taught(state: State) -> bool:

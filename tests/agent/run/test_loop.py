@@ -275,7 +275,7 @@ def test_records_of_before_are_decided_as_they_were() -> None:
 
 def test_the_rules_are_part_of_the_record() -> None:
     started = Run().events[0]
-    assert dump_event(started)["rules"] == RULES == 2
+    assert dump_event(started)["rules"] == RULES == 3
     old = dump_event(started)
     del old["rules"]
     read = parse_event(old)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 
 import pytest
 
@@ -118,3 +119,21 @@ def test_after_a_result_there_is_no_other_plan() -> None:
     assert "plan" in names(asked("typed", goal, [plan, query, end])[2])
     assert "plan" not in names(asked("teaching", goal, [plan, wrong, query, end])[2])
     assert names(asked("teaching", goal, [plan, wrong, wrong, end])[3]) == ["plan"]
+
+
+@pytest.mark.parametrize(("prompting", "may"), [("teaching", False), ("typed", False), ("names", True)])
+def test_a_first_call_that_failed_is_tried_again_before_the_end(prompting: Prompting, may: bool) -> None:
+    plan = ToolCall("plan", {"steps": [{"tool": "tables.sql", "for": "n"}]})
+    wrong, right, odd = (ToolCall("tables.sql", {"sql": f"SELECT {x} FROM t"}) for x in ("a", "n", "b"))
+    end = ToolCall("finish", {"answer": "error"})
+    found = asked(prompting, {"goal": "n?", "files": TABLE}, [plan, wrong, right, odd, end])
+    assert ("finish" in names(found[2])) is may
+    assert "finish" in names(found[4])  # something was read before
+
+
+def test_only_the_teaching_prompt_says_what_day_it_is() -> None:
+    end = [ToolCall("finish", {"answer": "2"})]
+    today = f"Today is {datetime.now():%A, %Y-%m-%d}."
+    for prompting, said in (("teaching", True), ("typed", False), ("names", False)):
+        prompt = asked(prompting, {"goal": "what day is it?"}, end)[0]
+        assert prompt.messages[-1].content.startswith(today) is said
