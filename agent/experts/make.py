@@ -133,9 +133,9 @@ RECIPES: dict[str, Mapping[str, int]] = {
         "words beside tools": 150, "memory": 2400,
     },
     "medium": {
-        "wikisql": 600, "wtq in SQL": 650, "sheets in SQL": 450, "tables": 250, "mawps": 450, "gsm8k": 200,
-        "gsm8k chained": 100, "words": 80, "files": 250, "exact": 120, "workflows": 250,
-        "answers to files": 100, "mixed": 180, "conversations": 170, "chatty conversations": 60, "chat": 50,
+        "wikisql": 600, "wtq in SQL": 650, "sheets in SQL": 600, "tables": 200, "mawps": 450, "gsm8k": 200,
+        "gsm8k chained": 100, "words": 80, "files": 340, "exact": 160, "workflows": 330,
+        "answers to files": 180, "mixed": 260, "conversations": 170, "chatty conversations": 60, "chat": 50,
         "talk": 30, "chatterbot": 20, "seal-tools": 450, "requests": 350, "services": 550,
         "services asked first": 160, "none fits": 70, "facts": 60, "instructions": 110, "Chinese talk": 70,
         "Chinese tables": 140, "facts beside tools": 110, "instructions beside tools": 130,

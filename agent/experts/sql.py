@@ -16,10 +16,11 @@ from dataclasses import replace
 from typing import Any
 
 from ...llm.message import ToolCall
+from ...tools.handles import text_form
 from ..goals.load import Goal
 from .data import is_train, read_records
 from .expert import Task, call, finish, handles_before, plan
-from .sheets import Sheet, sheet
+from .sheets import Sheet, sheet, target_name
 from .tables import simple_name, table_csv, table_name
 
 _AGGREGATE = re.compile(r"(count|sum|avg|min|max)\((.+)\)")
@@ -278,6 +279,25 @@ def _more(names: Sequence[str], rng: random.Random) -> list[str]:
     ]
 
 
+_SAVED = 0.3
+_SAVE = ("{q} Write it to {f}.", "{q} Save the result as {f}.", "{q} Put that into {f}.",
+         "{q} Store it in {f}", "Write to {f}: {q}", "Into {f} please: {q}",
+         "Make a file {f} with the answer: {q}")  # fmt: skip
+
+
+def _saved(task: Task, answer: Sequence[Any], rng: random.Random) -> Task:
+    """Return the task with its result also written to a file."""
+    target = target_name(rng)
+    result = str(task.calls[-1].arguments["answer"])
+    text = rng.choice(_SAVE).format(q=task.goal.goal, f=target)
+    check = [{"file": {"path": target, "equals": text_form(answer)}}]
+    goal = task.goal.model_dump(mode="json", exclude={"id"}) | {"goal": text, "check": check}
+    steps = [(step["tool"], step["for"]) for step in task.calls[0].arguments["steps"]]
+    write = call("files.write", path=target, content=result)
+    calls = [plan(*steps, ("files.write", target)), *task.calls[1:-1], write, task.calls[-1]]
+    return replace(task, goal=Goal.model_validate(goal), calls=calls)
+
+
 def _filled(
     form: tuple[Sequence[str], str], values: Mapping[str, Any], tables: Mapping[str, Any], rng: random.Random
 ) -> Task | None:
@@ -302,4 +322,5 @@ def _filled(
     if not answer or None in answer or len(answer) > 12:
         return None
     files = {f"{name}.csv": table_csv(table) for name, table in tables.items()}
-    return _task(question, files, sql, answer, rng)
+    task = _task(question, files, sql, answer, rng)
+    return _saved(task, answer, rng) if rng.random() < _SAVED else task
