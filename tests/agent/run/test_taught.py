@@ -131,9 +131,7 @@ def test_a_first_call_that_failed_is_tried_again_before_the_end(prompting: Promp
     assert "finish" in names(found[4])  # something was read before
 
 
-def test_only_the_teaching_prompt_says_what_day_it_is() -> None:
-    end = [ToolCall("finish", {"answer": "2"})]
-    today = f"Today is {datetime.now():%A, %Y-%m-%d}."
-    for prompting, said in (("teaching", True), ("typed", False), ("names", False)):
-        prompt = asked(prompting, {"goal": "what day is it?"}, end)[0]
-        assert prompt.messages[-1].content.startswith(today) is said
+@pytest.mark.parametrize(("prompting", "said"), [("teaching", True), ("typed", False), ("names", False)])
+def test_only_the_teaching_prompt_says_what_day_it_is(prompting: Prompting, said: bool) -> None:
+    prompt = asked(prompting, {"goal": "what day is it?"}, [ToolCall("finish", {"answer": "2"})])[0]
+    assert prompt.messages[-1].content.startswith(f"Today is {datetime.now():%A, %Y-%m-%d}.") is said
