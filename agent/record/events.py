@@ -359,8 +359,8 @@ RULES = 3
 0: ``finish`` takes any text, and is offered after any result. 1: while an input is unread ``finish`` must
 say so, and after a query without rows one more try comes first. 2: a model under the teaching prompt plans
 before it answers a goal with inputs, with tools that can run, and carries out what it planned to write and
-its goal's own tools. 3: it reads today's date and plans again only where it is stuck; a model that is not
-prompted by ``names`` mends a first call that failed before it may end.
+its goal's own tools. 3: it reads today's date; a model that is not prompted by ``names`` plans again only
+where it is stuck, and mends a first call that failed before it may end.
 """
 
 EXIT_CODES = {"achieved": 0, "answered": 0, "error": 1, "not_met": 3, "limit": 4, "needs_person": 5}

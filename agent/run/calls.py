@@ -47,7 +47,7 @@ def allowed_calls(state: State, tools: Mapping[str, Tool]) -> tuple[CallSpec, ..
         return tuple(spec for spec in first if spec is not None)
     stuck = is_stuck(state)
     may_plan = state.started.plan and bool(state.outcomes) and state.plans < MAX_PLANS
-    if state.started.rules >= 3 and _is_taught(state) and not _may_replan(state, tools):
+    if _is_larger(state) and not _may_replan(state, tools):
         may_plan = False
     if stuck and may_plan and state.failures > 0:
         replan = plan_call(state, tools)
@@ -73,7 +73,7 @@ def allowed_calls(state: State, tools: Mapping[str, Tool]) -> tuple[CallSpec, ..
 def _may_replan(state: State, tools: Mapping[str, Tool]) -> bool:
     """Return whether such a model may plan again: it is stuck, or nothing planned could run.
 
-    Otherwise it mends a call that failed, goes on or ends: left free, it plans on and on.
+    Otherwise it mends a call that failed, goes on or ends: left free, it plans the same again and again.
     """
     return is_stuck(state) or all(_narrowed(name, state, tools) is None for name in state.planned_tools)
 
@@ -122,9 +122,14 @@ def _must_retry(state: State) -> bool:
     return steps is None or state.turns + 2 <= steps
 
 
+def _is_larger(state: State) -> bool:
+    """Return whether the model is larger than those that know tools by name, and held by the rules for it."""
+    return state.started.rules >= 3 and state.started.prompting != "names"
+
+
 def _must_mend(state: State) -> bool:
     """Return whether the first call has failed, and there are steps to try again: "error" is no answer."""
-    if state.started.rules < 3 or state.started.prompting == "names" or state.failures != 1:
+    if not _is_larger(state) or state.failures != 1:
         return False
     steps = state.started.limits.get("steps")
     return len(state.outcomes) == 1 and (steps is None or state.turns + 2 <= steps)

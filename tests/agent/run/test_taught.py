@@ -116,7 +116,8 @@ def test_after_a_result_there_is_no_other_plan() -> None:
     query, wrong = (ToolCall("tables.sql", {"sql": f"SELECT {what} FROM t"}) for what in ("sum(n)", "nope"))
     goal, end = {"goal": "sum of n?", "files": TABLE}, ToolCall("finish", {"answer": "$2"})
     assert "plan" not in names(asked("teaching", goal, [plan, query, end])[2])
-    assert "plan" in names(asked("typed", goal, [plan, query, end])[2])
+    assert "plan" not in names(asked("typed", goal, [plan, query, end])[2])
+    assert "plan" in names(asked("names", goal, [plan, query, end])[2])
     assert "plan" not in names(asked("teaching", goal, [plan, wrong, query, end])[2])
     assert names(asked("teaching", goal, [plan, wrong, wrong, end])[3]) == ["plan"]
 
