@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from ...errors import ModelUnavailable, UsageError
+from ...files import read_object
 from ...text import Prompting
 from ..fetch import BUILT_IN, base_source
 from ..gguf.header import is_gguf
@@ -139,9 +140,11 @@ def finetune(config: FinetuneConfig, progress: OnStep | None = None) -> Report:
             config.base, config.init, config.rank, config.alpha, device, dtype, base_name
         )
 
+    before = {} if config.init is None else {"adapter": _went_on(config.init)}
+
     def write(state: Checkpoint) -> Path:
         about = {"name": config.name, "base": base_name, "prompting": config.prompting}
-        facts = {**about, **identity, **state.facts()}
+        facts = {**about, **identity, **state.facts(), **before}
         if adapter is None:
             write_whole(model, config.base, folder, facts)
         else:
@@ -161,6 +164,14 @@ def finetune(config: FinetuneConfig, progress: OnStep | None = None) -> Report:
         write=write,
     )
     return run.learn(f"{config.name} on {device} in {str(dtype).removeprefix('torch.')}", progress)
+
+
+def _went_on(init: Path) -> str:
+    """Return what a card says of the adapter that training began with."""
+    facts = read_object(init / "autogpt.json")
+    data = str(facts.get("data_sha256", "unknown"))[:16]
+    seen = facts.get("samples", "an unknown number of")
+    return f"went on from one of {seen} samples (their sha256: {data})"
 
 
 def load_config(path: Path, roots: Sequence[Path] = ()) -> FinetuneConfig:
