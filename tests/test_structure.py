@@ -27,12 +27,12 @@ FILES_OVER = {
 """Files that may be longer, each with its reason."""
 FUNCTION_LINES = 60
 MODULES_A_FOLDER = 15
-REPOSITORY_LINES = 47_300
+REPOSITORY_LINES = 47_850
 """Of all modules of the package, data makers among them; without tests and benchmarks. The rebuild of the
 rooms aimed at 36,500 (31,500 in the wheel) and took away as much as its new rules and mended faults cost.
 Models of all kinds added 6,500: GGUF files (1,300), fetching in parts (900), servers and llama.cpp (1,500),
 the engine at half a billion weights and more (900), many tools (500), training and its data (1,100)."""
-WHEEL_LINES = 41_800
+WHEEL_LINES = 42_000
 AGENT_ROOMS = 9
 AGENT_FLOORS = 5
 HELP_SECONDS = 0.15
