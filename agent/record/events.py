@@ -360,7 +360,8 @@ RULES = 3
 say so, and after a query without rows one more try comes first. 2: a model under the teaching prompt plans
 before it answers a goal with inputs, with tools that can run, and carries out what it planned to write and
 its goal's own tools. 3: it reads today's date; a model that is not prompted by ``names`` plans again only
-where it is stuck, and mends a first call that failed before it may end.
+where it is stuck; before it may end it mends a first call that failed and writes the files that it was
+granted by name.
 """
 
 EXIT_CODES = {"achieved": 0, "answered": 0, "error": 1, "not_met": 3, "limit": 4, "needs_person": 5}

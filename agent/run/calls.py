@@ -30,7 +30,7 @@ MAX_REMEMBERED = 3
 """Things that the model may ask to keep per goal or message."""
 MAX_NAMED = 8
 """Unread inputs that an answer may begin with; more would only make the grammar larger."""
-DESCRIBE = "tables.describe"
+DESCRIBE, WRITE = "tables.describe", "files.write"
 MAX_SEARCHES = 2
 """Searches by the model for further tools, per goal or message."""
 MAX_RECALLS = 2
@@ -54,12 +54,17 @@ def allowed_calls(state: State, tools: Mapping[str, Tool]) -> tuple[CallSpec, ..
         more = find_call(state)
         return tuple(spec for spec in (replan or finish_call(state), more) if spec is not None)
     specs: list[CallSpec | None] = []
+    unwritten = False
     if not stuck:
         names = state.planned_tools if state.started.plan else tuple(tools)
+        unwritten = _is_larger(state) and _unwritten(state, tools)
+        if unwritten and state.outcomes and WRITE not in names:
+            names = (*names, WRITE)
         narrowed = (_narrowed(name, state, tools) for name in names)
         specs.extend(spec for spec in narrowed if spec is not None)
     may_finish = state.outcomes or not specs or not state.started.plan
-    if may_finish and not (specs and (_must_retry(state) or _must_mend(state) or _must_go_on(state, tools))):
+    held = _must_retry(state) or _must_mend(state) or _must_go_on(state, tools) or (not stuck and unwritten)
+    if may_finish and not (specs and held):
         specs.append(finish_call(state))
     if may_plan:
         specs.append(plan_call(state, tools))
@@ -125,6 +130,19 @@ def _must_retry(state: State) -> bool:
 def _is_larger(state: State) -> bool:
     """Return whether the model is larger than those that know tools by name, and held by the rules for it."""
     return state.started.rules >= 3 and state.started.prompting != "names"
+
+
+def _unwritten(state: State, tools: Mapping[str, Tool]) -> bool:
+    """Return whether a file that the run is to deliver was not written, though a call gave something.
+
+    Such files are those that ``grants.write`` names one by one (``--write report.txt``). One attempt is
+    enough: a model that cannot write it may say so.
+    """
+    wanted = [path for path in state.started.grants.get("write", ()) if not set("*?[") & set(path)]
+    if not wanted or WRITE not in tools or not any(one.state == "done" for one in state.outcomes):
+        return False
+    effects = {name for name, tool in tools.items() if tool.effect == Effect.WRITE}
+    return not any(one.tool in effects for one in state.outcomes)
 
 
 def _must_mend(state: State) -> bool:

@@ -136,3 +136,17 @@ def test_a_first_call_that_failed_is_tried_again_before_the_end(prompting: Promp
 def test_only_the_teaching_prompt_says_what_day_it_is(prompting: Prompting, said: bool) -> None:
     prompt = asked(prompting, {"goal": "what day is it?"}, [ToolCall("finish", {"answer": "2"})])[0]
     assert prompt.messages[-1].content.startswith(f"Today is {datetime.now():%A, %Y-%m-%d}.") is said
+
+
+@pytest.mark.parametrize(("prompting", "held"), [("teaching", True), ("typed", True), ("names", False)])
+def test_a_file_granted_by_name_is_written_before_the_end(prompting: Prompting, held: bool) -> None:
+    plan = ToolCall("plan", {"steps": [{"tool": "tables.sql", "for": "n"}]})
+    query = ToolCall("tables.sql", {"sql": "SELECT sum(n) FROM t"})
+    write = ToolCall("files.write", {"path": "sum.txt", "content": "$2"})
+    steps = [plan, query, write, ToolCall("finish", {"answer": "$2"})]
+    goal = {"goal": "sum of n, to sum.txt", "files": TABLE, "grants": {"write": ["sum.txt"]}}
+    found = asked(prompting, goal, steps if held else [plan, query, steps[-1]])
+    assert ("finish" in names(found[2])) is not held and ("files.write" in names(found[2])) is held
+    assert "finish" in names(found[-1])
+    free = asked(prompting, {**goal, "grants": {"write": ["*.txt"]}}, [plan, query, steps[-1]])
+    assert "finish" in names(free[2])
