@@ -205,7 +205,9 @@ def finish_call(state: State) -> CallSpec:
     While an input is unread and no call has read or computed anything, the only text is one that begins by
     saying so.
     """
-    opening = text_opening(max((int(handle[1:]) for handle in state.offered), default=0))
+    # one that was not trained here means a result by "$1", also before there is any, and would talk on
+    newest = max((int(handle[1:]) for handle in state.offered), default=0)
+    opening = "[^$]" if _is_taught(state) else text_opening(newest)
     text = {"type": "string", "pattern": rf"^{opening}(.|\n){{0,{MAX_ANSWER - 1}}}$"}
     description, free = "", True
     unread = list(unread_inputs(state)) if state.started.rules >= 1 else []

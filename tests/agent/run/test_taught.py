@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
@@ -150,3 +151,10 @@ def test_a_file_granted_by_name_is_written_before_the_end(prompting: Prompting, 
     assert "finish" in names(found[-1])
     free = asked(prompting, {**goal, "grants": {"write": ["*.txt"]}}, [plan, query, steps[-1]])
     assert "finish" in names(free[2])
+
+
+@pytest.mark.parametrize(("prompting", "may"), [("teaching", False), ("typed", True), ("names", True)])
+def test_an_answer_of_a_trained_model_may_begin_with_an_amount(prompting: Prompting, may: bool) -> None:
+    prompt = asked(prompting, {"goal": "hello"}, [ToolCall("finish", {"answer": "Hello!"})])[0]
+    finish = next(call for call in prompt.calls if call.name == "finish")
+    assert bool(re.match(finish.parameters["properties"]["answer"]["pattern"], "$18,076.57 is left")) is may
