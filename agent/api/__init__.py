@@ -26,13 +26,6 @@ if TYPE_CHECKING:
     from ..run.runner import Runner
 
 
-WITHOUT_TOOLS = (
-    "You are a helpful assistant without live data: asked about the weather, the time, news or prices, "
-    "say in the user's language that you cannot know them."
-)
-"""What the model reads before the message of :meth:`AutoGPT.generate`: left alone it makes the weather up."""
-
-
 class AutoGPT:
     """An agent: a model, tools, and a home where runs are kept."""
 
@@ -130,7 +123,7 @@ class AutoGPT:
     def generate(
         self, text: str, max_tokens: int = 2000, on_text: Callable[[str], None] | None = None
     ) -> str:
-        """Return the model's plain answer to a message: no plan, no tools, no record, no live data.
+        """Return the model's plain answer to a message: no plan, no tools, no record.
 
         ``on_text`` gets it piece by piece, as it is written. Raises UsageError for a model that only makes
         calls.
@@ -138,4 +131,4 @@ class AutoGPT:
         generate = getattr(self.model, "generate", None)
         if generate is None:
             raise UsageError(f"the model {self.model.name} makes tool calls only; it cannot generate text")
-        return str(generate(text, max_tokens=max_tokens, system=WITHOUT_TOOLS, on_text=on_text))
+        return str(generate(text, max_tokens=max_tokens, on_text=on_text))

@@ -94,16 +94,6 @@ def test_a_model_that_only_calls_cannot_generate() -> None:
         AutoGPT(scripted()).generate("hello")
 
 
-def test_a_plain_answer_is_asked_for_without_pretending_to_live_data() -> None:
-    class Talker(ScriptedModel):
-        def generate(self, text: str, max_tokens: int, system: str, on_text: object) -> str:
-            return f"{system} | {text}"
-
-    heard = AutoGPT(Talker([])).generate("今天天气如何？")
-    assert "without live data" in heard and "the weather, the time, news or prices" in heard
-    assert "in the user's language" in heard and heard.endswith("| 今天天气如何？")
-
-
 def test_wrong_settings_are_named() -> None:
     with pytest.raises(UsageError, match="device"):
         AutoGPT(device="gpu")
