@@ -17,11 +17,12 @@ from typing import Any
 
 from ...llm.message import ToolCall
 from ...tools.handles import text_form
+from ...tools.tables.read import quote
 from ..goals.load import Goal
 from .data import is_train, read_records
 from .expert import Task, call, finish, handles_before, plan
 from .sheets import Sheet, sheet, target_name
-from .tables import simple_name, table_csv, table_name
+from .tables import insert_table, simple_name, table_csv, table_name
 
 _AGGREGATE = re.compile(r"(count|sum|avg|min|max)\((.+)\)")
 _HANDLE = re.compile(r"\$\d+")
@@ -40,7 +41,7 @@ _RESERVED = frozenset(
 def identifier(name: str) -> str:
     """Return a name as SQL needs it: in double quotes unless it is one plain word that SQL does not use."""
     plain = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) and name.upper() not in _RESERVED
-    return name if plain else '"' + name.replace('"', '""') + '"'
+    return name if plain else quote(name)
 
 
 def literal(value: Any) -> str:
@@ -61,10 +62,9 @@ def statement(query: Mapping[str, Any]) -> str:
         sql += f" JOIN {identifier(other)} ON {_column(f'{table}.{left}')} = {_column(f'{other}.{right}')}"
     if query.get("where"):
         sql += " WHERE " + " AND ".join(map(_condition, query["where"]))
-    plain = [
-        term for term, name in zip(terms, query["select"], strict=True) if not _AGGREGATE.fullmatch(name)
-    ]
-    aggregates = [found[1] for name in query["select"] if (found := _AGGREGATE.fullmatch(name))]
+    found = [_AGGREGATE.fullmatch(name) for name in query["select"]]
+    plain = [term for term, match in zip(terms, found, strict=True) if match is None]
+    aggregates = [match[1] for match in found if match]
     if query.get("group_by"):
         sql += f" GROUP BY {_column(query['group_by'])}"
     elif aggregates and plain and aggregates not in (["min"], ["max"]):
@@ -305,13 +305,7 @@ def _filled(
     question, sql = rng.choice(form[0]).format(**values), form[1].format(**values)
     conn = sqlite3.connect(":memory:")
     for name, table in tables.items():
-        columns = ", ".join(
-            f"{identifier(header)} {'TEXT COLLATE NOCASE' if kind == 'text' else 'INTEGER'}"
-            for header, kind in zip(table["header"], table["types"], strict=True)
-        )
-        conn.execute(f"CREATE TABLE {identifier(simple_name(name))} ({columns})")
-        marks = ", ".join("?" * len(table["header"]))
-        conn.executemany(f"INSERT INTO {identifier(simple_name(name))} VALUES ({marks})", table["rows"])
+        insert_table(conn, simple_name(name), table)
     try:
         rows = conn.execute(sql).fetchall()
     except sqlite3.Error:  # a name that both tables have

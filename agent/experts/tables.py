@@ -23,6 +23,7 @@ from typing import Any
 from ...errors import ToolError, UsageError
 from ...tools.tables.query import run_query as run_structured
 from ...tools.tables.query import to_number
+from ...tools.tables.read import quote
 from ..goals.load import Goal
 from .data import is_train, read_records
 from .expert import Task, call, finish, handles_before, plan
@@ -460,16 +461,22 @@ def _condition(name: str, operator: str, literal: str, table: Mapping[str, Any])
     return [column, operator, text]
 
 
+def insert_table(conn: sqlite3.Connection, name: str, table: Mapping[str, Any]) -> None:
+    """Make ``table`` in a database, under ``name``."""
+    kinds = {"text": "TEXT COLLATE NOCASE", "integer": "INTEGER", "real": "REAL"}
+    quoted = [quote(str(column)) for column in table["header"]]
+    pairs = zip(quoted, table["types"], strict=True)
+    columns = ", ".join(f"{column} {kinds[kind]}" for column, kind in pairs)
+    conn.execute(f"CREATE TABLE {quote(name)} ({columns})")
+    conn.executemany(f"INSERT INTO {quote(name)} VALUES ({', '.join('?' * len(quoted))})", table["rows"])
+
+
 def run_query(query: Mapping[str, Any], table: Mapping[str, Any]) -> list[Any]:
     """Return the query's value over ``table``. Raises UsageError when it cannot run."""
     conn = sqlite3.connect(":memory:")
-    kinds = {"text": "TEXT COLLATE NOCASE", "integer": "INTEGER", "real": "REAL"}
-    quoted = ['"' + str(name).replace('"', '""') + '"' for name in table["header"]]
-    columns = ", ".join(f"{name} {kinds[kind]}" for name, kind in zip(quoted, table["types"], strict=True))
     try:
         conn.create_function("to_number", 1, to_number, deterministic=True)
-        conn.execute(f"CREATE TABLE t ({columns})")
-        conn.executemany(f"INSERT INTO t VALUES ({', '.join('?' * len(quoted))})", table["rows"])
+        insert_table(conn, "t", table)
         value = run_structured(conn, {"table": "t", **query}).value
     except (ToolError, sqlite3.Error) as error:
         raise UsageError(str(error)) from error

@@ -54,16 +54,15 @@ def allowed_calls(state: State, tools: Mapping[str, Tool]) -> tuple[CallSpec, ..
         more = find_call(state)
         return tuple(spec for spec in (replan or finish_call(state), more) if spec is not None)
     specs: list[CallSpec | None] = []
-    unwritten = False
+    unwritten = not stuck and _is_larger(state) and _unwritten(state, tools)
     if not stuck:
         names = state.planned_tools if state.started.plan else tuple(tools)
-        unwritten = _is_larger(state) and _unwritten(state, tools)
-        if unwritten and state.outcomes and WRITE not in names:
+        if unwritten and WRITE not in names:
             names = (*names, WRITE)
         narrowed = (_narrowed(name, state, tools) for name in names)
         specs.extend(spec for spec in narrowed if spec is not None)
     may_finish = state.outcomes or not specs or not state.started.plan
-    held = _must_retry(state) or _must_mend(state) or _must_go_on(state, tools) or (not stuck and unwritten)
+    held = _must_retry(state) or _must_mend(state) or _must_go_on(state, tools) or unwritten
     if may_finish and not (specs and held):
         specs.append(finish_call(state))
     if may_plan:
@@ -100,7 +99,7 @@ def plan_call(state: State, tools: Mapping[str, Tool]) -> CallSpec | None:
     """Return the ``plan`` call; a later plan may not add effects that the first did not name."""
     later = state.plans > 0
     ready = _ready_families(state, tools) if _is_taught(state) else None
-    described = ready is not None and state.started.rules >= 3 and all_described(state)
+    described = ready is not None and state.started.rules >= 3 and _all_described(state)
     names = [
         name
         for name, tool in tools.items()
@@ -123,6 +122,11 @@ def _must_retry(state: State) -> bool:
     """
     if state.started.rules < 1 or state.empty_results != 1 or not is_empty_result(state.outcomes[-1]):
         return False
+    return _has_another_try(state)
+
+
+def _has_another_try(state: State) -> bool:
+    """Return whether the limit of steps leaves one for a further call and one for the end."""
     steps = state.started.limits.get("steps")
     return steps is None or state.turns + 2 <= steps
 
@@ -147,10 +151,8 @@ def _unwritten(state: State, tools: Mapping[str, Tool]) -> bool:
 
 def _must_mend(state: State) -> bool:
     """Return whether the first call has failed, and there are steps to try again: "error" is no answer."""
-    if not _is_larger(state) or state.failures != 1:
-        return False
-    steps = state.started.limits.get("steps")
-    return len(state.outcomes) == 1 and (steps is None or state.turns + 2 <= steps)
+    first_failed = state.failures == len(state.outcomes) == 1
+    return _is_larger(state) and first_failed and _has_another_try(state)
 
 
 def _is_taught(state: State) -> bool:
@@ -189,7 +191,7 @@ def _ready_families(state: State, tools: Mapping[str, Tool]) -> set[str]:
     return {_family(name) for name, tool in tools.items() if tool.narrow(state.facts, handles) is not None}
 
 
-def all_described(state: State) -> bool:
+def _all_described(state: State) -> bool:
     """Return whether every table file has been described, so that a model need not plan to do it again."""
     files = {path for path in state.facts.get("files", {}) if path.lower().endswith(TABLE_SUFFIXES)}
     return files <= {entry["path"] for entry in state.facts.get("tables", {}).values()}

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 from autogpt.agent.record.events import Event
-from autogpt.llm.message import ToolCall
+from autogpt.llm.message import CallSpec, Message, ToolCall
 
 AnEvent = TypeVar("AnEvent", bound=Event)
 
@@ -29,3 +29,21 @@ def write(path: str, content: str = "x") -> ToolCall:
 def of(kind: type[AnEvent], events: Iterable[Event]) -> list[AnEvent]:
     """Return the events of one type."""
     return [event for event in events if isinstance(event, kind)]
+
+
+CALLS = (
+    CallSpec(
+        "files.read",
+        {"type": "object", "properties": {"path": {"enum": ["a.txt", "b.txt"]}}, "required": ["path"]},
+    ),
+    CallSpec(
+        "finish",
+        {
+            "type": "object",
+            "properties": {"answer": {"type": "string", "maxLength": 12}},
+            "required": ["answer"],
+        },
+    ),
+)
+"""What a model under test may answer :data:`GO` with."""
+GO = (Message("system", "Answer with one call."), Message("user", "Read a.txt"))

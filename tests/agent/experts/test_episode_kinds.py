@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
 from typing import Any
-
-import pytest
 
 from autogpt.agent.experts import conversations, files, stubs, words
 from autogpt.agent.experts import small_talk as chat
@@ -15,16 +12,6 @@ from autogpt.agent.experts.expert import Recorder, Task, call, finish, plan, unp
 from autogpt.agent.goals.load import Goal
 from autogpt.llm.text.tokenizer import ChatTokenizer
 from autogpt.tools.registry import builtins
-
-
-@pytest.fixture(autouse=True)
-def data(packed_data: Path, isolated: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AUTOGPT_DATA", str(packed_data))
-
-
-@pytest.fixture(scope="module")
-def tokenizer(chat_folder: Path) -> ChatTokenizer:
-    return ChatTokenizer(chat_folder)
 
 
 def _text(tokenizer: ChatTokenizer, sample: dict[str, Any], value: int | None = None) -> str:

@@ -38,17 +38,6 @@ from autogpt.llm.text.tokenizer import ChatTokenizer
 from autogpt.tools.registry import builtins
 
 
-@pytest.fixture(autouse=True)
-def data(packed_data: Path, isolated: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("AUTOGPT_DATA", str(packed_data))
-    return packed_data
-
-
-@pytest.fixture(scope="module")
-def tokenizer(chat_folder: Path) -> ChatTokenizer:
-    return ChatTokenizer(chat_folder)
-
-
 class Plain(Recorder):
     """A recorder without static episodes, or with nothing else."""
 

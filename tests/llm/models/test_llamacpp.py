@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.calls import CALLS, GO
 from support.paths import BENCHMARKS
 
 from autogpt.agent.open import open_model
@@ -23,22 +24,6 @@ from autogpt.llm.registry import NANO, ModelRegistry
 from autogpt.llm.text.grammar import GrammarError
 from autogpt.llm.text.tokenizer import ChatTokenizer
 from autogpt.settings import Settings
-
-CALLS = (
-    CallSpec(
-        "files.read",
-        {"type": "object", "properties": {"path": {"enum": ["a.txt", "b.txt"]}}, "required": ["path"]},
-    ),
-    CallSpec(
-        "finish",
-        {
-            "type": "object",
-            "properties": {"answer": {"type": "string", "maxLength": 12}},
-            "required": ["answer"],
-        },
-    ),
-)
-GO = (Message("system", "Answer with one call."), Message("user", "Read a.txt"))
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.calls import CALLS, GO
 from support.tiny import tiny_module
 from transformers import LlamaConfig
 
@@ -17,22 +18,6 @@ from autogpt.llm.message import CallSpec, Message, Prompt, Sampling, Turn, why_i
 from autogpt.llm.models.local import ContextOverflow, LocalModel
 from autogpt.llm.text.grammar import GrammarError, mark_forced
 from autogpt.llm.text.tokenizer import ChatTokenizer
-
-CALLS = (
-    CallSpec(
-        "files.read",
-        {"type": "object", "properties": {"path": {"enum": ["a.txt", "b.txt"]}}, "required": ["path"]},
-    ),
-    CallSpec(
-        "finish",
-        {
-            "type": "object",
-            "properties": {"answer": {"type": "string", "maxLength": 12}},
-            "required": ["answer"],
-        },
-    ),
-)
-GO = (Message("system", "Answer with one call."), Message("user", "Read a.txt"))
 
 
 @pytest.fixture(scope="module")

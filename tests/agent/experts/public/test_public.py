@@ -5,10 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
-
-import pytest
 
 from autogpt.agent.experts import sql, stubs
 from autogpt.agent.experts.data import is_train, read_records
@@ -19,16 +16,6 @@ from autogpt.llm.text.tokenizer import ChatTokenizer
 from autogpt.tools.registry import builtins
 
 _CHINESE = re.compile("[\u4e00-\u9fff]")
-
-
-@pytest.fixture(autouse=True)
-def data(packed_data: Path, isolated: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AUTOGPT_DATA", str(packed_data))
-
-
-@pytest.fixture(scope="module")
-def tokenizer(chat_folder: Path) -> ChatTokenizer:
-    return ChatTokenizer(chat_folder)
 
 
 def _kept(tokenizer: ChatTokenizer, tasks: Iterable[Task]) -> list[dict[str, Any]]:
